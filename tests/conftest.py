@@ -1,0 +1,67 @@
+"What every test may ask for, and the run's last lines: what was skipped and why."
+import json
+import os
+import zipfile
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ.setdefault('MPLBACKEND', 'Agg')
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent/'shared'
+
+
+def _shared(name):
+    "A path beside the checkout, or a skip that says what is absent."
+    path = SHARED/name
+    if not path.exists(): pytest.skip(f'../shared/{name} is not beside this checkout')
+    return path
+
+
+@pytest.fixture(scope='session')
+def root():
+    "The checkout."
+    return ROOT
+
+
+@pytest.fixture(scope='session')
+def clothing():
+    "The folder of real clothing photos: `train/CLASS/*.jpg` and `validation/CLASS/*.jpg`."
+    return _shared('clothing')
+
+
+@pytest.fixture(scope='session')
+def lite0():
+    "The file of a small ImageNet-trained backbone, where this Keras is new enough to open it."
+    path = _shared('lite0/lite0.keras')
+    with zipfile.ZipFile(path) as z: wrote = json.loads(z.read('metadata.json'))['keras_version']
+    minor = lambda v: tuple(map(int, v.split('.')[:2]))
+    if minor(version('keras')) < minor(wrote): pytest.skip(f'{path.name} was written by Keras {wrote}, this is Keras {version("keras")}')
+    return path
+
+
+@pytest.fixture(scope='session')
+def drawn(tmp_path_factory):
+    "A drawn catalogue of 12 products with 6 views each."
+    from triplet_fashion.catalog import draw_catalog
+    return draw_catalog(tmp_path_factory.mktemp('drawn'), n_products=12, n_views=6, seed=0)
+
+
+def _reason(report):
+    "Why a test was skipped or is known to fail."
+    if getattr(report, 'wasxfail', None) is not None: return f'known to fail: {report.wasxfail}'
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix('Skipped: ').splitlines()[0]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter):
+    reports = [r for key in ('skipped', 'xfailed') for r in terminalreporter.stats.get(key, [])]
+    reasons = Counter(_reason(r) for r in reports)
+    terminalreporter.section('skipped: what and why')
+    for reason, n in reasons.most_common(): terminalreporter.line(f'{n:4d}  {reason}')
+    if not reasons: terminalreporter.line('nothing')

@@ -1,0 +1,241 @@
+"The project around the notebooks: card, imports, what is made from what, what is shipped."
+import ast
+import configparser
+import filecmp
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email import message_from_string
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LIB = 'triplet_fashion'
+NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not any(s[0] in '._' for s in p.relative_to(ROOT).parts))
+ROOMS = [p for p in NOTEBOOKS if re.match(r'\d\d_', p.name)]
+MODULES = sorted(p.stem for p in (ROOT/LIB).glob('*.py') if p.name[0] != '_')
+LIGHT = ['photo', 'draw', 'catalog', 'metrics', 'cli']
+NOT_FOR_USERS = ['nbdev', 'execnb', 'ghapi', 'IPython', 'pytest', 'hypothesis', 'smalldocs', 'ziamath']
+
+config = configparser.ConfigParser(delimiters=['='])
+config.read(ROOT/'settings.ini', encoding='utf-8')
+cfg = config['DEFAULT']
+
+
+def python(*args, cwd=ROOT, **env):
+    "Run this Python apart, with the package of the checkout, outside any notebook test."
+    env = {k: v for k, v in {**os.environ, 'PYTHONPATH': str(cwd), **env}.items() if k != 'IN_TEST'}
+    return subprocess.run([sys.executable, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True, errors='replace')
+
+
+def ok(out):
+    assert out.returncode == 0, f'{out.args}\n{out.stdout[-3000:]}\n{out.stderr[-6000:]}'
+    return out.stdout
+
+
+def text(x): return x if isinstance(x, str) else ''.join(x)
+
+
+def cells(path): return json.loads(path.read_text(encoding='utf-8'))['cells']
+
+
+@pytest.fixture
+def copy(tmp_path):
+    "A copy of what the package is made from."
+    dest = tmp_path/'project'
+    dest.mkdir()
+    skip = shutil.ignore_patterns('.*', '__pycache__', '_proc', '_docs')
+    for name in ('nbs', LIB, '.ci'): shutil.copytree(ROOT/name, dest/name, symlinks=True, ignore=skip)
+    for path in ROOT.iterdir():
+        if path.is_file() and path.name[0] != '.': shutil.copy(path, dest)
+    return dest
+
+
+# ---- the card
+
+def test_card():
+    assert cfg['lib_name'] == cfg['lib_path'] == cfg['repo'] == LIB
+    assert f'__version__ = "{cfg["version"]}"' in (ROOT/LIB/'__init__.py').read_text()
+    assert f'## {cfg["version"]}\n' in (ROOT/'CHANGELOG.md').read_text()
+    names = {re.split(r'[<>=!~;\[]', r)[0] for r in cfg['requirements'].split()}
+    assert {'tensorflow', 'numpy', 'matplotlib', 'pillow', 'fastcore'} <= names
+    assert not names & set(NOT_FOR_USERS)
+    assert not re.search(r'fastcore\S*<', cfg['requirements']), "the developers' pin is not for users"
+
+
+def test_card_pins_nbdev():
+    dev = cfg['dev_requirements'].split()
+    for pin in 'nbdev>=2.4.14,<3', 'execnb<0.2', 'fastcore<2', 'ghapi<2': assert pin in dev
+
+
+def test_commands_exist():
+    for line in cfg['console_scripts'].split():
+        name, target = line.split('=')
+        module, function = target.removesuffix('.main').split(':')
+        tree = ast.parse((ROOT/module.replace('.', '/')).with_suffix('.py').read_text(encoding='utf-8'))
+        assert function in {d.name for d in tree.body if isinstance(d, ast.FunctionDef)}, line
+
+
+def test_nbdev_writes_no_pyproject(): assert not (ROOT/'pyproject.toml').exists()
+
+
+# ---- imports
+
+@pytest.mark.parametrize('name', ['', *LIGHT])
+def test_import_leaves_tensorflow_alone(name):
+    module = f'{LIB}.{name}'.rstrip('.')
+    heavy = "sorted({'tensorflow', 'keras', 'matplotlib.pyplot'} & set(sys.modules))"
+    assert ok(python('-c', f'import sys, {module}; print({heavy})')).strip() == '[]'
+
+
+def test_every_module_with_a_users_install():
+    "Nothing that only the dev extra brings is needed."
+    code = f'''
+import importlib, sys
+for name in {NOT_FOR_USERS}: sys.modules[name] = None
+for name in {MODULES}: importlib.import_module(f'{LIB}.{{name}}')
+'''
+    ok(python('-c', code, TF_CPP_MIN_LOG_LEVEL='3'))
+
+
+# ---- the rooms
+
+def test_every_room_has_its_module():
+    assert ROOMS and sorted(p.stem[3:] for p in ROOMS) == MODULES
+    assert [p.name[:2] for p in ROOMS] == [f'{i:02d}' for i in range(len(ROOMS))]
+
+
+@pytest.mark.parametrize('path', ROOMS, ids=lambda p: p.stem)
+def test_room(path):
+    name, src = path.stem[3:], [text(c['source']) for c in cells(path)]
+    assert re.fullmatch(rf'# {name}\n+> \S[^\n]+', src[0].strip()), 'the first cell is `# name` and `> one line`, no more'
+    assert any(f'#| default_exp {name}' in s for s in src[1:3])
+    order = [p.stem[3:] for p in ROOMS]
+    tree = ast.parse((ROOT/LIB/f'{name}.py').read_text(encoding='utf-8'))
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom): continue
+        other = node.module if node.level else (node.module or '').removeprefix(f'{LIB}.') if (node.module or '').startswith(LIB) else None
+        if other in order: assert order.index(other) < order.index(name), f'{name} imports from {other}, a room below it'
+
+
+# ---- stored outputs
+
+FOREIGN = re.compile(r'(?<![\w.~:/<])/(?:tmp|home|root|work|usr|opt|var|mnt|Users)/[\w.]|[A-Z]:\\\\\w|Traceback \(most recent|\b0x[0-9a-f]{6,}'
+                     r'|site-packages|\bWARNING\b|\w*Warning: |\d+(?:\.\d+)?\s?ms/step')
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_stored_outputs(path):
+    "Outputs that anybody's run would give: no paths, addresses, times, warnings."
+    shown = 0
+    for cell in cells(path):
+        if cell['cell_type'] != 'code': shown += '![' in text(cell['source']); continue
+        for out in cell['outputs']:
+            shown += 1
+            assert out['output_type'] != 'error' and out.get('name') != 'stderr', text(cell['source'])
+            data = {k: v for k, v in out.get('data', {}).items() if not k.startswith('image/')}
+            said = '\n'.join(map(text, [out.get('text', ''), *data.values()]))
+            said = re.sub(r'base64,[\w+/=]+', '', said)
+            assert not (m := FOREIGN.search(said)), f'{m[0]!r} in the output of:\n{text(cell["source"])}'
+    assert shown, 'no stored output: python .ci/store_outputs.py'
+
+
+# ---- in step
+
+def test_export_leaves_no_diff(copy):
+    pytest.importorskip('nbdev', reason="nbdev is not installed: pip install -e '.[dev]'")
+    ok(python('-c', 'from nbdev.doclinks import nbdev_export; nbdev_export()', cwd=copy))
+    names = lambda d: sorted(p.relative_to(d).as_posix() for p in (d/LIB).rglob('*.py'))
+    assert names(copy) == names(ROOT)
+    same, differ, gone = filecmp.cmpfiles(ROOT, copy, names(ROOT), shallow=False)
+    assert not differ + gone, f'out of step with the notebooks, run nbdev_export: {differ + gone}'
+    assert not (copy/'pyproject.toml').exists()
+
+
+def test_clean_leaves_no_diff(copy):
+    pytest.importorskip('nbdev', reason="nbdev is not installed: pip install -e '.[dev]'")
+    ok(python('-c', 'from nbdev.clean import nbdev_clean; nbdev_clean()', cwd=copy))
+    dirty = [p.name for p in NOTEBOOKS if p.read_bytes() != (copy/p.relative_to(ROOT)).read_bytes()]
+    assert not dirty, f'run nbdev_clean: {dirty}'
+
+
+def test_readme_in_step(): ok(python('.ci/readme.py', '--check'))
+
+
+def test_readme_says_how_to_start():
+    readme = (ROOT/'README.md').read_text(encoding='utf-8')
+    assert re.search(r'^pip install .*&& triplet_demo$', readme, re.M)
+    assert re.search(r'^pip install .*&& pytest$', readme, re.M)
+    for path in re.findall(r'!\[[^\]]*\]\(([^)]+)\)', readme): assert (ROOT/path).is_file(), path
+
+
+def index(copy, *cells):
+    "Replace the copy's index.ipynb."
+    nb = dict(cells=[dict(cell_type='code' if len(c) > 1 else 'markdown', source=c[0], outputs=list(c[1:])) for c in cells])
+    (copy/'nbs'/'index.ipynb').write_text(json.dumps(nb))
+
+
+def test_readme_from_cells(copy):
+    out = dict(output_type='execute_result', data={'text/plain': ['3']})
+    index(copy, ['# me\n\n> one line\n'], ['#| hide\nimport x', out], ['## Tests -'], ['#| eval: false\n1 + 2', out],
+          ['![p](images/results.jpg) and [licence](LICENSE) and [web](https://x.org)\n\n```\n[a](b.c)\n```'])
+    ok(python('.ci/readme.py', cwd=copy))
+    want = ('# me\n\none line\n\n```python\n1 + 2\n```\n\n```\n3\n```\n\n'
+            '![p](nbs/images/results.jpg) and [licence](LICENSE) and [web](https://x.org)\n\n```\n[a](b.c)\n```\n')
+    assert (copy/'README.md').read_text().split('-->\n\n')[1] == want
+    ok(python('.ci/readme.py', '--check', cwd=copy))
+    (copy/'README.md').write_text(want)
+    assert python('.ci/readme.py', '--check', cwd=copy).returncode == 1
+
+
+@pytest.mark.parametrize('cell, says', [
+    (['[gone](images/no.png)'], 'images/no.png'),
+    (['plot()', dict(output_type='display_data', data={'image/png': 'AAAA'})], 'nbs/images'),
+    (['1/0', dict(output_type='error', ename='ZeroDivisionError', data={})], 'ZeroDivisionError')])
+def test_readme_refuses(copy, cell, says):
+    index(copy, cell)
+    out = python('.ci/readme.py', cwd=copy)
+    assert out.returncode == 1 and says in out.stderr and 'Traceback' not in out.stderr
+
+
+# ---- what is shipped
+
+@pytest.fixture(scope='module')
+def dists(tmp_path_factory):
+    "The sdist, and the wheel built from it."
+    pytest.importorskip('build', reason="build is not installed: pip install -e '.[dev]'")
+    tmp = tmp_path_factory.mktemp('dist')
+    src = tmp/'src'
+    shutil.copytree(ROOT, src, symlinks=True, ignore=shutil.ignore_patterns('.*', '__pycache__', '_*s', 'build', 'dist', '*.egg-info'))
+    ok(python('-m', 'build', '--no-isolation', '--outdir', tmp/'dist', cwd=src))
+    return tmp/'dist'
+
+
+def test_sdist(dists):
+    path, = dists.glob('*.tar.gz')
+    with tarfile.open(path) as f: names = {n.partition('/')[2] for n in f.getnames()}
+    want = {'settings.ini', 'setup.py', 'README.md', 'LICENSE', 'CHANGELOG.md', *(f'{LIB}/{m}.py' for m in MODULES)}
+    assert want <= names
+    assert not [n for n in names if '__pycache__' in n or n.endswith('.pyc')]
+
+
+def test_wheel(dists):
+    path, = dists.glob('*.whl')
+    assert path.name == f'{LIB}-{cfg["version"]}-py3-none-any.whl'
+    with zipfile.ZipFile(path) as f:
+        names = set(f.namelist())
+        read = lambda name: f.read(next(n for n in names if n.endswith(f'.dist-info/{name}'))).decode()
+        meta, entry = message_from_string(read('METADATA')), read('entry_points.txt')
+    assert {n for n in names if '.dist-info/' not in n} == {f'{LIB}/{p.name}' for p in (ROOT/LIB).glob('*.py')}
+    assert any(n.endswith('LICENSE') for n in names)
+    needs = [r for r in meta.get_all('Requires-Dist') if 'extra ==' not in r]
+    assert sorted(re.split(r'[<>=!~ ]', r)[0] for r in needs) == ['fastcore', 'matplotlib', 'numpy', 'pillow', 'tensorflow']
+    assert meta['Requires-Python'] == f'>={cfg["min_python"]}'
+    for line in cfg['console_scripts'].split(): assert line.split('=')[0] in entry
+    assert '# triplet_fashion' in meta.get_payload()
