@@ -1,0 +1,226 @@
+"Photos of every kind into pixels, and every kind of bad file into one line."
+import io, os, pickle, subprocess, sys
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image, ImageOps, features
+
+from triplet_fashion.photo import PHOTO_SUFFIXES, PhotoError, load_images, photo_problem, read_image, track
+
+
+@pytest.fixture(scope='module')
+def scene():
+    "A smooth picture without symmetry, uint8 (60, 90, 3)."
+    y, x = np.mgrid[:60, :90]
+    return np.stack([2*x + y, 3*y, 250 - 2*x], -1).clip(0, 255).astype(np.uint8)
+
+
+def encoded(im, fmt, **kw):
+    buf = io.BytesIO()
+    im.save(buf, fmt, **kw)
+    return buf.getvalue()
+
+
+KINDS = {
+    'grey.jpg': ('L', 'JPEG', {}), 'rgb.jpg': ('RGB', 'JPEG', dict(quality=95)), 'cmyk.jpg': ('CMYK', 'JPEG', dict(quality=95)),
+    'progressive.jpg': ('RGB', 'JPEG', dict(progressive=True)), 'rgb.png': ('RGB', 'PNG', {}), 'rgba.png': ('RGBA', 'PNG', {}),
+    'la.png': ('LA', 'PNG', {}), 'one.png': ('1', 'PNG', {}), 'palette.png': ('P', 'PNG', {}), 'palette.gif': ('P', 'GIF', {}),
+    'rgb.bmp': ('RGB', 'BMP', {}), 'rgb.tif': ('RGB', 'TIFF', {}), 'cmyk.tif': ('CMYK', 'TIFF', {}), 'rgb.ppm': ('RGB', 'PPM', {}),
+    'rgb.webp': ('RGB', 'WEBP', dict(lossless=True)), 'rgba.webp': ('RGBA', 'WEBP', dict(lossless=True))}
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_every_kind_reads_as_rgb(name, scene, tmp_path):
+    mode, fmt, kw = KINDS[name]
+    if fmt == 'WEBP' and not features.check('webp'): pytest.skip('this Pillow was built without WebP')
+    im = Image.fromarray(scene).convert(mode)
+    (tmp_path/name).write_bytes(encoded(im, fmt, **kw))
+    out = read_image(tmp_path/name)
+    assert out.shape == (60, 90, 3) and out.dtype == np.uint8 and out.flags.writeable
+    if mode not in ('1', 'P'):
+        want = np.asarray(im.convert('RGB')).astype(int)
+        assert abs(out.astype(int) - want).mean() < 6
+    assert name.endswith(PHOTO_SUFFIXES) and photo_problem(tmp_path/name) is None
+    assert read_image(tmp_path/name, (30, 20)).shape == (30, 20, 3)
+
+
+def test_sixteen_bit_png(tmp_path):
+    Image.fromarray(np.array([[0, 257, 32896, 65535]], np.uint16)).save(tmp_path/'deep.png')
+    assert read_image(tmp_path/'deep.png')[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_transparency_shows_white(tmp_path):
+    im = Image.new('P', (20, 20), 0)
+    im.putpalette([0, 0, 0, 200, 10, 10])
+    im.paste(1, (0, 0, 10, 20))
+    im.save(tmp_path/'cut.png', transparency=0)
+    out = read_image(tmp_path/'cut.png')
+    assert out[5, 15].tolist() == [255]*3 and out[5, 5].tolist() == [200, 10, 10]
+    half = Image.new('RGBA', (20, 20), (0, 0, 0, 128))
+    half.save(tmp_path/'half.png')
+    assert abs(int(read_image(tmp_path/'half.png')[0, 0, 0]) - 127) <= 1
+    Image.new('RGB', (20, 20), (9, 9, 9)).save(tmp_path/'key.png', transparency=(9, 9, 9))
+    assert read_image(tmp_path/'key.png')[0, 0].tolist() == [255]*3
+
+
+def test_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new('RGB', (20, 20), c) for c in ('red', 'blue')]
+    frames[0].save(tmp_path/'moves.gif', save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path/'moves.gif')[3, 3].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize('k', range(1, 9))
+@pytest.mark.parametrize('size', [None, (20, 40)])
+def test_exif_orientation_against_pillow(k, size, scene, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = k
+    (tmp_path/'o.jpg').write_bytes(encoded(Image.fromarray(scene), 'JPEG', quality=95, exif=exif))
+    upright = ImageOps.exif_transpose(Image.open(tmp_path/'o.jpg'))
+    if size: upright = upright.resize(size[::-1], Image.Resampling.BILINEAR)
+    out = read_image(tmp_path/'o.jpg', size).astype(int)
+    assert out.shape == np.asarray(upright).shape
+    assert abs(out - np.asarray(upright).astype(int)).max() <= 3
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_does_not_lose_the_photo(scene, tmp_path):
+    (tmp_path/'e.jpg').write_bytes(encoded(Image.fromarray(scene), 'JPEG', exif=b'Exif\x00\x00MM\x00*\xff\xff\xff\xff junk'))
+    assert read_image(tmp_path/'e.jpg').shape == (60, 90, 3)
+
+
+@pytest.mark.parametrize('fit', ['stretch', 'crop', 'pad'])
+@pytest.mark.parametrize('size', [(1, 1), (7, 300), (300, 7), 64, np.int64(5)])
+def test_fits_give_the_size_asked_for(fit, size, scene, tmp_path):
+    Image.fromarray(scene).save(tmp_path/'s.png')
+    want = (int(size),)*2 if np.isscalar(size) else size
+    assert read_image(tmp_path/'s.png', size, fit).shape == (*want, 3)
+
+
+def test_reduced_decoding_changes_little(scene, tmp_path):
+    big = Image.fromarray(scene).resize((1440, 960), Image.Resampling.BICUBIC)
+    big.save(tmp_path/'big.jpg', quality=95)
+    slow = np.asarray(Image.open(tmp_path/'big.jpg').convert('RGB').resize((96, 64), Image.Resampling.BILINEAR)).astype(int)
+    assert abs(read_image(tmp_path/'big.jpg', (64, 96)).astype(int) - slow).mean() < 1
+
+
+@pytest.mark.parametrize('fmt,name', [('JPEG', 'x.jpg'), ('PNG', 'x.png'), ('GIF', 'x.gif'), ('TIFF', 'x.tif'), ('BMP', 'x.bmp')])
+@pytest.mark.parametrize('share', [.02, .3, .6, .9])
+def test_truncated_files_are_refused_by_name(fmt, name, share, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3)).astype(np.uint8)
+    data = encoded(Image.fromarray(noise), fmt)
+    (tmp_path/name).write_bytes(data[:int(len(data)*share)])
+    problem = photo_problem(tmp_path/name)
+    assert problem and problem.split(':')[0] in ('truncated', 'not an image', 'unreadable')
+    with pytest.raises(PhotoError, match=name) as e: read_image(tmp_path/name, 32)
+    assert e.value.problem == problem and e.value.path == str(tmp_path/name)
+
+
+@pytest.mark.parametrize('content,kind', [(b'', 'empty file'), (b'<html>404</html>', 'not an image'), (b'\xff\xd8\xff\xe0', 'not an image'), (b'\0'*5000, 'not an image')])
+def test_what_is_no_photo(content, kind, tmp_path):
+    (tmp_path/'f.jpg').write_bytes(content)
+    assert photo_problem(tmp_path/'f.jpg').startswith(kind)
+    with pytest.raises(PhotoError, match='f.jpg'): read_image(tmp_path/'f.jpg')
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_no_bytes_raise_anything_else(data, tmp_path_factory):
+    good = encoded(Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 24, 3)).astype(np.uint8)), data.draw(st.sampled_from(['JPEG', 'PNG', 'GIF', 'TIFF'])))
+    bad = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 8))): bad[data.draw(st.integers(0, len(bad)-1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp()/'fuzz.bin'
+    path.write_bytes(bytes(bad))
+    problem = photo_problem(path)
+    assert problem is None or ':' in problem and '\n' not in problem
+    try: assert read_image(path, 16).shape == (16, 16, 3)
+    except PhotoError as e: assert 'fuzz.bin' in str(e)
+
+
+def test_names_that_are_no_files(tmp_path):
+    os.mkfifo(tmp_path/'pipe.jpg')
+    (tmp_path/'loop.jpg').symlink_to(tmp_path/'loop.jpg')
+    (tmp_path/'nowhere.jpg').symlink_to(tmp_path/'gone.jpg')
+    kinds = {n: photo_problem(tmp_path/n).split(':')[0] for n in ('pipe.jpg', 'loop.jpg', 'nowhere.jpg', 'gone.jpg', '')}
+    assert kinds == {'pipe.jpg': 'not an image', 'loop.jpg': 'unreadable', 'nowhere.jpg': 'missing', 'gone.jpg': 'missing', '': 'not an image'}
+    assert photo_problem('a\0b.jpg').startswith('unreadable')
+
+
+def test_korean_name_with_spaces(tmp_path, scene):
+    path = tmp_path/'여름 원피스 (파랑).jpg'
+    Image.fromarray(scene).save(path)
+    assert photo_problem(path) is None
+    path.write_bytes(b'no photo')
+    with pytest.raises(PhotoError, match='여름 원피스'): read_image(path)
+
+
+@pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
+def test_a_hundred_megapixels(tmp_path):
+    Image.new('L', (10_000, 10_000), 90).save(tmp_path/'studio.jpg')
+    assert photo_problem(tmp_path/'studio.jpg') is None
+    assert read_image(tmp_path/'studio.jpg', 64)[3, 3].tolist() == [90]*3          # decoded at an eighth
+    with pytest.raises(PhotoError, match='too many pixels: 10000 x 10000'): read_image(tmp_path/'studio.jpg')
+    Image.new('1', (10_000, 10_000)).save(tmp_path/'wide.png')
+    assert photo_problem(tmp_path/'wide.png').startswith('too many pixels')
+    Image.new('1', (20_000, 10_000)).save(tmp_path/'bomb.png')
+    assert photo_problem(tmp_path/'bomb.png').startswith('too many pixels')
+
+
+def test_pixel_limit_is_pillows_own(tmp_path, scene, monkeypatch):
+    Image.fromarray(scene).save(tmp_path/'s.png')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 5000)
+    with pytest.warns(Image.DecompressionBombWarning): assert photo_problem(tmp_path/'s.png').startswith('too many pixels: 90 x 60')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', None)
+    assert photo_problem(tmp_path/'s.png') is None
+
+
+def test_small_photos_are_reported_but_can_be_read(tmp_path):
+    Image.new('RGB', (15, 40)).save(tmp_path/'s.png')
+    assert photo_problem(tmp_path/'s.png') == 'too small: 15 x 40 pixels, at least 16 wanted'
+    assert photo_problem(tmp_path/'s.png', min_side=15) is None
+    assert read_image(tmp_path/'s.png').shape == (40, 15, 3)
+
+
+def test_wrong_arguments_name_themselves(tmp_path):
+    with pytest.raises(ValueError, match="fit must be one of stretch, crop, pad, not 'zoom'"): read_image('x.jpg', fit='zoom')
+    for size in [(3,), (0, 3), (2.5, 3), (1, 2, 3)]:
+        with pytest.raises(ValueError, match='size must be'): read_image('x.jpg', size)
+    with pytest.raises(ValueError, match='size is needed'): load_images([], None)
+
+
+def test_error_survives_pickling():
+    e = pickle.loads(pickle.dumps(PhotoError('a.jpg', 'truncated: x')))
+    assert (e.path, e.problem, str(e)) == ('a.jpg', 'truncated: x', 'a.jpg: truncated: x')
+
+
+def test_many_photos_in_order_with_any_number_of_threads(tmp_path):
+    paths = []
+    for i in range(40):
+        paths.append(tmp_path/f'{i}.png')
+        Image.new('RGB', (20+i, 30), (i, 2*i, 3*i)).save(paths[-1])
+    done = []
+    for workers in (1, 2, 7):
+        out = load_images(paths, (8, 9), workers, progress=lambda d, n: done.append((d, n)))
+        assert out.shape == (40, 8, 9, 3) and out[:, 4, 4, 0].tolist() == list(range(40))
+    assert done[-1] == (40, 40) and len(done) == 120
+    paths[17].write_bytes(b'oops')
+    with pytest.raises(PhotoError, match='17.png'): load_images(paths, 8)
+
+
+def test_progress_goes_to_stderr(capsys):
+    assert list(track(range(250), label='photos')) == list(range(250))
+    out, err = capsys.readouterr()
+    assert out == '' and err.endswith('photos 250 of 250\n') and err.count('\r') <= 126
+    list(track([], progress=True))
+    assert capsys.readouterr().err == ''
+
+
+def test_real_photos(clothing):
+    paths = sorted(clothing.glob('validation/*/*.jpg'))[::30]
+    assert all(photo_problem(p) is None for p in paths)
+    assert load_images(paths, 64).std() > 20
+
+
+def test_reading_imports_no_tensorflow(tmp_path, scene, root):
+    Image.fromarray(scene).save(tmp_path/'s.png')
+    code = f"import sys; from triplet_fashion.photo import read_image; read_image({str(tmp_path/'s.png')!r}, 32); print(sorted({{'tensorflow', 'keras', 'matplotlib'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=root, check=True).stdout == '[]\n'
