@@ -1,0 +1,314 @@
+"Batches: what meets in them, that they repeat by seed, and that bad folders and photos end in words rather than loops."
+import itertools, warnings
+from pathlib import Path
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+import keras
+import tensorflow as tf
+from triplet_fashion.catalog import Catalog
+from triplet_fashion.generator import (_deal, _pk_rows, _triplet_rows, augmentation, image_dataset, input_triplet_gen, pk_dataset, show_batch,
+    triplet_dataset)
+from triplet_fashion.photo import PhotoError, load_images, read_image
+
+ImageDataGenerator = tf.keras.preprocessing.image.ImageDataGenerator
+
+
+def flat(tmp_path, sizes, start=0):
+    "Products of so many photos each; photo k of product c is one grey level, 20*c + k + start."
+    for c, m in enumerate(sizes):
+        (tmp_path/f'p{c:02}').mkdir(parents=True)
+        for k in range(m): Image.new('RGB', (20, 20), (20*c+k+start,)*3).save(tmp_path/f'p{c:02}'/f'{k}.png')
+    return Catalog.from_dir(tmp_path) if any(sizes) else tmp_path
+
+
+def grey(images): return np.asarray(images)[:, 0, 0, 0].round().astype(int)
+
+
+def tiny_net(side=8):
+    ins = [keras.Input((side, side, 3), name=n) for n in ('anchor', 'positive', 'negative')]
+    base = keras.Sequential([keras.layers.Rescaling(1/255), keras.layers.Flatten(), keras.layers.Dense(2)])
+    net = keras.Model(ins, keras.layers.Concatenate()([base(i) for i in ins]))
+    net.compile('sgd', loss=lambda y, out: keras.ops.mean(keras.ops.square(out), axis=-1))
+    return net
+
+
+# plans
+
+SIZES = st.lists(st.integers(1, 7), min_size=2, max_size=9).filter(lambda s: max(s) > 1)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(sizes=SIZES, seed=st.integers(0, 99), rounds=st.integers(1, 3))
+def test_triplet_plan(sizes, seed, rounds):
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.repeat(np.arange(len(sizes))*3, sizes))
+    able = [i for i in range(len(y)) if (y == y[i]).sum() > 1]
+    a, p, n = _triplet_rows(y, rounds*len(able), rng).T
+    assert (a != p).all() and (y[a] == y[p]).all() and (y[a] != y[n]).all()
+    for r in range(rounds): assert sorted(a[r*len(able):(r+1)*len(able)]) == able
+
+
+def test_positives_and_negatives_are_uniform():
+    y = np.array([5, 5, 5, 5, 0, 9, 9])
+    a, p, n = _triplet_rows(y, 60_000, np.random.default_rng(0)).T
+    for anchor, mates in [(0, (1, 2, 3)), (2, (0, 1, 3)), (5, (6,))]:
+        assert np.allclose([(p[a == anchor] == j).mean() for j in mates], 1/len(mates), atol=.02)
+    assert np.allclose([(n[a == 5] == j).mean() for j in range(5)], .2, atol=.02)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(n=st.integers(1, 9), k=st.integers(1, 9), hands=st.integers(1, 12), seed=st.integers(0, 99))
+def test_dealing(n, k, hands, seed):
+    rng, deck, cards, out = np.random.default_rng(seed), np.array([], int), np.arange(n)*2, []
+    for _ in range(hands):
+        hand, deck = _deal(deck, cards, k, rng)
+        assert len(hand) == k and len(set(hand)) == min(n, k) and set(hand) <= set(cards)
+        out += list(hand)
+    if k <= n:
+        for i in range(0, len(out)-n+1, n): assert sorted(out[i:i+n]) == list(cards)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(sizes=st.lists(st.integers(2, 7), min_size=2, max_size=8), P=st.integers(2, 8), K=st.integers(2, 5), steps=st.integers(1, 9), seed=st.integers(0, 99))
+def test_pk_plan(sizes, P, K, steps, seed):
+    P, y = min(P, len(sizes)), np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    rows = _pk_rows(y, list(range(len(sizes))), P, K, steps, np.random.default_rng(seed)).reshape(steps, P, K)
+    for batch in rows:
+        owners = y[batch]
+        assert (owners == owners[:, :1]).all() and len(set(owners[:, 0])) == P
+        for photos, c in zip(batch, owners[:, 0]): assert len(set(photos)) == min(K, sizes[c])
+    times = np.bincount(y[rows][:, :, 0].ravel(), minlength=len(sizes))
+    assert times.max()-times.min() <= 1
+
+
+# datasets
+
+def test_image_dataset_keeps_order_and_pixels(drawn):
+    x, y = zip(*image_dataset(drawn, (24, 32), batch_size=20))
+    assert [len(i) for i in x] == [20, 20, 20, 12] and x[0].dtype == tf.float32
+    assert np.array_equal(np.concatenate(x), load_images(drawn.paths, (24, 32))) and np.array_equal(np.concatenate(y), drawn.labels)
+    for cache in (True, 'auto'):
+        ds = image_dataset(drawn, (24, 32), 20, cache=cache)
+        for _ in range(2): assert np.array_equal(np.concatenate([i for i, _ in ds]), np.concatenate(x))
+    assert [len(i) for i, _ in image_dataset(str(drawn.root), 8, 72)] == [72]
+    assert len(image_dataset(drawn, 8, 20)) == 4
+
+
+def test_image_dataset_errors(drawn, tmp_path):
+    (tmp_path/'bad.jpg').write_bytes(b'nope')
+    with pytest.raises(Exception, match='bad.jpg: not an image'): list(image_dataset([drawn.paths[0], tmp_path/'bad.jpg'], 8))
+    with pytest.raises(ValueError, match='no photos'): image_dataset(drawn[[]])
+    with pytest.raises(ValueError, match="cache must be True, False or 'auto'"): image_dataset(drawn, cache='yes')
+    with pytest.raises(ValueError, match='size'): image_dataset(drawn, size=None)
+
+
+@pytest.mark.parametrize('augment', [None, True])
+@pytest.mark.parametrize('make', [lambda c, **k: triplet_dataset(c, 16, (12, 12), **k), lambda c, **k: pk_dataset(c, 4, 3, (12, 12), **k)], ids=['triplets', 'pk'])
+def test_same_seed_same_batches_epoch_for_epoch(make, augment, drawn):
+    def epoch(ds): return [np.concatenate([np.ravel(t) for t in tf.nest.flatten(b)]) for b in ds]
+    def same(a, b): return len(a) == len(b) and all(np.array_equal(i, j) for i, j in zip(a, b))
+    a, b, plain = make(drawn, augment=augment, seed=3), make(drawn, augment=augment, seed=3), make(drawn, augment=augment, seed=3, cache=False)
+    one, two = epoch(a), epoch(a)
+    assert same(one, epoch(b)) and same(two, epoch(b)) and same(one, epoch(plain)) and not same(one, two)
+    assert same(two, epoch(make(drawn, augment=augment, seed=3, first_epoch=1)))
+    assert not same(one, epoch(make(drawn, augment=augment, seed=4)))
+    still = make(drawn, augment=augment, seed=3, fresh=False)
+    assert same(epoch(still), one) and same(epoch(still), one)
+    assert len(one) == len(a) == a.info['steps']
+
+
+def test_triplet_dataset(tmp_path):
+    cat = flat(tmp_path, [3, 1, 5, 2])
+    ds = triplet_dataset(cat, batch_size=4, size=(8, 8))
+    assert len(ds) == 3 and ds.info == dict(steps=3, photos=10, products=3, left_out=['p01'], bad={})
+    anchors = []
+    for (a, p, n), y in ds:
+        a, p, n = grey(a), grey(p), grey(n)
+        assert (a//20 == p//20).all() and (a != p).all() and (a//20 != n//20).all() and (a//20 == y.numpy()).all() and y.dtype == tf.int32
+        anchors += list(a)
+    assert sorted(anchors) == [0, 1, 2, 40, 41, 42, 43, 44, 60, 61]
+    assert [len(y) for _, y in triplet_dataset(cat, 4, (8, 8), steps=7)] == [4]*7
+
+
+def test_pk_dataset(tmp_path):
+    cat = flat(tmp_path, [3, 1, 5, 2])
+    ds = pk_dataset(cat, P=2, K=3, size=(8, 8))
+    assert len(ds) == 2 and ds.info['left_out'] == ['p01'] and ds.info['photos'] == 10
+    for x, y in pk_dataset(cat, P=3, K=2, size=(8, 8), steps=5):
+        assert x.shape == (6, 8, 8, 3) and (grey(x)//20 == y.numpy()).all() and len(set(grey(x))) == 6
+
+
+@pytest.mark.parametrize('sizes,text', [([4], 'needs a second one'), ([1, 1, 1], 'none of its 3 products has 2 photos or more')])
+def test_too_little_is_said_at_once(sizes, text, tmp_path):
+    flat(tmp_path, sizes)
+    for make in (triplet_dataset, pk_dataset):
+        with pytest.raises(ValueError, match=text): make(tmp_path)
+    with pytest.raises(ValueError, match='2 are needed|holds 1 products'): input_triplet_gen(None, tmp_path)
+
+
+def test_pk_errors(drawn):
+    with pytest.raises(ValueError, match='P=13, but .* has 12 products'): pk_dataset(drawn, P=13)
+    for kw in (dict(P=1), dict(K=1)):
+        with pytest.raises(ValueError, match='a triplet needs 2 products and 2 photos'): pk_dataset(drawn, **kw)
+
+
+@pytest.mark.parametrize('cache', [True, False])
+def test_a_photo_gone_bad_is_stood_in_for_and_named(cache, tmp_path):
+    cat = flat(tmp_path, [3, 3])
+    (tmp_path/'p00'/'1.png').write_bytes(b'')
+    ds = triplet_dataset(cat, 6, (8, 8), cache=cache)
+    with pytest.warns(UserWarning, match='1.png: empty file.*stands in'): (a, p, n), y = next(iter(ds))
+    assert sorted(grey(a)) == [0, 2, 2, 20, 21, 22] and ds.info['bad'] == {1: 'empty file: 0 bytes'}
+    for k in (0, 2): (tmp_path/'p00'/f'{k}.png').write_bytes(b'')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        with pytest.raises(Exception, match='p00: none of its photos can be read'): list(pk_dataset(cat, 2, 2, (8, 8)))
+
+
+def test_own_augmentation(drawn):
+    ds = pk_dataset(drawn, 2, 2, (8, 8), steps=2, augment=lambda x, seed: 0*x + tf.cast(seed[1], tf.float32))
+    assert [float(tf.reduce_max(x)) for x, _ in ds] == [0., 1.]
+
+
+def test_datasets_train(drawn):
+    net = tiny_net()
+    h = net.fit(triplet_dataset(drawn, 16, (8, 8), augment=True), validation_data=triplet_dataset(drawn, 16, (8, 8), fresh=False), epochs=2, verbose=0)
+    assert len(h.history['val_loss']) == 2 and np.isfinite(h.history['loss']).all()
+
+
+# augmentation
+
+def test_augmentation_stays_in_range_and_keeps_shape():
+    x = tf.constant(np.random.default_rng(0).integers(0, 256, (9, 20, 30, 3)).astype('float32'))
+    out = augmentation(crop=.5, light=.9)(x, 1).numpy()
+    assert out.shape == x.shape and out.dtype == np.float32 and out.min() >= 0 and out.max() <= 255
+    assert tf.function(augmentation())(x, tf.constant([1, 2])).shape == x.shape
+    for kw in (dict(crop=1.), dict(light=-.1)):
+        with pytest.raises(ValueError, match='shares between 0 and 1'): augmentation(**kw)
+
+
+def test_augmentation_parts():
+    x = tf.constant(np.tile(np.linspace(50, 200, 40, dtype='float32')[None, None, :, None], (64, 16, 1, 3)))
+    flipped = augmentation(crop=0, light=0)(x, 2).numpy()
+    falls = flipped[:, 0, 0, 0] > flipped[:, 0, -1, 0]
+    assert .25 < falls.mean() < .75 and np.allclose(flipped[falls], x.numpy()[falls][:, :, ::-1], atol=.01) and np.allclose(flipped[~falls], x.numpy()[~falls], atol=.01)
+    crop = augmentation(flip=False, crop=.2, light=0)(x, 2).numpy()[:, 0, :, 0]
+    width = (crop[:, -1]-crop[:, 0])/150
+    assert (np.diff(crop) > 0).all() and width.min() >= .8-1e-3 and width.max() <= 1 and width.std() > .03 and crop.min() >= 50-1e-3
+    light = augmentation(flip=False, crop=0, light=.1)(x, 2).numpy()
+    ratio = light.mean((1, 2, 3))/125
+    assert .9-1e-3 <= ratio.min() < .94 and 1.06 < ratio.max() <= 1.1+1e-3
+
+
+# the seed's generator
+
+@pytest.fixture(scope='module')
+def gen(): return ImageDataGenerator(rescale=1/255)
+
+
+@pytest.mark.parametrize('nested', [False, True])
+def test_default_batches(nested, gen, tmp_path):
+    cat = flat(tmp_path/'flat', [3, 5, 2, 4])
+    if nested:
+        for n in cat.class_names: (tmp_path/'deep'/n).mkdir(parents=True); (tmp_path/'flat'/n).rename(tmp_path/'deep'/n/n)
+    it = input_triplet_gen(gen, tmp_path/('deep' if nested else 'flat'), 4, 7, target_size=(8, 8), seed=0)
+    seen = []
+    for (a, p, n), y in itertools.islice(it, 4):
+        assert a.shape == p.shape == n.shape == (7, 8, 8, 3) and a.dtype == np.float32 and y.dtype == np.int32
+        a, p, n = (grey(255*t) for t in (a, p, n))
+        assert (a//20 == p//20).all() and (a != p).all() and (a//20 != n//20).all() and (a//20 == y).all()
+        seen += list(a)
+    assert sorted(seen[:14]) == sorted(20*c+k for c, m in enumerate([3, 5, 2, 4]) for k in range(m))    # every photo once
+
+
+def test_the_seeds_habits_on_request(gen, tmp_path):
+    flat(tmp_path, [6, 6, 6, 5])
+    with pytest.warns(UserWarning, match='leaves out 1 of 4 products, with fewer than 6 photos: p03'):
+        it = input_triplet_gen(gen, tmp_path, 4, 6, (8, 8), seed=1, like_seed=True)
+    same, products = [], set()
+    for (a, p, n), y in itertools.islice(it, 150):
+        a, p, n = (grey(255*t) for t in (a, p, n))
+        assert np.array_equal(y, np.ones((6, 1))) and len(set(a//20)) == len(set(n//20)) == 1 and set(a//20) != set(n//20)
+        assert sorted(a) == sorted(p) == [20*(a[0]//20)+k for k in range(6)]
+        same += list(a == p); products |= set(a//20)
+    assert abs(np.mean(same)-1/6) < .04 and products == {0, 1, 2}
+
+
+def test_skipped_products_are_counted_and_no_loop_without_end(gen, tmp_path):
+    flat(tmp_path, [3, 1, 4, 1])
+    with pytest.warns(UserWarning, match='leaves out 2 of 4 products, with fewer than 2 photos: p01, p03'): it = input_triplet_gen(gen, tmp_path, batch_size=16, target_size=8)
+    assert next(it)[0][0].shape == (16, 8, 8, 3)
+    with pytest.raises(ValueError, match='0 of 4 products have 16 photos or more, 2 are needed.*smaller batch_size'): input_triplet_gen(gen, tmp_path, like_seed=True)
+    with pytest.raises(ValueError, match='num_classes=9, but .* holds 4 products'): input_triplet_gen(gen, tmp_path, 9)
+    with pytest.raises(FileNotFoundError): input_triplet_gen(gen, tmp_path/'nowhere')
+    with pytest.raises(TypeError, match='int has no flow_from_directory'): input_triplet_gen(3, tmp_path)
+
+
+def test_num_classes_takes_the_first(gen, drawn):
+    it = input_triplet_gen(gen, drawn.root, 3, 8, (8, 8), seed=0)
+    assert set(np.concatenate([y for _, y in itertools.islice(it, 6)])) == {0, 1, 2}
+
+
+@pytest.mark.parametrize('like_seed', [False, True])
+def test_generator_repeats_by_seed_random_transforms_included(like_seed, drawn):
+    gen = ImageDataGenerator(rescale=1/255, horizontal_flip=True, brightness_range=(.8, 1.2), channel_shift_range=10.)
+    def batches(seed): return [np.stack(x) for x, _ in itertools.islice(input_triplet_gen(gen, drawn.root, batch_size=4, target_size=(8, 8), seed=seed, like_seed=like_seed), 3)]
+    np.random.seed(5)
+    state = np.random.get_state()[1].copy()
+    a, b = batches(2), batches(2)
+    assert all(np.array_equal(i, j) for i, j in zip(a, b)) and np.array_equal(np.random.get_state()[1], state)
+    assert not np.array_equal(a[0], a[1]) and not np.array_equal(a[0], batches(3)[0]) and not np.array_equal(batches(None)[0], batches(None)[0])
+
+
+def test_pixels_are_those_of_read_image(drawn):
+    (a, p, n), y = next(input_triplet_gen(None, drawn.root, batch_size=6, target_size=(16, 16), seed=0))
+    known = {read_image(f, (16, 16)).tobytes() for f in drawn.paths}
+    assert all(im.astype(np.uint8).tobytes() in known for t in (a, p, n) for im in t)
+
+
+def test_anything_with_flow_from_directory(drawn):
+    class Flow:
+        def __init__(self, n): self.classes, self.filepaths = np.arange(n) // 6, [f'{i}.jpg' for i in range(n)]
+        def __len__(self): return 72
+        def __getitem__(self, i): return np.full((1, 8, 8, 3), i, np.float32), np.array([i//6])
+    class Gen:
+        def flow_from_directory(self, directory, **kw): self.seen = kw; return Flow(72)
+    g = Gen()
+    (a, p, n), y = next(input_triplet_gen(g, drawn.root, batch_size=5, target_size=(8, 8), seed=0))
+    assert (grey(a)//6 == y).all() and (grey(a) != grey(p)).all() and g.seen['target_size'] == (8, 8)
+    g.flow_from_directory = lambda *a, **k: iter([])
+    with pytest.raises(TypeError, match='needs `classes` and'): input_triplet_gen(g, drawn.root)
+
+
+def test_generator_goes_into_fit(gen, drawn):
+    net = tiny_net()
+    h = net.fit(input_triplet_gen(gen, drawn.root, 12, 4, (8, 8), seed=0), validation_data=input_triplet_gen(gen, drawn.root, 12, 4, (8, 8), like_seed=True),
+        steps_per_epoch=3, validation_steps=2, epochs=2, verbose=0)
+    assert len(h.history['val_loss']) == 2
+
+
+def test_bad_photo_in_the_seeds_generator(gen, tmp_path):
+    flat(tmp_path, [4, 4])
+    (tmp_path/'p01'/'2.png').write_bytes(b'junk')
+    for like_seed in (False, True):
+        with pytest.warns(UserWarning, match='2.png.*stands in'): list(itertools.islice(input_triplet_gen(gen, tmp_path, batch_size=4, target_size=8, seed=0, like_seed=like_seed), 4))
+
+
+def test_show_batch(drawn):
+    import matplotlib.pyplot as plt
+    ax = show_batch(next(iter(triplet_dataset(drawn, 4, (16, 16)))))
+    assert [t.get_text() for t in ax.get_yticklabels()] == ['anchor', 'positive', 'negative']
+    ax = show_batch(next(iter(pk_dataset(drawn, 3, 4, (16, 16)))), class_names=drawn.class_names)
+    assert len(ax.get_yticklabels()) == 3 and ax.get_yticklabels()[0].get_text().startswith('(00')
+    show_batch(next(iter(image_dataset(drawn, 16, 5))))
+    show_batch(np.zeros((3, 8, 8, 3)))
+    plt.close('all')
+
+
+def test_real_photos(clothing):
+    cat = Catalog.from_dir(clothing/'validation')
+    x, y = next(iter(pk_dataset(cat, P=10, K=3, size=(64, 64), steps=1, augment=True)))
+    assert x.shape == (30, 64, 64, 3) and len(set(y.numpy())) == 10 and 60 < float(tf.reduce_mean(x)) < 220
