@@ -1,0 +1,134 @@
+"The three-input network: one pass or three, the same function; its compilation and its errors."
+import keras, numpy as np, pytest, tensorflow as tf
+from keras import layers
+from triplet_fashion.base_network import base_network, res_base_network
+from triplet_fashion.loss import LosslessTripletLoss, TripletLoss
+from triplet_fashion.model import StackTriplets, UnstackTriplets, compile_triplet, draw_model, triplet_model
+
+rng = np.random.default_rng(0)
+size = lambda ws: sum(int(np.prod(w.shape)) for w in ws)
+
+
+@pytest.fixture
+def net(): return base_network((32, 32, 3), 6, backbone='small', hidden=())
+
+
+@pytest.fixture(scope='module')
+def photos(): return [rng.integers(0, 256, (5, 32, 32, 3)).astype('float32') for _ in range(3)]
+
+
+@pytest.mark.parametrize('joint', [True, False])
+def test_row_7_of_the_seed(joint):
+    model = triplet_model(res_base_network((224, 224, 3), 128, weights=None), joint)
+    assert [i.name for i in model.inputs] == ['anchor', 'positive', 'negative']
+    assert [i.shape for i in model.inputs] == [(None, 224, 224, 3)]*3 and model.output_shape == (None, 384)
+    assert model.count_params() == 25_817_088
+    assert (size(model.trainable_weights), size(model.non_trainable_weights)) == (25_763_968, 53_120)
+
+
+def test_stack_and_unstack_by_hand():
+    a, p, n = (np.arange(4.).reshape(2, 2) + k for k in (0, 10, 20))
+    stacked = StackTriplets()([a, p, n])
+    np.testing.assert_array_equal(stacked, [a[0], p[0], n[0], a[1], p[1], n[1]])
+    np.testing.assert_array_equal(UnstackTriplets()(stacked), np.hstack([a, p, n]))
+    assert StackTriplets().compute_output_shape([(None, 8, 8, 3)]*3) == (None, 8, 8, 3)
+    assert UnstackTriplets().compute_output_shape((None, 7)) == (None, 21)
+
+
+def test_one_pass_equals_three(net, photos):
+    want = np.hstack([net.predict(x, verbose=0) for x in photos])
+    for joint in True, False:
+        np.testing.assert_allclose(triplet_model(net, joint).predict(photos, verbose=0), want, atol=1e-6)
+
+
+def test_uint8_is_the_same_photo(net, photos):
+    model = triplet_model(net)
+    np.testing.assert_allclose(model.predict([x.astype('uint8') for x in photos], verbose=0), model.predict(photos, verbose=0), atol=1e-6)
+
+
+def test_gradients_are_those_of_three_passes(photos):
+    "Without BatchNorm both ways are the same function in training as well."
+    x = i = keras.Input((32, 32, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, activation='softplus')(layers.Rescaling(1/255)(x)))
+    base = base_network((32, 32, 3), 6, backbone=keras.Model(i, x), hidden=())
+    loss, grads = LosslessTripletLoss(), []
+    for joint in True, False:
+        model = triplet_model(base, joint)
+        with tf.GradientTape() as tape: value = loss(None, model(photos, training=True))
+        grads.append([value, *tape.gradient(value, model.trainable_variables)])
+    for one, three in zip(*grads): np.testing.assert_allclose(one, three, rtol=1e-3, atol=1e-3*np.abs(three).max())
+
+
+@pytest.mark.parametrize('joint', [True, False])
+def test_json_round_trip(net, photos, joint):
+    model = triplet_model(net, joint)
+    back = keras.models.model_from_json(model.to_json())
+    back.set_weights(model.get_weights())
+    np.testing.assert_array_equal(back.predict(photos, verbose=0), model.predict(photos, verbose=0))
+    assert back.count_params() == model.count_params()
+
+
+def test_saved_whole(net, photos, tmp_path):
+    model = compile_triplet(triplet_model(net))
+    model.save(tmp_path/'m.keras')
+    back = keras.models.load_model(tmp_path/'m.keras')
+    np.testing.assert_array_equal(back.predict(photos, verbose=0), model.predict(photos, verbose=0))
+
+
+def test_compile_defaults(net):
+    model = compile_triplet(triplet_model(net))
+    assert isinstance(model.loss, LosslessTripletLoss) and isinstance(model.optimizer, keras.optimizers.Adam)
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-4) and model.optimizer.clipnorm == 5.
+    sgd = keras.optimizers.SGD(.1)
+    assert compile_triplet(model, optimizer=sgd).optimizer is sgd
+    assert compile_triplet(model, clipnorm=None).optimizer.clipnorm is None
+
+
+@pytest.mark.parametrize('joint', [True, False])
+def test_fit_with_the_default(net, photos, joint):
+    model = compile_triplet(triplet_model(net, joint), learning_rate=1e-3)
+    data = tf.data.Dataset.from_tensors((tuple(photos), np.ones(5, 'float32'))).repeat(8)
+    losses = model.fit(data, verbose=0).history['loss'] + model.fit(data, verbose=0).history['loss']
+    assert np.isfinite(losses).all() and losses[1] < losses[0]
+
+
+def test_shared_base_learns(net, photos):
+    before = [w.copy() for w in net.get_weights()]
+    compile_triplet(triplet_model(net)).fit(photos, np.zeros(5), verbose=0)
+    assert any((a != b).any() for a, b in zip(before, net.get_weights()))
+
+
+@pytest.mark.parametrize('words,kw,activation', [
+    ('N=128, the codes have 6', dict(loss=LosslessTripletLoss(N=128)), 'sigmoid'), ('N=5', dict(loss=TripletLoss(N=5)), 'l2'),
+    ('embedding ends in linear', {}, None), ('ends in relu', {}, 'relu'), ('unit_length ends in vectors of length 1', {}, 'l2')])
+@pytest.mark.parametrize('joint', [True, False])
+def test_loss_must_fit_the_base(words, kw, activation, joint):
+    model = triplet_model(base_network((32, 32, 3), 6, backbone='small', hidden=(), activation=activation), joint)
+    with pytest.raises(ValueError, match=words): compile_triplet(model, **kw)
+    compile_triplet(model, TripletLoss())
+
+
+def test_errors_name_the_model(net):
+    with pytest.raises(ValueError, match='base_network has 1 inputs'): compile_triplet(net)
+    i = keras.Input((8, 8, 3))
+    with pytest.raises(ValueError, match='maps should turn one input into codes'): triplet_model(keras.Model(i, layers.Conv2D(2, 3)(i), name='maps'))
+
+
+def test_pixels_stay_exact_under_mixed_precision(photos):
+    old = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy('mixed_bfloat16')
+        net = base_network((32, 32, 3), 6, backbone='small', hidden=())
+        model = triplet_model(net)
+        out, want = model.predict(photos, verbose=0), np.hstack([net.predict(x, verbose=0) for x in photos])
+    finally: keras.config.set_dtype_policy(old)
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out, want, atol=.02)
+
+
+def test_drawing(net):
+    import matplotlib.pyplot as plt
+    for joint in True, False:
+        texts = [t.get_text() for t in draw_model(triplet_model(net, joint)).texts]
+        assert {'anchor', 'positive', 'negative', '[a|p|n]\n(b, 18)'} <= set(texts) and texts.count('base_network') == (1 if joint else 3)
+    plt.close('all')
