@@ -1,0 +1,348 @@
+"metrics against brute force, against other libraries, and against bad input."
+import json
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from triplet_fashion.metrics import (calibrate_threshold, color_histogram, knn_accuracy, nearest, pair_distances, random_triplets,
+                                     raw_pixels, retrieval_metrics, triplet_accuracy, verification_report)
+
+METRICS = 'cosine', 'euclidean', 'sqeuclidean'
+few = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+@pytest.fixture(scope='module')
+def referee():
+    "Input and figures stored by tests/referees/metrics.py."
+    data = json.loads((Path(__file__).parent/'referees'/'metrics.json').read_text())
+    return {k: np.array(v) if isinstance(v, list) else v for k, v in data.items()}
+
+
+def distances(q, g, metric):
+    "All distances from the definition, one pair at a time, as float32."
+    def one(a, b):
+        if metric == 'cosine':
+            if not a.any() or not b.any(): return 1.
+            u, v = a/np.linalg.norm(a), b/np.linalg.norm(b)
+            return ((u - v)**2).sum()/2
+        d = ((a - b)**2).sum()
+        return d if metric == 'sqeuclidean' else d**.5
+    q, g = np.asarray(q, float), np.asarray(g, float)
+    return np.array([[one(a, b) for b in g] for a in q]).astype(np.float32)
+
+
+def ranking(q, g, metric, own):
+    "For each query the whole gallery in order: by distance, then index; itself left out."
+    orders = np.argsort(distances(q, g, metric), axis=1, kind='stable')
+    return [[j for j in o if not (own and j == i)] for i, o in enumerate(orders)]
+
+
+def brute_figures(orders, ql, gl, ks):
+    "Each figure as its definition reads."
+    rows = []
+    for o, label in zip(orders, ql):
+        hit = [gl[j] == label for j in o]
+        R = sum(hit)
+        if not R: continue
+        precision = [sum(hit[:i+1])/(i+1) for i in range(len(hit))]
+        rows.append([float(any(hit[:k])) for k in ks] + [sum(p for p, h in zip(precision[:R], hit) if h)/R, sum(hit[:R])/R, 1/(hit.index(True)+1)])
+    names = [f'R@{k}' for k in ks] + ['MAP@R', 'R-precision', 'MRR']
+    return dict(zip(names, np.mean(rows, axis=0)), queries=len(rows), skipped=len(ql) - len(rows)) if rows else None
+
+
+# small whole numbers: copies, ties and zero rows on every draw
+@st.composite
+def problems(draw, gallery=True):
+    d, n, m = draw(st.integers(1, 4)), draw(st.integers(2, 8)), draw(st.integers(1, 12))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    high = draw(st.sampled_from([1, 2, 50]))
+    x, g = rng.integers(-high, high + 1, (n, d)), rng.integers(-high, high + 1, (m, d))
+    scale = draw(st.sampled_from([1e-3, 1, 1000]))
+    return (x*scale).astype('float32'), rng.integers(0, 3, n), (g*scale).astype('float32'), rng.integers(0, 3, m)
+
+
+@few
+@given(problems(), st.sampled_from(METRICS), st.booleans(), st.sampled_from([None, 1, 3]))
+def test_nearest_is_brute_force(problem, metric, own, chunk):
+    q, _, g, _ = problem
+    k = len(q) - 1 if own else len(g)
+    dist, index = nearest(q, None if own else g, k=k, metric=metric, chunk=chunk)
+    expected = ranking(q, q if own else g, metric, own)
+    full = distances(q, q if own else g, metric)
+    assert dist.dtype == np.float32 and dist.shape == index.shape == (len(q), k)
+    np.testing.assert_allclose(dist, np.take_along_axis(full, index, 1), rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(dist, np.take_along_axis(full, np.array(expected), 1), rtol=1e-6, atol=1e-12)
+    if metric != 'cosine': assert index.tolist() == expected   # whole numbers: every tie is a true tie
+    tied = np.diff(dist, axis=1) == 0
+    assert (np.diff(dist, axis=1) >= 0).all() and (np.diff(index, axis=1)[tied] > 0).all()
+
+
+@few
+@given(problems(), st.sampled_from(['euclidean', 'sqeuclidean']), st.booleans(), st.sampled_from([None, 1, 3]))
+def test_figures_are_brute_force(problem, metric, own, chunk):
+    q, ql, g, gl = problem
+    expected = brute_figures(ranking(q, q if own else g, metric, own), ql, ql if own else gl, (1, 3, 40))
+    call = lambda: retrieval_metrics(q, ql, *(() if own else (g, gl)), ks=(1, 3, 40), metric=metric, chunk=chunk)
+    if expected is None:
+        with pytest.raises(ValueError, match='queries has a photo of its class'): call()
+    else:
+        result = call()
+        assert list(result) == list(expected)
+        np.testing.assert_allclose(list(result.values()), list(expected.values()), rtol=1e-12)
+
+
+def test_late_ranks_are_counted_exactly():
+    "First relevant photo far beyond K, among many copies at its very distance."
+    g = np.concatenate([np.full((30, 5), .3), np.full((50, 5), .7), np.full((20, 5), .9)]).astype('float32')
+    gl = np.zeros(100, int)
+    gl[[60, 95]] = 1
+    result = retrieval_metrics(np.zeros((1, 5)), [1], g, gl, ks=(1,), metric='euclidean')
+    assert result.rank.tolist() == [61] and result['MRR'] == 1/61 and result['MAP@R'] == 0
+
+
+def test_close_pairs_keep_their_order():
+    "Differences far below what float32 products resolve."
+    base = np.linspace(1, 2, 64, dtype=np.float64)*1000
+    g = base + np.array([4e-7, 1e-7, 3e-7, 2e-7])[:,None]
+    dist, index = nearest(base[None], g, k=4, metric='euclidean')
+    assert index.tolist() == [[1, 3, 2, 0]]
+    np.testing.assert_allclose(dist[0], np.array([1, 2, 3, 4])*1e-7*8, rtol=1e-3)
+
+
+def test_copies_come_in_order_wherever_they_lie():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 33)).astype('float32')
+    g = np.tile(x, (25, 1))
+    dist, index = nearest(x, g, k=25)
+    assert (dist == 0).all() and (index == np.arange(40)[:,None] + 40*np.arange(25)).all()
+
+
+def test_collapsed_embeddings_are_ranked_by_index():
+    x = np.full((30, 8), .5, 'float32')
+    dist, index = nearest(x, k=3)
+    assert (dist == 0).all() and index[:2].tolist() == [[1, 2, 3], [0, 2, 3]]
+
+
+@pytest.mark.parametrize('shape', [(1, 7), (13, 7), (1000, 7)])
+def test_chunks_change_nothing(shape):
+    rng = np.random.default_rng(1)
+    q, g = rng.normal(size=shape).astype('float32'), rng.normal(size=(311, 7)).astype('float32')
+    a, b = nearest(q, g, k=9), nearest(q, g, k=9, chunk=4)
+    np.testing.assert_array_equal(a[0], b[0])
+    np.testing.assert_array_equal(a[1], b[1])
+
+
+def test_memory_is_bounded():
+    "4,500 x 4,500 distances are 162 MB in float64, and a ranking of them another 162; the search stays far below."
+    labels = np.arange(4500)//4
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(1125, 8))[labels] + rng.normal(size=(4500, 8))*.1).astype('float32')
+    tracemalloc.start()
+    try:
+        retrieval_metrics(x, labels)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally: tracemalloc.stop()
+    assert peak < 100e6
+
+
+def test_other_libraries_agree(referee):
+    r = referee
+    two = retrieval_metrics(r['qx'], r['qy'], r['gx'], r['gy'], metric='euclidean')
+    one = retrieval_metrics(r['gx'], r['gy'], metric='euclidean')
+    for mine, theirs in ((two, r['two']), (one, r['one'])):
+        assert {k: mine[k] for k in theirs} == pytest.approx(theirs, abs=1e-6)
+    assert (two['queries'], two['skipped'], one['skipped']) == (29, 2, 1)
+    dist, index = nearest(r['qx'], r['gx'], k=4, metric='euclidean')
+    np.testing.assert_allclose(dist, r['distances'], rtol=1e-6)
+    np.testing.assert_array_equal(index, r['indices'])
+    assert knn_accuracy(r['qx'], r['qy'], r['gx'], r['gy'], metric='euclidean') == pytest.approx(r['knn'])
+    assert knn_accuracy(r['qx'], r['qy'], r['gx'], r['gy']) == pytest.approx(r['knn_cosine'])
+    assert verification_report(r['same'], r['different']).auc == pytest.approx(r['auc'], abs=1e-12)
+
+
+@few
+@given(problems(), st.integers(1, 8), st.booleans())
+def test_knn_is_a_majority_vote(problem, k, own):
+    q, ql, g, gl = problem
+    voters = ql if own else gl
+    k = min(k, len(voters) - own)
+    right = 0
+    for order, label in zip(ranking(q, q if own else g, 'euclidean', own), ql):
+        near = [voters[j] for j in order[:k]]
+        right += max(sorted(set(near)), key=near.count) == label
+    assert knn_accuracy(q, ql, *(() if own else (g, gl)), k=k, metric='euclidean') == pytest.approx(right/len(ql))
+
+
+def test_retrieval_shows_its_definitions():
+    result = retrieval_metrics([[0.], [1.], [5.]], ['a', 'a', 'b'], ks=(1, 2))
+    for text in (repr(result), result._repr_html_()):
+        for name in ('R@1', 'R@2', 'MAP@R', 'R-precision', 'MRR', 'queries', 'skipped'): assert name in text
+        assert 'among the 2 nearest' in text and 'left out' in text
+    assert isinstance(result, dict) and json.loads(json.dumps(result)) == dict(result)
+    assert result.per_query('R@2').tolist() == [1, 1]
+
+
+def test_interval_covers_and_is_reproducible():
+    rng = np.random.default_rng(0)
+    y = np.arange(60)//3
+    result = retrieval_metrics(rng.normal(size=(20, 4))[y] + rng.normal(size=(60, 4)), y)
+    low, high = result.interval('MAP@R')
+    assert low < result['MAP@R'] < high and (low, high) == result.interval('MAP@R')
+    wide = result.interval('MAP@R', level=.99)
+    assert wide[0] < low and high < wide[1]
+
+
+def test_interval_draws_classes_not_photos():
+    "Ten photos of a class that all succeed or all fail are worth one, not ten."
+    y = np.repeat(np.arange(10), 10)
+    x = np.where(y < 5, y*100., 1000 + np.arange(100)*y%7)[:,None]
+    result = retrieval_metrics(x, y, metric='euclidean')
+    low, high = result.interval('R@1')
+    naive = 1.96*result.per_query('R@1').std()/10
+    assert (high - low)/2 > 1.5*naive
+
+
+@few
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=40), st.integers(0, 9))
+def test_random_triplets_are_triplets(labels, seed):
+    labels = np.array(labels)
+    sizes = np.bincount(labels)
+    if np.count_nonzero(sizes) < 2 or sizes.max() < 2:
+        with pytest.raises(ValueError, match='labels'): random_triplets(labels, 5, seed)
+        return
+    a, p, n = random_triplets(labels, 200, seed)
+    assert (a != p).all() and (labels[a] == labels[p]).all() and (labels[a] != labels[n]).all()
+    for u, v in zip((a, p, n), random_triplets(labels, 200, seed)): np.testing.assert_array_equal(u, v)
+
+
+def test_random_triplets_reach_everything_evenly():
+    labels = np.array(list('aaabbbbbbbc'))
+    a, p, n = random_triplets(labels, 30_000, seed=1)
+    assert np.isin(a, np.arange(10)).all() and set(n) == set(range(11))
+    assert abs((labels[a] == 'a').mean() - .5) < .02            # classes evenly, not photos
+    pairs = np.unique(np.stack([a, p])[:, labels[a] == 'a'], axis=1, return_counts=True)
+    assert pairs[0].shape[1] == 6 and pairs[1].min() > .9*pairs[1].mean()
+    assert abs((n == 10).mean() - .5) < .02
+
+
+def test_triplet_accuracy_and_the_seeds_criterion():
+    code = lambda d2: np.full((1, 128), (d2/128)**.5)
+    o = code(0)
+    assert triplet_accuracy(o, code(60), code(10)) == 0 and triplet_accuracy(o, code(60), code(10), criterion='seed') == 1
+    assert triplet_accuracy(o, code(1), code(127.5)) == 1 and triplet_accuracy(o, code(1), code(127.5), criterion='seed') == 0
+    assert triplet_accuracy(o, o, o) == .5 and triplet_accuracy(o, o, o, criterion='seed') == 1
+    rng = np.random.default_rng(0)
+    a, p, n = rng.random((3, 500, 8)).round(2)
+    near, far = ((a - p)**2).sum(1), ((a - n)**2).sum(1)
+    for N in (None, 3):
+        w = N or 8
+        with np.errstate(all='ignore'): written = -np.log(1 - near/w) < -np.log(1 - (w - far)/w)
+        assert triplet_accuracy(a, p, n, criterion='seed', N=N) == pytest.approx(written.mean(), abs=.002)
+    with pytest.raises(ValueError, match="'best' is neither"): triplet_accuracy(a, p, n, criterion='best')
+    with pytest.raises(ValueError, match='one shape'): triplet_accuracy(a, p, n[:5])
+
+
+@few
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.lists(st.integers(0, 9), min_size=1, max_size=30))
+def test_verification_is_brute_force(same, different):
+    report = verification_report(same, different)
+    s, d = np.array(same), np.array(different)
+    auc = np.mean([(a < b) + .5*(a == b) for a in s for b in d])
+    assert report.auc == pytest.approx(auc)
+    thresholds = np.arange(-1, 11.5, .5)
+    right = [((s < t).mean() + (d >= t).mean())/2 for t in thresholds]
+    assert report.accuracy == pytest.approx(max(right))
+    t = report.threshold
+    assert ((s < t).mean() + (d >= t).mean())/2 == pytest.approx(max(right))
+    worst = np.maximum(report.fmr, report.fnmr).min()
+    assert report.eer <= worst + 1e-12 and report.eer >= np.minimum(report.fmr, report.fnmr).max() - 1e-12
+    for rate in (0, .1, .5, 1):
+        t = calibrate_threshold(s, d, fmr=rate)
+        assert (d < t).mean() <= rate
+        larger = [u for u in thresholds if u > t and not np.array_equal(s < u, s < t)]   # no larger one would find more
+        assert all((d < u).mean() > rate for u in larger)
+
+
+def test_verification_by_hand():
+    report = verification_report(np.arange(100), np.arange(100) + 50.)
+    assert report.eer == pytest.approx(.25, abs=.01) and report.auc == pytest.approx(.875, abs=.01)
+    assert calibrate_threshold(np.arange(100), np.arange(100) + 50., fmr='eer') == pytest.approx(75, abs=1)
+    assert verification_report([0, 1], [2, 3]).eer == 0 and verification_report([2, 3], [0, 1]).eer == 1
+    assert calibrate_threshold([0, 1], [2, 3]) == 1.5
+    for text in (repr(report), report._repr_html_()): assert 'EER' in text and 'threshold' in text
+
+
+def test_verification_plots():
+    plt = pytest.importorskip('matplotlib.pyplot')
+    left, right = verification_report([0, 1], [2, 3]).plot()
+    assert left.get_xlabel() == 'distance' and 'AUC 1.000' in right.get_title()
+    plt.close('all')
+
+
+def test_pair_distances_are_of_the_pairs_they_say():
+    labels = np.array([0, 0, 1, 1])
+    x = np.array([[1, 0], [1, .1], [0, 1], [.1, 1]])
+    same, different = pair_distances(x, labels, n=50)
+    assert same.shape == different.shape == (50,) and 0 < same.min() and same.max() < different.min()
+    assert set(pair_distances(x, labels, 50, 'sqeuclidean')[0]) == {np.float32(.1*.1)}
+
+
+def test_baselines():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 40, 30, 3), dtype=np.uint8)
+    thumbs, hist = raw_pixels(images), color_histogram(images, bins=4)
+    assert thumbs.shape == (3, 768) and hist.shape == (3, 64) and thumbs.dtype == hist.dtype == np.float32
+    np.testing.assert_allclose(raw_pixels(images, (8, 6))[1, :3], images[1, :5, :5].mean((0, 1))/255, rtol=1e-5)
+    np.testing.assert_allclose(raw_pixels(images.astype('float32')), thumbs, rtol=1e-6)
+    np.testing.assert_allclose(hist.sum(1), 1, rtol=1e-6)
+    bins = [(images[2]//64 == c).all(-1).mean() for c in np.ndindex(4, 4, 4)]
+    np.testing.assert_allclose(hist[2], bins, rtol=1e-6)
+    np.testing.assert_array_equal(color_histogram(images.astype('float32'), 4), hist)
+    np.testing.assert_array_equal(color_histogram(np.full((1, 2, 2, 3), 255.))[0, -1], 1)
+    with pytest.raises(ValueError, match='smaller than the thumbnail'): raw_pixels(images[:, :10])
+    for f in (raw_pixels, color_histogram):
+        with pytest.raises(ValueError, match=r'\(n, h, w, 3\)'): f(images[0])
+
+
+x, y, nan = np.eye(4), [0, 0, 1, 1], np.where(np.eye(4)[:,:1] > 0, np.nan, np.eye(4))
+
+@pytest.mark.parametrize('call,message', [
+    (lambda: nearest(x, k=4), 'k=4, but the gallery offers 3'),
+    (lambda: nearest(x, x, k=5), 'k=5, but the gallery offers 4'),
+    (lambda: nearest(x, k=0), 'k=0'),
+    (lambda: nearest(x, x[:, :3], k=1), '4 columns and gallery 3'),
+    (lambda: nearest(x[0], k=1), r'query must be \(n, d\)'),
+    (lambda: nearest(x, x[:0], k=1), r'gallery must be \(n, d\)'),
+    (lambda: nearest([['a']], k=1), 'query must be an array of numbers'),
+    (lambda: nearest(nan, k=1), 'query: 1 of 4 embeddings hold NaN'),
+    (lambda: nearest(x, np.r_[nan, nan], k=1), 'gallery: 2 of 8 embeddings hold NaN'),
+    (lambda: nearest(x, k=1, metric='manhattan'), "metric 'manhattan' is not one of cosine"),
+    (lambda: nearest(x, x[:2], k=1, exclude_self=True), 'there are 4 and 2'),
+    (lambda: retrieval_metrics(x, y[:3]), r'query_labels must hold one label an embedding, shape \(4,\)'),
+    (lambda: retrieval_metrics(x, y, x, y[:3]), 'gallery_labels must hold'),
+    (lambda: retrieval_metrics(x, y, x), 'come together'),
+    (lambda: retrieval_metrics(x, y, ks=(0,)), 'whole numbers from 1'),
+    (lambda: retrieval_metrics(x, [0, 1, 2, 3]), 'none of the 4 queries'),
+    (lambda: knn_accuracy(x, y, x, y[:3], k=2), 'gallery_labels must hold'),
+    (lambda: knn_accuracy(x, y, k=4), 'k=4'),
+    (lambda: triplet_accuracy(nan, x, x), 'a: 1 of 4 embeddings'),
+    (lambda: random_triplets([1, 1, 1], 2), '1 class'),
+    (lambda: random_triplets([1, 2, 3], 2), 'none of the 3 classes has two photos'),
+    (lambda: verification_report([], [1]), 'same holds no distance'),
+    (lambda: verification_report([1], [np.nan, 2]), 'different: 1 of 2 distances are NaN'),
+    (lambda: calibrate_threshold([1], [2], fmr=-1), 'fmr=-1'),
+    (lambda: calibrate_threshold([1], [2], fmr='best'), "fmr='best'"),
+])
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message): call()
+
+
+def test_metrics_need_only_numpy():
+    code = "import sys, triplet_fashion.metrics; print([m for m in ('tensorflow', 'keras', 'matplotlib', 'PIL') if m in sys.modules])"
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert out.stdout.strip() == '[]', out.stderr
