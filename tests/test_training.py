@@ -1,0 +1,181 @@
+"Training: recipes, the frozen short cut, continuing, the seed's file names, and what must stop early."
+from pathlib import Path
+
+import keras, numpy as np, pytest
+
+from triplet_fashion.base_network import backbone_of, base_network
+from triplet_fashion.metrics import retrieval_metrics
+from triplet_fashion.model import compile_triplet, triplet_model
+from triplet_fashion.training import (BASELINES, RetrievalCallback, SeedCheckpoint, before_training, continue_from, embed, evaluate,
+                                      features, fit, plot_history, recipe, scoreboard)
+
+REFEREES = Path(__file__).parent/'referees'
+SMALL = dict(size=(32, 32), out_dims=16, verbose=0)
+
+
+def weights(net): return [np.asarray(w) for w in net.get_weights()]
+
+
+@pytest.fixture(scope='module')
+def run(drawn): return fit(drawn, epochs=4, P=6, **SMALL)
+
+
+def test_strong_beats_untrained(drawn, run):
+    before, = scoreboard(before_training(run), drawn)
+    after, = scoreboard({'trained': run.net}, drawn)
+    assert run.history['loss'][-1] < run.history['loss'][0]
+    assert after['R@1'] > before['R@1']
+
+
+def test_before_training_is_where_the_run_began(drawn, run):
+    (name, start), = before_training(run).items()
+    keras.utils.set_random_seed(0)
+    net = base_network((32, 32, 3), 16, 'small', None, hidden=(), activation='l2')
+    assert name == 'untrained network'
+    np.testing.assert_array_equal(start(drawn), embed(net, drawn))
+    assert not np.allclose(start(drawn), embed(run.net, drawn), atol=.01)
+
+
+def test_same_seed_same_network(drawn):
+    a, b = (fit(drawn, epochs=1, P=6, seed=5, **SMALL) for _ in range(2))
+    assert a.history == b.history
+    for x, y in zip(weights(a.net), weights(b.net)): np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize('name', ['seed', 'strong'])
+def test_frozen_backbone_learns_only_the_head(drawn, name):
+    net = base_network((32, 32, 3), 16, 'small', None, hidden=(32,), activation='sigmoid' if name == 'seed' else 'l2', trainable=False)
+    lower, upper = weights(backbone_of(net)), weights(net.layers[-2] if name == 'strong' else net.layers[-1])
+    store = {}
+    run = fit(drawn, recipe=name, net=net, store=store, epochs=2, out_dims=16, size=(32, 32), verbose=0, batches='pk' if name == 'strong' else 'triplet')
+    for a, b in zip(lower, weights(backbone_of(net))): np.testing.assert_array_equal(a, b)
+    assert any(not np.array_equal(a, b) for a, b in zip(upper, weights(net.layers[-2] if name == 'strong' else net.layers[-1])))
+    assert len(store) == 1 and next(iter(store.values())).shape[0] == len(drawn)
+    np.testing.assert_allclose(embed(net, drawn, store), embed(net, drawn), atol=2e-5)
+
+
+def test_seed_recipe_trains_the_three_input_model(drawn):
+    run = fit(drawn, recipe='seed', epochs=1, steps=2, batch_size=4, hidden=(), **SMALL)
+    assert [i.name for i in run.model.inputs] == ['anchor', 'positive', 'negative']
+    assert run.model.output_shape == (None, 48)
+    assert run.model.optimizer.clipnorm == 5 and float(run.model.optimizer.learning_rate) == pytest.approx(1e-4)
+    assert type(run.model.loss).__name__ == 'LosslessTripletLoss'
+
+
+@pytest.mark.parametrize('name', ['seed', 'strong'])
+def test_a_continued_run_equals_an_uninterrupted_one(drawn, tmp_path, name):
+    kw = dict(recipe=name, steps=3, hidden=(), **SMALL) | (dict(P=4) if name == 'strong' else dict(batch_size=4))
+    whole = fit(drawn, epochs=3, checkpoints=tmp_path/'a', **kw)
+    first = sorted((tmp_path/'a').glob('000001-*.weights.h5'))[0]
+    rest = fit(drawn, epochs=3, weights_from=first, **kw)
+    np.testing.assert_allclose(rest.history['loss'], whole.history['loss'][1:], rtol=1e-6)
+    for a, b in zip(weights(rest.net), weights(whole.net)): np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_checkpoint_names_are_the_seeds(drawn, tmp_path):
+    run = fit(drawn, epochs=2, steps=2, P=4, checkpoints=tmp_path, **SMALL)
+    want = [f'{i:06d}-{loss:.4f}.weights.h5' for i, loss in enumerate(run.history['loss'], 1)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == want
+
+
+def test_checkpoints_can_be_limited(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    callback = SeedCheckpoint(tmp_path, keep=2)
+    callback.set_model(model)
+    for e in range(4): callback.on_epoch_end(e, {'loss': e + .5})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['000003-2.5000.weights.h5', '000004-3.5000.weights.h5']
+
+
+@pytest.mark.parametrize('joint', [True, False])
+def test_checkpoints_of_keras_2_are_continued(joint):
+    "Files really written by Keras 2: a whole three-input model, named as the seed named it, and the weights of a base network."
+    want = np.load(REFEREES/'keras2.npz')
+    layers = keras.layers
+    lower = lambda: keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, strides=2, padding='same', use_bias=False),
+                                      layers.BatchNormalization(), layers.ReLU(), layers.GlobalAveragePooling2D()])
+    net, base = (base_network((8, 8, 3), 6, lower(), hidden=(5,), rescale=None) for _ in range(2))
+    assert continue_from(compile_triplet(triplet_model(net, joint=joint)), REFEREES/'000001-1.0883.h5') == 1
+    assert continue_from(base, REFEREES/'keras2_base.h5') == 0
+    for o in (net, base): np.testing.assert_allclose(o.predict(want['x'], verbose=0), want['y'], atol=1e-6)
+
+
+def test_continue_from_names_what_does_not_fit(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    other.save_weights(tmp_path/'other.weights.h5')
+    (tmp_path/'cut.weights.h5').write_bytes((tmp_path/'other.weights.h5').read_bytes()[:1000])
+    with pytest.raises(FileNotFoundError, match='gone.weights.h5'): continue_from(model, tmp_path/'gone.weights.h5')
+    with pytest.raises(ValueError, match='other.weights.h5'): continue_from(model, tmp_path/'other.weights.h5')
+    with pytest.raises(ValueError, match='cut.weights.h5'): continue_from(model, tmp_path/'cut.weights.h5')
+
+
+def test_the_history_holds_what_was_watched(drawn):
+    train, unseen = drawn.split(.25, seed=1)
+    run = fit(train, valid=unseen, epochs=2, steps=2, P=4, **SMALL)
+    assert set(run.history) == {'loss', 'val_R@1', 'val_MAP@R'}
+    assert run.history['val_R@1'][-1] == pytest.approx(retrieval_metrics(embed(run.net, unseen), unseen.labels)['R@1'])
+    fig = plot_history(run)
+    assert [a.get_title() for a in fig.axes] == ['loss', 'retrieval']
+    assert '| loss, last epoch |' in run._repr_markdown_()
+
+
+def test_the_seed_recipe_watches_the_loss_of_fixed_triplets(drawn):
+    train, unseen = drawn.split(.25, seed=1)
+    run = fit(train, valid=unseen, recipe='seed', epochs=2, steps=2, batch_size=4, hidden=(), learning_rate=0., **SMALL)
+    assert set(run.history) == {'loss', 'val_loss', 'val_R@1', 'val_MAP@R'}
+    assert len(plot_history(run).axes[0].get_lines()) >= 2
+
+
+def test_folders_do_for_catalogues(drawn):
+    assert fit(str(drawn.root), epochs=1, steps=1, P=4, **SMALL).plan['photos'] == len(drawn)
+
+
+def test_retrieval_callback_looks_when_told(drawn):
+    net = base_network((32, 32, 3), 8, 'small', None, hidden=(), activation='l2')
+    callback, seen = RetrievalCallback(net, drawn, every=2), []
+    for epoch in range(4):
+        logs = {}
+        callback.on_epoch_end(epoch, logs)
+        seen.append(sorted(logs))
+    assert seen == [[], ['val_MAP@R', 'val_R@1']] * 2
+
+
+def test_evaluate_with_a_gallery_counts_by_hand():
+    queries, gallery = np.eye(3, dtype='float32'), np.eye(3, dtype='float32')[[0, 1, 1]]
+    got = evaluate(np.repeat(queries, 2, 0), np.repeat([0, 1, 2], 2), gallery, np.array([0, 1, 2]), ks=(1,))
+    assert got['R@1'] == pytest.approx(4/6)      # the third product lies on its neighbour's place; ties go to the first
+
+
+def test_scoreboard_rows(drawn):
+    rows = scoreboard(BASELINES, drawn)
+    assert [r['embedding'] for r in rows] == ['colour histogram', 'raw pixels']
+    assert all(0 <= r[f] <= 1 for r in rows for f in ('R@1', 'R@5', 'MAP@R', 'triplet accuracy'))
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match='stronk'): recipe('stronk')
+    with pytest.raises(ValueError, match='learning_rat'): recipe('seed', learning_rat=1)
+
+
+def test_catalogues_that_cannot_train(drawn):
+    one = drawn.subset(drawn.labels == drawn.labels[0])
+    singles = drawn.subset(np.unique(drawn.labels, return_index=True)[1])
+    with pytest.raises(ValueError, match='1 product'): fit(one, **SMALL)
+    with pytest.raises(ValueError, match='none of its 12 products'): fit(singles, **SMALL)
+    with pytest.raises(ValueError, match="batches='x'"): fit(drawn, batches='x', **SMALL)
+    with pytest.raises(ValueError, match="schedule='x'"): fit(drawn, schedule='x', **SMALL)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(drawn):
+    import tensorflow as tf
+    with pytest.raises(FloatingPointError, match='epoch 1.*learning_rate'):
+        fit(drawn, epochs=3, steps=2, P=4, loss=lambda y, e: tf.reduce_sum(e, 1)*np.nan, **SMALL)
+
+
+def test_lite0_features_are_computed_once(drawn, lite0):
+    store = {}
+    run = fit(drawn, backbone=str(lite0), size=(96, 96), epochs=2, verbose=0, store=store)
+    assert [v.shape for v in store.values()] == [(len(drawn), 1280)]
+    assert 'frozen' in run.plan['network']
+    before, = scoreboard(before_training(run, store), drawn)
+    assert before['embedding'] == 'frozen backbone' and before['R@1'] > .5
