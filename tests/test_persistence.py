@@ -1,0 +1,304 @@
+"Networks on disk: exact round trips, crashes, damage, foreign and unsafe files."
+import json, os, shutil, subprocess, sys
+from pathlib import Path
+import h5py, keras, numpy as np, pytest
+from keras import layers
+from triplet_fashion import persistence
+from triplet_fashion.base_network import base_network, head_of, res_base_network
+from triplet_fashion.loss import LosslessTripletLoss
+from triplet_fashion.model import compile_triplet, triplet_model
+from triplet_fashion.persistence import atomic_path, load_bundle, load_model, save_bundle, save_model
+
+rng = np.random.default_rng(0)
+x = rng.integers(0, 256, (2, 32, 32, 3)).astype('uint8')
+run = lambda m: m.predict([x]*3 if len(m.inputs) == 3 else x, verbose=0)
+
+
+@pytest.fixture(scope='module')
+def net(): return base_network((32, 32, 3), 6, backbone='small', hidden=(8,))
+
+
+def with_loss(model):
+    compile_triplet(model)
+    model.fit([x]*3, np.zeros(2), verbose=0)
+    return model
+
+
+@pytest.mark.parametrize('name', ['w.h5', 'w.weights.h5', 'w.hdf5', '000001-1.0883.h5', '가중치 (1).h5'])
+def test_any_weights_name(net, tmp_path, name):
+    save_model(net, tmp_path/'net.json', tmp_path/name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(['net.json', name])
+    np.testing.assert_array_equal(run(load_model(str(tmp_path/'net.json'), str(tmp_path/name))), run(net))
+
+
+@pytest.mark.parametrize('joint', [True, False])
+@pytest.mark.parametrize('compiled', [True, False])
+def test_three_inputs(net, tmp_path, joint, compiled):
+    model = triplet_model(net, joint)
+    if compiled: with_loss(model)
+    save_model(model, tmp_path/'m.json', tmp_path/'m.h5')
+    back = load_model(tmp_path/'m.json', tmp_path/'m.h5')
+    np.testing.assert_array_equal(run(back), run(model))
+    assert not back.compiled and 'compile_config' not in (tmp_path/'m.json').read_text()
+    assert [i.name for i in back.inputs] == ['anchor', 'positive', 'negative']
+    compile_triplet(back).fit([x]*3, np.zeros(2), verbose=0)       # and it goes on training
+
+
+@pytest.mark.parametrize('kw', [dict(backbone='small', activation='l2', dropout=.3), dict(backbone='MobileNetV2', weights=None, alpha=.35),
+                                dict(backbone='ResNet50', weights=None, rescale='seed', trainable=.5)])
+def test_base_networks(tmp_path, kw):
+    net = base_network((32, 32, 3), 6, hidden=(8,), **kw)
+    save_model(net, tmp_path/'n.json', tmp_path/'n.h5')
+    back = load_model(tmp_path/'n.json', tmp_path/'n.h5')
+    np.testing.assert_array_equal(run(back), run(net))
+    assert len(back.trainable_weights) == len(net.trainable_weights)
+    head_of(back)
+
+
+def test_user_backbone(lite0, tmp_path):
+    net = base_network((64, 64, 3), 6, backbone=lite0, hidden=())
+    y = rng.integers(0, 256, (2, 64, 64, 3)).astype('uint8')
+    back, meta = load_bundle(save_bundle(tmp_path/'b', net))
+    np.testing.assert_array_equal(back.predict(y, verbose=0), net.predict(y, verbose=0))
+    assert meta == {}
+
+
+def test_plain_keras_reads_it(net, tmp_path):
+    save_model(net, tmp_path/'n.json', tmp_path/'n.weights.h5')
+    back = keras.models.model_from_json((tmp_path/'n.json').read_text())
+    back.load_weights(tmp_path/'n.weights.h5')
+    np.testing.assert_array_equal(run(back), run(net))
+
+
+def keras_2_weights(net, path):
+    "The layout of Keras 2's weight files, written by hand."
+    with h5py.File(path, 'w') as f:
+        f.attrs['layer_names'], f.attrs['keras_version'] = [l.name.encode() for l in net.layers], b'2.2.4-tf'
+        for l in net.layers:
+            g = f.create_group(l.name)
+            ws = l.trainable_weights + l.non_trainable_weights
+            g.attrs['weight_names'] = [f'{l.name}/w{i}:0'.encode() for i in range(len(ws))]
+            for i, w in enumerate(ws): g[f'{l.name}/w{i}:0'] = w.numpy()
+
+
+def test_keras_2_weights_into_our_architecture(net, tmp_path):
+    save_model(net, tmp_path/'n.json', tmp_path/'n.h5')
+    keras_2_weights(net, tmp_path/'old.h5')
+    np.testing.assert_allclose(run(load_model(tmp_path/'n.json', tmp_path/'old.h5')), run(net), atol=1e-6)
+
+
+def test_keras_2_architecture_says_what_to_do(tmp_path):
+    (tmp_path/'seed.json').write_text(json.dumps(dict(class_name='Sequential', config=dict(name='sequential', layers=[]), keras_version='2.2.4-tf', backend='tensorflow')))
+    with pytest.raises(ValueError) as e: load_model(tmp_path/'seed.json', tmp_path/'seed.h5')
+    for words in 'seed.json', 'Keras 2.2.4-tf', 'res_base_network(', "load_weights('THE_WEIGHTS.h5')": assert words in str(e.value)
+
+
+def test_the_way_on_for_the_seed_files_works(tmp_path):
+    "Keras 2 weights of the seed's base, into the network the message says to build."
+    a, b = (res_base_network((32, 32, 3), 6, weights=None, rescale='none') for _ in range(2))
+    keras_2_weights(a, tmp_path/'seed.h5')
+    b.load_weights(tmp_path/'seed.h5')
+    np.testing.assert_allclose(run(b), run(a), atol=1e-6)
+
+
+# faults
+
+def test_missing_files(net, tmp_path):
+    save_model(net, tmp_path/'n.json', tmp_path/'n.h5')
+    with pytest.raises(FileNotFoundError, match='gone.json'): load_model(tmp_path/'gone.json', tmp_path/'n.h5')
+    with pytest.raises(FileNotFoundError, match='gone.h5'): load_model(tmp_path/'n.json', tmp_path/'gone.h5')
+    with pytest.raises(FileNotFoundError, match='no folder'): load_bundle(tmp_path/'gone')
+    with pytest.raises(FileNotFoundError, match='is not a bundle'): load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize('content', [b'', b'{', b'[1, 2', b'\xff\xfe', b'not json'])
+def test_broken_json(net, tmp_path, content):
+    (tmp_path/'bad.json').write_bytes(content)
+    with pytest.raises(ValueError, match='bad.json is no JSON'): load_model(tmp_path/'bad.json', 'x.h5')
+
+
+@pytest.mark.parametrize('content', ['{}', '[]', '3', '"x"', 'null', '{"module": "keras.layers", "class_name": "Dense", "config": {"units": 3}, "registered_name": null}'])
+def test_json_of_something_else(tmp_path, content):
+    (tmp_path/'odd.json').write_text(content)
+    with pytest.raises(ValueError, match='odd.json describes|odd.json does not describe'): load_model(tmp_path/'odd.json', 'x.h5')
+
+
+@pytest.mark.parametrize('keep', [0, 100, .5, .99])
+def test_truncated_weights(net, tmp_path, keep):
+    save_model(net, tmp_path/'n.json', tmp_path/'n.h5')
+    data = (tmp_path/'n.h5').read_bytes()
+    (tmp_path/'n.h5').write_bytes(data[:keep if keep >= 1 or keep == 0 else int(len(data)*keep)])
+    with pytest.raises(ValueError, match='n.h5'): load_model(tmp_path/'n.json', tmp_path/'n.h5')
+
+
+@pytest.mark.parametrize('other', [dict(hidden=()), dict(hidden=(8, 8)), dict(hidden=(9,)), dict(out_dims=7)])
+def test_weights_of_another_network(net, tmp_path, other):
+    save_model(net, tmp_path/'n.json', tmp_path/'n.h5')
+    save_model(base_network(**{'in_dims': (32, 32, 3), 'out_dims': 6, 'backbone': 'small', 'hidden': (8,), **other}), tmp_path/'o.json', tmp_path/'o.h5')
+    with pytest.raises(ValueError, match='o.h5 are not those of base_network'): load_model(tmp_path/'n.json', tmp_path/'o.h5')
+
+
+def test_unbuilt(tmp_path):
+    with pytest.raises(ValueError, match='has no weights yet'): save_model(keras.Sequential([layers.Dense(2)]), tmp_path/'a', tmp_path/'b')
+    assert not list(tmp_path.iterdir())
+
+
+@keras.saving.register_keras_serializable(package='of_a_test')
+class Known(layers.Layer):
+    def call(self, x): return 2*x
+
+class Unknown(layers.Layer):
+    def call(self, x): return 3*x
+
+
+def test_own_layers(tmp_path):
+    backbone = lambda layer: keras.Sequential([keras.Input((32, 32, 3)), layers.GlobalAveragePooling2D(), layer()])
+    for layer in Known, Unknown:
+        net = base_network((32, 32, 3), 6, backbone=backbone(layer), hidden=())
+        save_model(net, tmp_path/'n.json', tmp_path/'n.h5')
+        if layer is Unknown:
+            with pytest.raises(ValueError, match='uses Unknown, which is not known here'): load_model(tmp_path/'n.json', tmp_path/'n.h5')
+        back = load_model(tmp_path/'n.json', tmp_path/'n.h5', {'Unknown': Unknown})
+        np.testing.assert_array_equal(run(back), run(net))
+
+
+def test_no_code_is_run(tmp_path):
+    net = keras.Sequential([keras.Input((32, 32, 3)), layers.Lambda(lambda t: t), layers.Flatten()])
+    save_model(net, tmp_path/'l.json', tmp_path/'l.h5')
+    with pytest.raises(ValueError, match='l.json does not describe.*[Ll]ambda'): load_model(tmp_path/'l.json', tmp_path/'l.h5')
+    for module, name in ('os', 'system'), ('builtins', 'exec'), ('subprocess', 'run'), ('keras.utils', 'get_file'):
+        target = tmp_path/'done'
+        (tmp_path/'evil.json').write_text(json.dumps(dict(module=module, class_name=name, config=f'touch {target}', registered_name=name)))
+        with pytest.raises(ValueError, match='evil.json'): load_model(tmp_path/'evil.json', tmp_path/'l.h5')
+        assert not target.exists()
+
+
+# crashes
+
+class Killed(BaseException): pass
+
+def kill_at(monkeypatch, k):
+    "The k-th rename does not happen, and nothing after it: what a killed process leaves."
+    real, count, dead = os.replace, [0], [False]
+    def replace(*args):
+        count[0] += 1
+        if count[0] >= k: dead[0] = True
+        if dead[0]: raise Killed
+        real(*args)
+    rmtree, unlink = shutil.rmtree, Path.unlink
+    monkeypatch.setattr(os, 'replace', replace)
+    monkeypatch.setattr(shutil, 'rmtree', lambda *a, **kw: None if dead[0] else rmtree(*a, **kw))
+    monkeypatch.setattr(Path, 'unlink', lambda *a, **kw: None if dead[0] else unlink(*a, **kw))
+
+
+def test_atomic_path(tmp_path):
+    file = tmp_path/'deep'/'f.txt'
+    with atomic_path(file) as tmp: tmp.write_text('one')
+    with pytest.raises(ZeroDivisionError), atomic_path(file) as tmp:
+        tmp.write_text('tw'); 1/0
+    assert file.read_text() == 'one' and [p.name for p in file.parent.iterdir()] == ['f.txt']
+
+
+@pytest.mark.parametrize('k', [1, 2])
+def test_kill_in_two_files(net, tmp_path, monkeypatch, k):
+    a, b = tmp_path/'n.json', tmp_path/'n.h5'
+    save_model(net, a, b)
+    new = base_network((32, 32, 3), 6, backbone='small', hidden=(8,))
+    with monkeypatch.context() as m, pytest.raises(Killed):
+        kill_at(m, k)
+        save_model(new, a, b)
+    np.testing.assert_array_equal(run(load_model(a, b)), run(net if k == 1 else new))
+    save_model(new, a, b)                                            # what the crash left is in nobody's way
+    np.testing.assert_array_equal(run(load_model(a, b)), run(new))
+
+
+@pytest.mark.parametrize('k', [1, 2, 3, 4, 5])
+def test_kill_in_bundle(net, tmp_path, monkeypatch, k):
+    folder = save_bundle(tmp_path/'b', net, note='old')
+    new = base_network((32, 32, 3), 6, backbone='small', hidden=(8,))
+    with monkeypatch.context() as m:
+        kill_at(m, k)
+        if k < 5:
+            with pytest.raises(Killed): save_bundle(folder, new, note='new')
+        else: save_bundle(folder, new, note='new')
+    back, meta = load_bundle(folder)
+    assert meta == {'note': 'old' if k < 5 else 'new'}
+    np.testing.assert_array_equal(run(back), run(net if k < 5 else new))
+    save_bundle(folder, new, note='again')
+    assert load_bundle(folder)[1] == {'note': 'again'} and not (tmp_path/'.b.old').exists()
+
+
+def test_killed_process(tmp_path):
+    "A real process, ended without a goodbye between the two renames of a bundle."
+    code = '''
+import os, sys, keras
+from triplet_fashion.persistence import save_bundle
+net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name='dense')
+folder = save_bundle(sys.argv[1], net, note='old')
+real = os.replace
+def replace(a, b):
+    if str(b) == str(folder): os._exit(9)
+    real(a, b)
+os.replace = replace
+save_bundle(folder, net, note='new')
+'''
+    done = subprocess.run([sys.executable, '-c', code, str(tmp_path/'b')], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 9, done.stderr[-2000:]
+    assert not (tmp_path/'b').exists() and load_bundle(tmp_path/'b')[1] == {'note': 'old'}
+
+
+def test_error_while_saving_leaves_the_old_one(net, tmp_path, monkeypatch):
+    folder = save_bundle(tmp_path/'b', net, note='old')
+    with pytest.raises(ValueError, match='figure cannot be kept as JSON'): save_bundle(folder, net, figure=object())
+    with pytest.raises(ValueError, match='loss cannot be kept as JSON'): save_bundle(folder, net, loss=float('nan'))
+    monkeypatch.setattr(persistence, '_write_weights', lambda *a: (_ for _ in ()).throw(OSError('No space left on device')))
+    with pytest.raises(OSError, match='No space'): save_bundle(folder, net)
+    assert load_bundle(folder)[1] == {'note': 'old'} and [p.name for p in tmp_path.iterdir()] == ['b']
+
+
+# bundle
+
+def test_bundle(net, tmp_path):
+    meta = dict(class_names=['코트 (A)', 'b'], threshold=np.float32(.25), ids=np.arange(3), root=Path('x'), nested={'a': [1, None, True]})
+    folder = save_bundle(str(tmp_path/'run'/'b'), net, **meta)
+    assert sorted(p.name for p in folder.iterdir()) == ['architecture.json', 'manifest.json', 'model.weights.h5']
+    back, got = load_bundle(folder)
+    np.testing.assert_array_equal(run(back), run(net))
+    assert got == dict(class_names=['코트 (A)', 'b'], threshold=.25, ids=[0, 1, 2], root='x', nested={'a': [1, None, True]})
+    d = json.loads((folder/'manifest.json').read_text())
+    assert d['input_shape'] == [[32, 32, 3]] and d['out_dims'] == 6 and set(d['files']) == {'architecture.json', 'model.weights.h5'}
+
+
+def test_bundle_moves(net, tmp_path):
+    folder = save_bundle(tmp_path/'a', net)
+    shutil.copytree(folder, tmp_path/'else'/'c')
+    np.testing.assert_array_equal(run(load_bundle(tmp_path/'else'/'c')[0]), run(net))
+
+
+@pytest.mark.parametrize('file', ['architecture.json', 'model.weights.h5'])
+def test_one_changed_bit(net, tmp_path, file):
+    folder = save_bundle(tmp_path/'b', net)
+    data = bytearray((folder/file).read_bytes())
+    data[len(data)//2] ^= 1
+    (folder/file).write_bytes(data)
+    with pytest.raises(ValueError, match=f'{file} is not the file that was saved'): load_bundle(folder)
+    (folder/file).unlink()
+    with pytest.raises(FileNotFoundError, match=f'{file} is missing'): load_bundle(folder)
+
+
+@pytest.mark.parametrize('manifest,words', [('{', 'manifest.json is no JSON'), ('[]', 'not the manifest'), ('{"format": "x"}', 'not the manifest'),
+    ('{"format": "triplet_fashion bundle", "version": 2}', 'version 2'), ('{"format": "triplet_fashion bundle", "version": 1}', 'SHA-256')])
+def test_bad_manifest(net, tmp_path, manifest, words):
+    folder = save_bundle(tmp_path/'b', net)
+    (folder/'manifest.json').write_text(manifest)
+    with pytest.raises(ValueError, match=words): load_bundle(folder)
+
+
+def test_never_replaces_a_folder_of_something_else(net, tmp_path):
+    (tmp_path/'photos').mkdir(); (tmp_path/'photos'/'a.jpg').write_bytes(b'1')
+    with pytest.raises(FileExistsError, match='holds a.jpg'): save_bundle(tmp_path/'photos', net)
+    (tmp_path/'f').write_text('1')
+    with pytest.raises(FileExistsError, match='f is a file'): save_bundle(tmp_path/'f', net)
+    assert (tmp_path/'photos'/'a.jpg').exists() and (tmp_path/'f').read_text() == '1'
+    (tmp_path/'empty').mkdir()
+    load_bundle(save_bundle(tmp_path/'empty', net))
