@@ -1,0 +1,280 @@
+"Pictures and reports: the right photos in the right frames, and one file that needs nothing else."
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import warnings
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from triplet_fashion.explore import (Html, Table, embedding_map, figure_png, gallery, hardest_triplets, html_report, neighbour_rows, principal_axes,
+                                     triplet_rows, worst_triplets)
+from triplet_fashion.metrics import color_histogram
+from triplet_fashion.photo import load_images
+from triplet_fashion.search import Hit, Hits, HitsList, ImageIndex, Tile
+
+quick = settings(max_examples=30, deadline=None, derandomize=True)
+LONG = '(5598)' + 'Zippered_Faux_Leather_Joggers_'*6
+KOREAN = '(77) 줄무늬 크루넥 니트 스웨터 (남색)'
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    import matplotlib.pyplot as plt
+    plt.close('all')
+
+
+@pytest.fixture(scope='module')
+def drawn_x(drawn): return color_histogram(load_images(drawn.paths, (48, 48)), bins=4)
+
+
+def cosine(x):
+    u = np.asarray(x, 'float64')/np.linalg.norm(x, axis=1, keepdims=True)
+    return 1 - u @ u.T
+
+
+# --- neighbours
+
+def test_rows_hold_the_nearest_others(drawn, drawn_x):
+    d = cosine(drawn_x)
+    np.fill_diagonal(d, np.inf)
+    rows = neighbour_rows(drawn.paths, drawn_x, drawn.labels, queries=[0, 30, 71], k=5, class_names=drawn.class_names)
+    for i, row in zip([0, 30, 71], rows):
+        want = np.argsort(d[i], kind='stable')[:5]
+        assert [t.photo for t in row] == [drawn.paths[j] for j in [i, *want]]
+        assert [t.frame for t in row[1:]] == ['hit' if drawn.labels[j] == drawn.labels[i] else 'miss' for j in want]
+        assert row[0].note == f'query · {sum(t.frame == "hit" for t in row)}/5' and row[1].note == f'1 · {d[i, want[0]]:.3f}'
+
+
+def test_queries_are_of_different_products_and_repeat_by_seed(drawn, drawn_x):
+    def titles(n, seed): return [r[0].photo for r in neighbour_rows(drawn.paths, drawn_x, drawn.labels, n, seed=seed)]
+    assert titles(12, 0) == titles(12, 0) != titles(12, 1)
+    assert len({os.path.dirname(p) for p in titles(12, 3)}) == 12
+    assert len(titles(1000, 0)) == len(set(titles(1000, 0))) == len(drawn)
+
+
+def test_a_gallery_of_its_own(drawn, drawn_x):
+    rows = neighbour_rows(drawn.paths[:6], drawn_x[:6], drawn.labels[:6], [2], k=100, gallery=(drawn.paths, drawn_x, drawn.labels))
+    assert len(rows[0]) == 1 + len(drawn) and rows[0][1].photo == drawn.paths[2]  # in another gallery the photo itself counts
+
+
+def test_copies_do_not_push_out_neighbours():
+    x = np.ones((6, 2))  # all at distance 0: ties in order of index, the query never among its neighbours
+    rows = neighbour_rows(np.zeros((6, 8, 8, 3), 'uint8'), x, np.arange(6), queries=[4], k=3, class_names=list('abcdef'))
+    assert [t.title for t in rows[0]] == ['e', 'a', 'b', 'c']
+
+
+def test_lengths_must_agree(drawn, drawn_x):
+    for f in (neighbour_rows, worst_triplets):
+        with pytest.raises(ValueError, match='71 photos, 72 embeddings'): f(drawn.paths[1:], drawn_x, drawn.labels)
+
+
+# --- triplets
+
+@quick
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 14), metric=st.sampled_from(['cosine', 'euclidean', 'sqeuclidean']))
+def test_the_hardest_triplet_of_each_anchor(seed, n, metric):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(n, 3)), rng.integers(0, 4, n)
+    d = cosine(x) if metric == 'cosine' else ((x[:, None]-x)**2).sum(-1)**(.5 if metric == 'euclidean' else 1)
+    want = {}
+    for a, p, q in itertools.product(range(n), repeat=3):
+        if a != p and y[a] == y[p] and y[a] != y[q]: want[a] = max(want.get(a, -np.inf), d[a, p]-d[a, q])
+    t = hardest_triplets(x, y, n=99, metric=metric, per_product=None)
+    assert sorted(t.anchor.tolist()) == sorted(want)
+    np.testing.assert_allclose(t.d_ap - t.d_an, sorted(want.values(), reverse=True), rtol=1e-4, atol=1e-5)
+    assert all(y[t.anchor] == y[t.positive]) and all(y[t.anchor] != y[t.negative]) and all(t.anchor != t.positive)
+
+
+def test_triplets_of_different_products(drawn, drawn_x):
+    t = hardest_triplets(drawn_x, drawn.labels, n=8)
+    assert len(set(drawn.labels[t.anchor])) == len(t.anchor) == 8
+    rows = triplet_rows(drawn.paths, t, drawn.labels, drawn.class_names)
+    assert [[x.frame for x in r] for r in rows] == [['query', 'hit', 'miss']]*8
+    gap = float(t.d_ap[0]) - float(t.d_an[0])
+    assert rows[0][0].note == (f'wrong by {gap:.3f}' if gap > 0 else f'right by {-gap:.3f}')
+
+
+def test_no_triplet_is_said():
+    with pytest.raises(ValueError, match='one product with two photos'): worst_triplets(np.zeros((3, 8, 8, 3)), np.eye(3), [0, 1, 2])
+    assert len(hardest_triplets(np.eye(3), [0, 0, 0]).anchor) == 0
+    with pytest.raises(ValueError, match="'cos'"): hardest_triplets(np.eye(3), [0, 0, 1], metric='cos')
+
+
+# --- figures
+
+def test_figures_have_a_tile_for_each_photo(drawn, drawn_x):
+    rows = neighbour_rows(drawn.paths, drawn_x, drawn.labels, queries=5, k=4)
+    assert len(gallery(rows).axes) == 25 and len(gallery(rows, max_rows=2).axes) == 10
+    assert len(gallery(rows[0]).axes) == 5
+    assert len(worst_triplets(drawn.paths, drawn_x, drawn.labels, n=5).axes) == 15
+    index = ImageIndex(drawn_x, drawn.ids, drawn.labels, drawn.class_names, root=drawn.root)
+    assert len(gallery(index.search(drawn.ids[:3], k=2)).axes) == 9
+    with pytest.raises(ValueError, match='no rows'): gallery([])
+
+
+def test_frames_have_their_colours(drawn):
+    fig = gallery([[Tile(drawn.paths[0], 'q', 'query', 'query'), Tile(drawn.paths[1], 'h', '1', 'hit'), Tile(drawn.paths[6], 'm', '2', 'miss')]])
+    from matplotlib.colors import to_hex
+    assert [to_hex(ax.spines['top'].get_edgecolor()) for ax in fig.axes] == ['#334155', '#15803d', '#dc2626']
+
+
+def test_any_name_is_drawn_without_a_warning(drawn):
+    names = [LONG, KOREAN, 'costs $5 and $6_7', '\U0001f457', '', '<b>&amp;']
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        png = figure_png(gallery([[Tile(drawn.paths[0], n, 'note', 'hit') for n in names]], title='$x_1', heads=['a']), close=True)
+    assert png.startswith(b'\x89PNG')
+
+
+def test_figure_png_is_the_same_for_the_same_figure(drawn):
+    def png(): return figure_png(gallery([[Tile(drawn.paths[0], 'q', '', 'query')]]), dpi=50, close=True)
+    assert png() == png()
+
+
+# --- the map
+
+@quick
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 12), d=st.integers(1, 6))
+def test_principal_axes_against_the_covariance(seed, n, d):
+    x = np.random.default_rng(seed).normal(size=(n, d))
+    xy, share = principal_axes(x, 2)
+    values = np.sort(np.linalg.eigvalsh(np.atleast_2d(np.cov(x.T, bias=True))))[::-1] if n > 1 else np.zeros(d)
+    want = np.pad(values, (0, 2))[:2]
+    np.testing.assert_allclose((xy**2).mean(0), want, atol=1e-9)
+    np.testing.assert_allclose(share*values.sum(), want, atol=1e-9)
+    np.testing.assert_allclose(principal_axes(-x + 5)[0]**2, xy**2, atol=1e-9)
+
+
+def test_maps(drawn, drawn_x):
+    from matplotlib.offsetbox import AnnotationBbox
+    fig = embedding_map(drawn_x, drawn.labels, drawn.paths, {int(i): KOREAN for i in drawn.labels}, n_photos=9)
+    assert sum(isinstance(a, AnnotationBbox) for a in fig.axes[0].artists) <= 9 and len(fig.axes[0].get_legend().get_texts()) == 12
+    assert embedding_map(np.ones((3, 4))).axes[0].get_legend() is None  # all in one place
+    assert embedding_map([[1., 2.]]).axes and embedding_map([[1.], [2.]], [5, 6], np.zeros((2, 9, 9, 3))).axes
+    with pytest.raises(ValueError, match='72 embeddings but 3 labels'): embedding_map(drawn_x, [1, 2, 3])
+    with pytest.raises(ValueError, match='NaN'): embedding_map([[1., np.nan]])
+
+
+# --- reports
+
+class Page(HTMLParser):
+    "Reads a page, checking that every tag that opens closes again."
+    void = {'meta', 'img', 'br', 'hr', 'link', 'input'}
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.words = [], [], []
+        self.feed(text); self.close()
+        assert not self.open, f'left open: {self.open}'
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.void: self.open.append(tag)
+    def handle_endtag(self, tag): assert self.open.pop() == tag
+    def handle_data(self, data):
+        if 'style' not in self.open: self.words.append(data.strip())
+    def all(self, tag): return [a for t, a in self.tags if t == tag]
+
+
+def sample(drawn, x, path):
+    "The report that a training run leaves, with awkward names in it."
+    import matplotlib.pyplot as plt
+    y, names = drawn.labels, {int(i): n for i, n in enumerate(drawn.class_names)} | {3: LONG, 5: KOREAN}
+    fig, ax = plt.subplots(figsize=(8, 3))
+    ax.plot([1.4, .9, .7, .6], label='training')
+    figures = {'Recall@1': (.931, 'share of photos whose nearest photo shows the same product'), 'Photos': 72, 'Training': ('2 min 48 s', 'on 2 cores')}
+    scores = [{'Embedding': n, 'Recall@1': v, 'Recall@5': v+.05, 'Recall@10': v+.06, 'MAP@R': v-.2, 'Triplet accuracy': .9+v/20}
+              for n, v in [('Trained network', .931), ('Untrained network', .4), ('Colour histogram', .35), ('Raw pixels', .3)]]
+    return html_report(path, f'Report on {KOREAN}', [
+        ('Result', [figures, 'Measured on products never seen in training.']),
+        ('Baselines', [Table(scores, best='max', caption='Cosine distance.')]),
+        ('Training', [(fig, 'Loss by epoch')]),
+        ('Neighbours', [(neighbour_rows(drawn.paths, x, y, 4, k=7, class_names=names), 'Green: the same product.')]),
+        ('Worst triplets', [triplet_rows(drawn.paths, hardest_triplets(x, y, 4), y, names)]),
+        ('Audit', [(['photo', 'problem'], [[f'{KOREAN}/사진 (1).jpg', 'truncated'], ['x'*300 + '.jpg', 'too small']])])], subtitle='Four minutes, two cores.')
+
+
+def test_a_report_needs_nothing_else(drawn, drawn_x, tmp_path):
+    file = sample(drawn, drawn_x, tmp_path/'out'/'report.html')
+    text = file.read_text(encoding='utf-8')
+    page = Page(text)
+    assert [p.name for p in file.parent.iterdir()] == ['report.html'] and file.stat().st_size < 3_000_000
+    assert all(a['src'].startswith('data:image/') and 'alt' in a for a in page.all('img')) and len(page.all('img')) == 1 + 4*8 + 4*3
+    assert not page.all('script') and not page.all('link') and 'http://' not in text and 'https://' not in text and '@import' not in text
+    assert {a['href'] for a in page.all('a')} == {f'#{a["id"]}' for a in page.all('section')}
+    assert page.words.count('Recall@1') == 2 and '0.931' in page.words and f'Report on {KOREAN}' in page.words
+    strong = re.findall('<strong>(.*?)</strong>', text)
+    assert strong == ['0.931', '0.981', '0.991', '0.731', '0.947']
+
+
+def test_reports_repeat_byte_for_byte(drawn, drawn_x, tmp_path):
+    assert sample(drawn, drawn_x, tmp_path/'a.html').read_bytes() == sample(drawn, drawn_x, tmp_path/'b.html').read_bytes()
+
+
+def test_everything_is_escaped(drawn, tmp_path):
+    evil = '"><script>alert(1)</script>'
+    hits = Hits([Hit(1, evil, 0, evil, .1, drawn.paths[0])], query=drawn.paths[1], label=0, name=evil)
+    text = html_report(tmp_path/'r.html', evil, [(evil, [evil, {evil: (evil, evil)}, [{evil: evil}], ([evil], [[evil]]), Table([[evil]], [evil], evil),
+                       hits, (hits, evil), (np.zeros((4, 4, 3), 'uint8'), evil)])], subtitle=evil, footer=evil, lang=evil).read_text()
+    page = Page(text)
+    assert not page.all('script') and '<script' not in text and text.count('&lt;script&gt;') > 20
+
+
+def test_blocks(drawn, tmp_path):
+    def text(*blocks): return html_report(tmp_path/'r.html', 't', [('s', list(blocks))]).read_text()
+    class Shown:
+        def _repr_html_(self): return '<i>shown</i>'
+    assert '<i>shown</i>' in text(Shown()) and '<u>raw</u>' in text(Html('<u>raw</u>'))
+    from pathlib import Path
+    assert 'data:image/png' in text(Path(drawn.paths[0])) and 'data:image/png' in text((Path(drawn.paths[0]), 'a caption'))
+    assert 'No rows.' in text([]) and 'No rows.' in text((['a'], []))
+    assert '>–</td>' in text([{'a': 1, 'b': None}, {'a': float('nan')}])
+    assert text(HitsList([Hits([Hit(1, 'i', 0, 'n', .5, drawn.paths[0])], query=drawn.paths[1], label=0, name='q')]*2)).count('tf-hit"') == 2
+    assert '<p>one</p>' in html_report(tmp_path/'r.html', 't', [('s', 'one')]).read_text()
+    assert 'id="s2"' in html_report(tmp_path/'r.html', 't', {'first': ['a'], 'second': {'n': 1}}).read_text()
+
+
+def test_no_sections_and_nothing_in_one(tmp_path):
+    assert 'no sections' in html_report(tmp_path/'r.html', 'Empty', []).read_text()
+    assert 'Nothing to show' in html_report(tmp_path/'r.html', 'Empty', [('s', [])]).read_text()
+
+
+def test_a_huge_table_is_cut_and_says_so(tmp_path):
+    rows = [{'i': i, 'v': i/7} for i in range(30_000)]
+    text = html_report(tmp_path/'r.html', 'Huge', [('s', [rows])]).read_text()
+    assert text.count('<tr>') == 201 and '29,800 more of 30,000 rows are not shown' in text
+    text = html_report(tmp_path/'r.html', 'Huge', [('s', [Table(rows, max_rows=3, best={'v': 'max'})])]).read_text()
+    assert text.count('<tr>') == 4 and '<strong>' not in text  # the best lies below the cut
+
+
+def test_best_can_be_the_smallest_and_shared(tmp_path):
+    t = Table([['a', 1, .5], ['b', 1, .25], ['c', 3, None]], ['name', 'loss', 'acc'], best={'loss': 'min'})
+    assert html_report(tmp_path/'r.html', 't', [('s', [t])]).read_text().count('<strong>1</strong>') == 2
+
+
+def test_a_bad_block_is_named_and_leaves_the_old_file(tmp_path, monkeypatch):
+    file = html_report(tmp_path/'r.html', 'old', [])
+    with pytest.raises(TypeError, match="section 'Figures': a block of type set"): html_report(file, 'new', [('Figures', [{1, 2}])])
+    def full(*_): raise OSError('disk full')
+    monkeypatch.setattr(os, 'replace', full)
+    with pytest.raises(OSError, match='disk full'): html_report(file, 'new', [])
+    assert '<title>old</title>' in file.read_text() and [p.name for p in tmp_path.iterdir()] == ['r.html']
+
+
+def test_a_report_fits_desktop_and_phone(drawn, drawn_x, tmp_path):
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    if not chromium: pytest.skip('chromium is not installed')
+    from html import escape
+    text = escape(sample(drawn, drawn_x, tmp_path/'r.html').read_text(encoding='utf-8'))
+    frames = ''.join(f'<iframe style="width:{w}px;height:800px" srcdoc="{text}"></iframe>' for w in (1280, 390, 320))
+    (tmp_path/'measure.html').write_text(f'''<body>{frames}<p id="out"></p><script>onload = () => {{ out.textContent = [...document.querySelectorAll('iframe')].map(f => {{
+        const d = f.contentDocument, img = [...d.images]
+        return [d.documentElement.scrollWidth - d.documentElement.clientWidth, img.filter(i => !i.naturalWidth).length, img.length].join(' ') }}).join(';') }}</script>''', encoding='utf-8')
+    out = subprocess.run([chromium, '--headless=new', '--no-sandbox', '--disable-gpu', f'--user-data-dir={tmp_path}/profile', '--virtual-time-budget=8000',
+                          '--dump-dom', f'file://{tmp_path}/measure.html'], capture_output=True, text=True, timeout=120).stdout
+    found = re.search('<p id="out">(.*?)</p>', out)[1]
+    assert found == ';'.join(['0 0 45']*3), found  # nothing wider than the page, no picture missing
