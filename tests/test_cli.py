@@ -1,0 +1,128 @@
+"The commands, as a person types them."
+import json, re, resource, shutil, subprocess, sys
+from pathlib import Path
+
+import numpy as np, pytest
+from PIL import Image
+
+from triplet_fashion import cli
+
+COMMANDS = 'triplet_demo', 'triplet_audit', 'triplet_train', 'triplet_eval', 'triplet_embed', 'triplet_search'
+root = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_help_answers_at_once_and_without_tensorflow(name):
+    code = f"import sys\nfrom triplet_fashion.cli import {name} as f\ntry: f.main(['--help'])\nexcept SystemExit: pass\nassert not {{'tensorflow', 'keras', 'matplotlib'}} & set(sys.modules)"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=root)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f'usage: {name}')
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < .5   # seconds of processor time
+
+
+def test_every_option_is_explained():
+    for name in COMMANDS:
+        for action in cli._parser(getattr(cli, name))._actions: assert action.help, (name, action.dest)
+
+
+def test_settings_ini_installs_all_commands():
+    text = (root/'settings.ini').read_text()
+    for name in COMMANDS: assert f'{name}=triplet_fashion.cli:{name}.main' in text
+
+
+@pytest.fixture(scope='module')
+def run(drawn, tmp_path_factory):
+    out = tmp_path_factory.mktemp('cli')/'run'
+    cli.triplet_train.main([str(drawn.root), '--out', str(out), '--size', '32', '--epochs', '2', '--steps', '3'])
+    return out
+
+
+def test_train_leaves_a_run(run):
+    assert {'network', 'checkpoints', 'report.html', 'scores.json', 'neighbours.png'} <= {p.name for p in run.iterdir()}
+    rows = json.loads((run/'scores.json').read_text())['rows']
+    assert [r['embedding'] for r in rows] == ['trained network', 'untrained network', 'colour histogram', 'raw pixels']
+    page = (run/'report.html').read_text()
+    assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page) == [] and 'R@1' in page
+    assert len(list((run/'checkpoints').glob('00000?-*.weights.h5'))) == 2
+
+
+def test_a_run_is_not_overwritten_unless_told(run, drawn):
+    with pytest.raises(SystemExit, match='already holds a run'): cli.triplet_train.main([str(drawn.root), '--out', str(run)])
+
+
+def test_eval(run, drawn, capsys, tmp_path):
+    cli.triplet_eval.main([str(run), str(drawn.root), '--out', str(tmp_path/'e.html')])
+    out = capsys.readouterr().out
+    assert '72 queries of 12 products' in out and 'this network' in out and (tmp_path/'e.html').stat().st_size > 20_000
+
+
+def test_search_finds_the_same_photo_first_and_prints_and_draws(run, drawn, capsys, tmp_path):
+    photo = tmp_path/'새 사진 (1).jpg'
+    shutil.copy(drawn.paths[7], photo)
+    cli.triplet_search.main([str(run), str(photo), '--catalog', str(drawn.root), '--k', '3', '--out', str(tmp_path/'s.html')])
+    out = capsys.readouterr().out
+    assert drawn.ids[7] in out
+    assert '새 사진 (1).jpg' in (tmp_path/'s.html').read_text()
+
+
+def test_embed_then_search_in_the_file(run, drawn, capsys, tmp_path):
+    cli.triplet_embed.main([str(run), str(drawn.root), '--out', str(tmp_path/'i.npz')])
+    found = cli.triplet_search(str(run), [drawn.paths[0], drawn.paths[20]], catalog=str(tmp_path/'i.npz'), k=2, out=str(tmp_path/'s.html'))
+    assert [len(h) for h in found] == [2, 2]
+
+
+def test_audit_lists_what_is_wrong(drawn, tmp_path, capsys):
+    folder = tmp_path/'사진들 (2)'
+    shutil.copytree(drawn.root, folder)
+    home = folder/drawn.class_names[0]
+    (home/'cut.jpg').write_bytes(Path(drawn.paths[0]).read_bytes()[:900])
+    (home/'note.jpg').write_text('not a photo')
+    cli.triplet_audit.main([str(folder), '--out', str(tmp_path/'bad.txt')])
+    out = capsys.readouterr().out
+    assert 'cut.jpg' in out and 'note.jpg' in out and '2 to leave out' in out
+    assert len((tmp_path/'bad.txt').read_text().splitlines()) == 2
+
+
+def wrong(folder, **kw):
+    with pytest.raises(SystemExit) as e: cli.triplet_train.main([str(folder), '--out', str(folder.parent/'out'), '--epochs', '1'])
+    assert not (folder.parent/'out'/'network').exists()
+    return str(e.value)
+
+
+def photo(path, shade=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(shade).integers(0, 255, (40, 40, 3), 'uint8')).save(path)
+
+
+def test_folders_that_cannot_train_say_why_in_one_line(tmp_path):
+    empty, loose, single, alone = (tmp_path/n for n in ('empty', 'loose', 'single', 'alone'))
+    empty.mkdir()
+    photo(loose/'a.jpg')
+    for i in range(3): photo(single/'only'/f'{i}.jpg', i)
+    for i in range(3): photo(alone/f'product {i}'/'1.jpg', i)
+    assert 'empty' in wrong(empty)
+    assert 'folder' in wrong(loose)
+    assert '1 product' in wrong(single)
+    assert '2 photos' in wrong(alone) or 'one photo' in wrong(alone)
+    assert 'no such folder' in wrong(tmp_path/'missing')
+    for text in (wrong(empty), wrong(single)): assert text.startswith('triplet_train: ') and '\n' not in text
+
+
+def test_wrong_runs_photos_and_catalogues(run, drawn, tmp_path):
+    for args, text in [([str(tmp_path), str(drawn.paths[0]), '--catalog', str(drawn.root)], 'holds no run'),
+                       ([str(run), 'gone.jpg', '--catalog', str(drawn.root)], 'gone.jpg'), ([str(run), str(drawn.paths[0])], '--catalog')]:
+        with pytest.raises(SystemExit, match=text): cli.triplet_search.main(args)
+
+
+def test_unknown_backbone_and_recipe(drawn, tmp_path):
+    for extra, text in [(['--backbone', 'ResNet5'], 'ResNet50'), (['--recipe', 'best'], 'best')]:
+        with pytest.raises(SystemExit, match=text): cli.triplet_train.main([str(drawn.root), '--out', str(tmp_path/'o'), *extra])
+
+
+def test_demo_reaches_its_figures(tmp_path):
+    rows = cli.triplet_demo(out=str(tmp_path/'demo'))
+    best, *others = (r['R@1'] for r in rows)
+    assert best >= .90 and best > max(others) + .2, rows
+    assert (tmp_path/'demo'/'report.html').stat().st_size > 100_000
