@@ -75,6 +75,13 @@ def test_source_links_lead_to_the_definition(site):
     assert seen
 
 
+def test_the_font_for_formulas_has_the_root_sign(site):
+    "It stands in no formula's text: <msqrt> draws it, and without the glyph draws nothing."
+    from fontTools.ttLib import TTFont
+    pages = ''.join(p.read_text(encoding='utf-8') for p in site.glob('*.html'))
+    assert '<msqrt' in pages and 0x221a in TTFont(site/'math.woff').getBestCmap()
+
+
 # ---- the checker itself
 
 def checker():
