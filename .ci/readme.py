@@ -4,10 +4,10 @@
     python .ci/readme.py --check    # say whether it is in step; the exit status too
 
 Cells marked `#| hide` are left out and so are other directives. Stored outputs follow their cell: Markdown as it
-is, text in a block. A stored picture would have to live in a file of its own, so it is refused: draw it into
-nbs/images and show it as `![what it is](images/name.png)`. Links to files of nbs/ are written from the top.
+is, text in a block, a stored picture as nbs/images/index-1.png and so on. Links to files of nbs/ are written from the top.
 """
 import argparse
+import base64
 import difflib
 import json
 import posixpath
@@ -52,7 +52,7 @@ def fenced(body, lang=''):
     return f'{fence}{lang}\n{body}\n{fence}'
 
 
-def output(out, root):
+def output(out, root, pictures):
     "One stored output as Markdown, or None."
     if out['output_type'] == 'stream':
         body = ansi.sub('', text(out['text'])).rstrip()
@@ -60,13 +60,13 @@ def output(out, root):
     if out['output_type'] == 'error': raise ReadmeError(f'nbs/index.ipynb has a stored error: {out.get("ename")}')
     data = out.get('data', {})
     if 'text/markdown' in data: return links(text(data['text/markdown']).strip(), root)
-    if any(k.startswith('image/') for k in data):
-        raise ReadmeError('nbs/index.ipynb has a stored picture, which README.md cannot hold: '
-                          'save it in nbs/images and show it as ![what it is](images/name.png)')
+    if 'image/png' in data:
+        pictures.append(base64.b64decode(text(data['image/png'])))
+        return f'![Output of the code above](nbs/images/index-{len(pictures)}.png)'
     return fenced(text(data['text/plain']).rstrip()) if 'text/plain' in data else None
 
 
-def cell(c, root):
+def cell(c, root, pictures):
     "The Markdown blocks of one cell."
     src = text(c['source']).strip()
     if c['cell_type'] == 'markdown':
@@ -79,16 +79,17 @@ def cell(c, root):
     if {'hide', 'export', 'exporti', 'default_exp'} & told.keys() or told.get('include') == 'false': return []
     code = '\n'.join(l for l in src.splitlines() if not directive.match(l)).strip('\n')
     blocks = [fenced(code, 'python')] if code and told.get('echo') != 'false' else []
-    if told.get('output') != 'false': blocks += [o for o in (output(o, root) for o in c['outputs']) if o]
+    if told.get('output') != 'false': blocks += [o for o in (output(o, root, pictures) for o in c['outputs']) if o]
     return blocks
 
 
 def readme(root=root):
-    "README.md as it should be."
+    "README.md as it should be, and the stored pictures it shows: bytes of nbs/images/index-1.png and so on."
     nb = json.loads((root/'nbs'/'index.ipynb').read_text(encoding='utf-8'))
     blocks = ['<!-- Made from nbs/index.ipynb by .ci/readme.py: edit that notebook, not this file. -->']
-    for c in nb['cells']: blocks += cell(c, root)
-    return '\n\n'.join(blocks) + '\n'
+    pictures = []
+    for c in nb['cells']: blocks += cell(c, root, pictures)
+    return '\n\n'.join(blocks) + '\n', pictures
 
 
 def main():
@@ -96,9 +97,14 @@ def main():
     parser.add_argument('--check', action='store_true', help='write nothing; fail when README.md is out of step')
     args = parser.parse_args()
     path = root/'README.md'
-    try: new = readme()
+    try: new, pictures = readme()
     except ReadmeError as e: sys.exit(f'readme: {e}')
-    if not args.check: return path.write_text(new, encoding='utf-8', newline='\n')
+    files = {root/'nbs'/'images'/f'index-{i}.png': data for i, data in enumerate(pictures, 1)}
+    if not args.check:
+        for file, data in files.items(): file.write_bytes(data)
+        return path.write_text(new, encoding='utf-8', newline='\n')
+    if stale := [f.name for f, data in files.items() if not f.exists() or f.read_bytes() != data]:
+        sys.exit(f'nbs/images: {", ".join(stale)} out of step with nbs/index.ipynb: run python .ci/readme.py')
     old = path.read_text(encoding='utf-8') if path.exists() else ''
     if old == new: return print('README.md is in step with nbs/index.ipynb')
     sys.stdout.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), 'README.md', 'nbs/index.ipynb'))

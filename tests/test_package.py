@@ -194,9 +194,18 @@ def test_readme_from_cells(copy):
     assert python('.ci/readme.py', '--check', cwd=copy).returncode == 1
 
 
+def test_readme_takes_stored_pictures_along(copy):
+    index(copy, ['plot()', dict(output_type='display_data', data={'image/png': 'AAAA', 'text/plain': '<Figure>'})])
+    ok(python('.ci/readme.py', cwd=copy))
+    assert '(nbs/images/index-1.png)' in (copy/'README.md').read_text() and '<Figure>' not in (copy/'README.md').read_text()
+    assert (copy/'nbs/images/index-1.png').read_bytes() == b'\0\0\0'
+    ok(python('.ci/readme.py', '--check', cwd=copy))
+    (copy/'nbs/images/index-1.png').write_bytes(b'old')
+    assert 'index-1.png' in python('.ci/readme.py', '--check', cwd=copy).stderr
+
+
 @pytest.mark.parametrize('cell, says', [
     (['[gone](images/no.png)'], 'images/no.png'),
-    (['plot()', dict(output_type='display_data', data={'image/png': 'AAAA'})], 'nbs/images'),
     (['1/0', dict(output_type='error', ename='ZeroDivisionError', data={})], 'ZeroDivisionError')])
 def test_readme_refuses(copy, cell, says):
     index(copy, cell)
