@@ -85,7 +85,19 @@ def test_audit_lists_what_is_wrong(drawn, tmp_path, capsys):
     assert len((tmp_path/'bad.txt').read_text().splitlines()) == 2
 
 
-def wrong(folder, **kw):
+def test_bad_photos_are_counted_and_left_out_of_a_run(drawn, tmp_path, capsys):
+    folder = tmp_path/'옷 사진 (3)'
+    shutil.copytree(drawn.root, folder)
+    for i, name in enumerate(drawn.class_names[:4]):
+        (folder/name/'cut.jpg').write_bytes(Path(drawn.paths[6*i]).read_bytes()[:900])
+        (folder/name/'empty.png').touch()
+    cli.triplet_train.main([str(folder), '--out', str(tmp_path/'run'), '--size', '32', '--epochs', '1', '--steps', '2', '--quiet'])
+    assert '80 photos examined, 8 to leave out' in capsys.readouterr().out
+    loss, = cli._open_run(tmp_path/'run')[1]['history']['loss']
+    assert np.isfinite(loss)
+
+
+def wrong(folder):
     with pytest.raises(SystemExit) as e: cli.triplet_train.main([str(folder), '--out', str(folder.parent/'out'), '--epochs', '1'])
     assert not (folder.parent/'out'/'network').exists()
     return str(e.value)

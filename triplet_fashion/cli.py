@@ -117,16 +117,17 @@ def _report(path, title, run, rows, said, queries, gallery, embeddings, audit, s
     best, names = rows[0], queries.class_names
     found = neighbour_rows(queries.paths, embeddings[0], queries.labels, queries=8, k=6, class_names=names,
                            gallery=None if gallery is None else (gallery.paths, embeddings[1], gallery.labels))
+    figures = [embedding_map(embeddings[0], queries.labels, queries.paths), *([] if run is None else [plot_history(run), draw_rows(found[:6])])]
     table = Table([[r['embedding'], *(r.get(n) for n in _FIGURES if n in best)] for r in rows], ['embedding', *(n for n in _FIGURES if n in best)], said, best='max')
     sections = [('Result', [{n: (best[n], _MEANING[n]) for n in _FIGURES if n in best}, table]),
                 ('Queries and what was found', ['The query is on the left, then its nearest photos in order. Green: same product; red: another one.', (found, 'Cosine distance under each photo.')]),
                 ('The worst triplets', [(triplet_rows(queries.paths, hardest_triplets(embeddings[0], queries.labels, 6), queries.labels, names), 'Anchor, its farthest positive, its nearest negative.')])]
-    if run is not None: sections.insert(1, ('Training', [(plot_history(run), 'Loss of each epoch; retrieval of some of the photos that are judged in the end, watched and not used.'), [dict(setting=k, value=str(v)) for k, v in run.plan.items()]]))
-    sections.append(('Map', [(embedding_map(embeddings[0], queries.labels, queries.paths), 'The two directions in which the embeddings differ most.')]))
+    if run is not None: sections.insert(1, ('Training', [(figures[1], 'Loss of each epoch; retrieval of some of the photos that are judged in the end, watched and not used.'), [dict(setting=k, value=str(v)) for k, v in run.plan.items()]]))
+    sections.append(('Map', [(figures[0], 'The two directions in which the embeddings differ most.')]))
     if audit is not None: sections.append(('Audit of the photos', [audit]))
-    if run is not None: Path(path).with_name('neighbours.png').write_bytes(figure_png(draw_rows(found[:6])))
+    if run is not None: Path(path).with_name('neighbours.png').write_bytes(figure_png(figures[2]))
     page = html_report(path, title, sections, subtitle=f'{said} The whole took {seconds:.0f} s.')
-    plt.close('all')
+    for fig in figures: plt.close(fig)
     return page
 
 # %% ../nbs/14_cli.ipynb #6c31d243

@@ -285,12 +285,11 @@ def fit(
     "Train an embedding network. ValueError for photos or settings that cannot train, FloatingPointError for a loss that is not finite."
     s = _settings(recipe, **changes)
     catalog, valid = (Catalog.from_dir(c) if isinstance(c, (str, Path)) else c for c in (catalog, valid))
-    _batches(catalog, s, seed, 0, size, None)   # reads no photo, and says at once what is wrong with the catalogue
+    info = _batches(catalog, s, seed, 0, size, None).info   # reads no photo, and says at once what is wrong with the catalogue
     keras.utils.set_random_seed(seed)
     net, store = net or _network(s, size), {} if store is None else store
     learner, bar = head_of(net) if _frozen(net) else net, int(bool(verbose))
     inputs = features(net, catalog, store, verbose=bar) if _frozen(net) else None
-    info = _batches(catalog, s, seed, 0, net.input_shape[1:3], inputs).info
     model, plan = _compiled(learner, s, s['epochs']*info['steps']), _plan(net, learner, s, info)
     if show_plan: show_plan(plan)
     start = continue_from(model, weights_from) if weights_from else 0
