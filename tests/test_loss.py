@@ -280,3 +280,109 @@ def test_nothing_is_below_the_floor(C, N, seed, corners):
 def test_levels_refuse():
     for kw, word in ((dict(loss='hinge'), 'hinge'), (dict(n_classes=1), 'n_classes=1'), (dict(beta=3), 'beta=3')):
         with pytest.raises(ValueError, match=word): loss_levels(**kw)
+
+
+# half precision all the way, the classic loss's gradient, every reduction, policies
+
+HALF = {'bfloat16': 2.**-8, 'float16': 2.**-11}           # half a unit in the last place, relative
+
+
+def rounded_like(grad, ref, kind):
+    "Is `grad` the exact gradient `ref`, rounded once to `kind` (its largest number where it does not fit)?"
+    top, least = (float(getattr(tf.as_dtype(kind), k)) for k in ('max', 'min')), {'bfloat16': 1e-30, 'float16': 6.1e-8}[kind]
+    high, low = top
+    return (np.abs(grad - np.clip(ref, low, high)) <= (HALF[kind] + 1e-4)*np.abs(np.clip(ref, low, high)) + least + 1e-6).all()
+
+
+@pytest.mark.parametrize('N, xla', [(1, False), (2, False), (16, False), (128, False), (2048, False), (2, True), (128, True)])
+def test_half_outputs_value_and_gradient(N, xla):
+    "Outputs that are bfloat16 or float16 themselves: the value to 1e-6, the gradient exact but for the rounding of its type."
+    y = domain(N, seed=1)[:: 16 if N == 2048 else 4]
+    betas = N, 1.5*N, 10*N
+    for kind in HALF:
+        yk = tf.cast(y, kind)
+        run = tf.function(lambda y: [with_gradient(lambda y: lossless_triplet_loss(None, y, beta=beta), y) for beta in betas], jit_compile=xla)
+        for beta, (loss, grad) in zip(betas, run(yk)):
+            ref, gref = golden(tf.cast(yk, tf.float64), N, beta)
+            assert loss.dtype == tf.float32 and grad.dtype == yk.dtype
+            assert (np.abs(loss.numpy()-ref) <= 1e-6*np.maximum(1, np.abs(ref))).all()
+            assert rounded_like(tf.cast(grad, tf.float64).numpy(), gref, kind)
+
+
+def golden_classic_gradient(y, margin, squared):
+    "The hinge's gradient in float64 and whether a row is too near its kink to say."
+    a, p, n = np.split(np.asarray(y, 'float64'), 3, axis=1)
+    dp, dn = (((a-o)**2).sum(1, keepdims=True) for o in (p, n))
+    if squared: gp, gn, gap = 2*(a-p), 2*(a-n), dp-dn
+    else:
+        unit = lambda v, d: np.divide(v, d**.5, out=np.zeros_like(v), where=d > 0)
+        gp, gn, gap = unit(a-p, dp), unit(a-n, dn), dp**.5-dn**.5
+    on = gap + margin > 0
+    return np.concatenate([gp-gn, -gp, gn], axis=1)*on, np.abs(gap + margin)[:, 0] < 1e-4*max(1, a.shape[1]**.5)
+
+
+@pytest.mark.parametrize('N, xla', [(1, False), (2, False), (16, False), (128, False), (2048, False), (2, True), (128, True)])
+@pytest.mark.parametrize('squared', (True, False))
+def test_classic_over_the_domain(N, squared, xla):
+    "Value and gradient from every precision, equal codes and |a-n| = 1e-6 among them, codes outside [0, 1] too."
+    y = domain(N, seed=2)[:: 16 if N == 2048 else 4]
+    y = np.concatenate([y, 4*y-2])
+    margins = .2, 1.7*N
+    run = tf.function(lambda y: [with_gradient(lambda y: triplet_loss(None, y, margin=m, squared=squared), y) for m in margins], jit_compile=xla)
+    for kind in ('float32', *HALF):
+        yk = tf.cast(y, kind)
+        for margin, out in zip(margins, run(yk)):
+            loss, grad = (tf.cast(t, tf.float64).numpy() for t in out)
+            wide = tf.cast(yk, tf.float64).numpy()
+            ref, (gref, kink) = golden_classic(wide, margin, squared), golden_classic_gradient(wide, margin, squared)
+            assert (np.abs(loss-ref) <= 1e-6*np.maximum(1, ref)).all()
+            assert np.isfinite(grad).all()
+            assert (np.abs(grad-gref)[~kink] <= (HALF.get(kind, 0) + 1e-4)*np.abs(gref)[~kink] + 2e-6).all()
+            assert kink.mean() < .6
+
+
+@pytest.mark.parametrize('cls, fn', [(TripletLoss, triplet_loss), (LosslessTripletLoss, lossless_triplet_loss)])
+@pytest.mark.parametrize('reduction', ('sum_over_batch_size', 'mean', 'sum', 'mean_with_sample_weight', 'none', None))
+def test_every_reduction_against_float64(cls, fn, reduction):
+    y, w = np.random.default_rng(5).random((6, 12)).astype('float32'), np.array([0, .5, 1, 2, 0, 3], 'float32')
+    each = (golden(y, 4, 4)[0] if cls is LosslessTripletLoss else golden_classic(y))
+    try: loss = cls(reduction=reduction)
+    except ValueError: pytest.skip(f'this Keras has no reduction {reduction!r}')
+    for weights, column in ((None, None), (w, w), (w, w[:, None]))[:2 if reduction in ('none', None) else 3]:
+        v = each if weights is None else each*weights
+        want = {'sum': v.sum(), 'mean_with_sample_weight': v.sum()/(len(v) if weights is None else weights.sum())}.get(reduction, v.mean())
+        got = np.asarray(loss(np.zeros(6), y, sample_weight=column))
+        np.testing.assert_allclose(got, v if reduction in ('none', None) else want, rtol=1e-5, atol=1e-7)
+        if reduction not in ('none', None): assert got.shape == ()
+    assert type(loss).from_config(loss.get_config()).reduction == reduction
+
+
+@pytest.mark.parametrize('policy, loss', [('mixed_bfloat16', LosslessTripletLoss()), ('mixed_float16', LosslessTripletLoss()), ('bfloat16', LosslessTripletLoss()),
+                                          ('mixed_bfloat16', TripletLoss()), ('mixed_float16', TripletLoss(squared=False))])
+def test_policies_fit_save_reload(tmp_path, policy, loss):
+    "Fit under a dtype policy, save the compiled model, reopen it, and go on: the same losses as without the detour."
+    keras.utils.set_random_seed(0)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try: net = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, 'relu'), keras.layers.Dense(12, activation='sigmoid')])
+    finally: keras.config.set_dtype_policy(before)
+    net.compile(keras.optimizers.SGD(.05, momentum=.5), loss, jit_compile=False)
+    x = np.random.default_rng(0).random((16, 6)).astype('float32')
+    y = np.zeros(16)
+    first = net.fit(x, y, epochs=2, verbose=0, shuffle=False).history['loss']
+    net.save(tmp_path/'net.keras')
+    again = keras.models.load_model(tmp_path/'net.keras')
+    assert type(again.loss) is type(loss) and again.loss.get_config() == loss.get_config()
+    go_on = [m.fit(x, y, epochs=2, verbose=0, shuffle=False).history['loss'] for m in (net, again)]
+    assert np.isfinite(first + go_on[0]).all() and go_on[0][0] == go_on[1][0]
+    if policy != 'mixed_float16': assert go_on[0] == go_on[1]         # there Keras keeps no optimizer state: its loss scaling is wrapped around it
+    out = net.predict(x, verbose=0)
+    assert float(loss(None, out)) == pytest.approx(net.evaluate(x, y, verbose=0), rel=1e-5)      # computed in float32, whatever the policy
+
+
+@pytest.mark.parametrize('dtype', (None, 'float32', 'float64', 'mixed_bfloat16', 'mixed_float16'))
+def test_dtype_of_the_loss(dtype):
+    y = np.random.default_rng(0).random((4, 6)).astype('float32')
+    loss = LosslessTripletLoss(dtype=dtype, reduction='sum')
+    assert float(loss(None, y)) == pytest.approx(golden(y, 2, 2)[0].sum(), rel=1e-5 if dtype in (None, 'float32', 'float64') else 2e-2)
+    assert type(loss).from_config(loss.get_config()).dtype == loss.dtype

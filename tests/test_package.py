@@ -20,8 +20,8 @@ LIB = 'triplet_fashion'
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not any(s[0] in '._' for s in p.relative_to(ROOT).parts))
 ROOMS = [p for p in NOTEBOOKS if re.match(r'\d\d_', p.name)]
 MODULES = sorted(p.stem for p in (ROOT/LIB).glob('*.py') if p.name[0] != '_')
-LIGHT = ['photo', 'draw', 'catalog', 'metrics', 'cli']
-NOT_FOR_USERS = ['nbdev', 'execnb', 'ghapi', 'IPython', 'pytest', 'hypothesis', 'smalldocs', 'ziamath']
+LIGHT = ['photo', 'draw', 'audit', 'catalog', 'readers', 'metrics', 'failures', 'cli']
+NOT_FOR_USERS = ['nbdev', 'execnb', 'ghapi', 'IPython', 'pytest', 'hypothesis', 'smalldocs', 'ziamath', 'imagehash']
 
 config = configparser.ConfigParser(delimiters=['='])
 config.read(ROOT/'settings.ini', encoding='utf-8')

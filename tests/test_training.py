@@ -4,10 +4,12 @@ from pathlib import Path
 import keras, numpy as np, pytest
 
 from triplet_fashion.base_network import backbone_of, base_network
+from triplet_fashion.contrast import CrossBatchMemory, SupConLoss
+from triplet_fashion.doctor import TrainingTrouble
 from triplet_fashion.metrics import retrieval_metrics
 from triplet_fashion.model import compile_triplet, triplet_model
-from triplet_fashion.training import (BASELINES, RetrievalCallback, SeedCheckpoint, before_training, continue_from, embed, evaluate,
-                                      features, fit, plot_history, recipe, scoreboard)
+from triplet_fashion.training import (BASELINES, RECIPES, RetrievalCallback, SeedCheckpoint, baselines, before_training, continue_from, embed, evaluate,
+                                      features, fit, official, plot_history, recipe, scoreboard)
 
 REFEREES = Path(__file__).parent/'referees'
 SMALL = dict(size=(32, 32), out_dims=16, verbose=0)
@@ -112,7 +114,8 @@ def test_continue_from_names_what_does_not_fit(tmp_path):
 def test_the_history_holds_what_was_watched(drawn):
     train, unseen = drawn.split(.25, seed=1)
     run = fit(train, valid=unseen, epochs=2, steps=2, P=4, **SMALL)
-    assert set(run.history) == {'loss', 'val_R@1', 'val_MAP@R'}
+    signs = {"d+", "d-", "overlap", "rank", "saturated", "gradient"}
+    assert signs <= set(run.history) and set(run.history) - signs - {"active", "stale"} == {'loss', 'val_R@1', 'val_MAP@R'}
     assert run.history['val_R@1'][-1] == pytest.approx(retrieval_metrics(embed(run.net, unseen), unseen.labels)['R@1'])
     fig = plot_history(run)
     assert [a.get_title() for a in fig.axes] == ['loss', 'retrieval']
@@ -122,7 +125,8 @@ def test_the_history_holds_what_was_watched(drawn):
 def test_the_seed_recipe_watches_the_loss_of_fixed_triplets(drawn):
     train, unseen = drawn.split(.25, seed=1)
     run = fit(train, valid=unseen, recipe='seed', epochs=2, steps=2, batch_size=4, hidden=(), learning_rate=0., **SMALL)
-    assert set(run.history) == {'loss', 'val_loss', 'val_R@1', 'val_MAP@R'}
+    signs = {"d+", "d-", "overlap", "rank", "saturated", "gradient"}
+    assert signs <= set(run.history) and set(run.history) - signs - {"active", "stale"} == {'loss', 'val_loss', 'val_R@1', 'val_MAP@R'}
     assert len(plot_history(run).axes[0].get_lines()) >= 2
 
 
@@ -148,8 +152,94 @@ def test_evaluate_with_a_gallery_counts_by_hand():
 
 def test_scoreboard_rows(drawn):
     rows = scoreboard(BASELINES, drawn)
-    assert [r['embedding'] for r in rows] == ['colour histogram', 'raw pixels']
+    assert [r['embedding'] for r in rows] == ['colour histogram', 'raw pixels', 'chance']
+    assert rows[2]['R@1'] == pytest.approx(5/71) and rows[2]['triplet accuracy'] == .5
     assert all(0 <= r[f] <= 1 for r in rows for f in ('R@1', 'R@5', 'MAP@R', 'triplet accuracy'))
+
+
+def test_evaluate_keeps_seen_and_unseen_apart():
+    labels, x = np.repeat(np.arange(4), 5), np.random.default_rng(0).normal(size=(20, 6))
+    mixed, none, unsaid = (evaluate(x, labels, ks=(1,), seen=s) for s in ([0, 1], [9], None))
+    assert set(mixed.parts) == {'seen', 'unseen'} and none.parts == unsaid.parts == {}
+    for name, part in mixed.parts.items():
+        mine = labels < 2 if name == 'seen' else labels >= 2
+        assert part['R@1'] == pytest.approx(mixed.retrieval.per_query('R@1')[mine].mean()) and part['queries'] == 10
+        assert {'triplet accuracy', 'hard triplet accuracy'} <= set(part)
+    assert '2 of these 4 products' in mixed.said and 'None of these' in none.said and 'not said' in unsaid.said
+    assert 'unseen products' in repr(mixed) and 'unseen products' in mixed._repr_html_()
+
+
+def test_scoreboard_reports_seen_and_unseen_products_in_rows_of_their_own(drawn):
+    rows = scoreboard(BASELINES, drawn, seen=drawn.products[:4])
+    assert [r['embedding'] for r in rows] == [f'{n}, {p} products' for n in ('colour histogram', 'raw pixels', 'chance') for p in ('unseen', 'seen')]
+    assert [r['queries'] for r in rows] == [48, 24]*3 and all('triplet accuracy' in r for r in rows)
+
+
+def test_baselines_of_a_network(drawn):
+    net = base_network((32, 32, 3), 8, 'small', None, hidden=(), activation='l2')
+    before = weights(net)
+    rows = {r['embedding']: r for r in scoreboard({'it': net, **baselines(net)}, drawn)}
+    assert list(rows) == ['it', 'its backbone alone', 'untrained network', 'colour histogram', 'raw pixels', 'chance']
+    for a, b in zip(weights(net), before): np.testing.assert_array_equal(a, b)
+    assert rows['it'] != rows['untrained network']
+
+
+def test_official_protocols(tmp_path):
+    from triplet_fashion.readers import draw_benchmark, read_inshop, read_sop
+    shop, online = read_inshop(draw_benchmark('inshop', tmp_path/'a')), read_sop(draw_benchmark('sop', tmp_path/'b'))
+    colours = BASELINES['colour histogram']
+    got = official(shop, colours)
+    want = retrieval_metrics(colours(shop.query), shop.query.labels, colours(shop.gallery), shop.gallery.labels, ks=(1, 10, 20, 30))
+    assert {k: got[k] for k in want} == dict(want) and got['queries'] == len(shop.query) and 'None of these' in got.said
+    got = official(online, colours)
+    assert got['R@1'] == retrieval_metrics(colours(online.test), online.test.labels, ks=(1,))['R@1'] and 'R@1000' in got
+    with pytest.raises(ValueError, match="needs 'query' and 'gallery'"): official({'train': shop.train}, colours)
+
+
+class Clock:
+    "A clock that a test sets."
+    def __init__(self): self.now = 0.
+    def perf_counter(self): return self.now
+
+
+def test_retrieval_callback_chooses_by_retrieval_and_watches_its_cost(drawn, monkeypatch):
+    import triplet_fashion.training as module
+    clock, figures = Clock(), iter([.2, .6] + [.4]*9)
+    monkeypatch.setattr(module, 'time', clock)
+    def look(self):
+        clock.now += 3
+        return {'R@1': 0, 'MAP@R': next(figures)}
+    monkeypatch.setattr(module, '_look', look)
+    net = base_network((32, 32, 3), 8, 'small', None, hidden=(), activation='l2')
+    callback = RetrievalCallback(net, drawn, share=.1, restore=True)
+    states, looked = [], []
+    for epoch in range(16):
+        callback.on_epoch_begin(epoch)
+        clock.now += 10
+        net.set_weights([w + 1 for w in net.get_weights()])
+        logs = {'loss': -epoch}
+        callback.on_epoch_end(epoch, logs)
+        states.append(weights(net)[0])
+        if len(logs) > 1: looked.append(epoch)
+    callback.on_train_end()
+    assert looked == [0, 1, 4, 7, 10, 13]      # 3 of 10 seconds at every third epoch are a tenth
+    assert callback.best_epoch == 2 and callback.best == .6
+    np.testing.assert_array_equal(weights(net)[0], states[1])
+
+
+def test_retrieval_callback_is_fixed_and_honest(drawn):
+    net = base_network((32, 32, 3), 8, 'small', None, hidden=(), activation='l2')
+    a, b = (RetrievalCallback(net, drawn, photos=20, seed=3).catalog for _ in range(2))
+    assert a.paths == b.paths and 20 <= len(a) <= 25 and set(a.counts()) == {0, 6}
+    with pytest.raises(ValueError, match='both trained on and watched'): RetrievalCallback(net, drawn, train=drawn)
+
+
+def test_fit_can_end_with_the_best_epoch(drawn):
+    train, unseen = drawn.split(.5, seed=1)
+    run = fit(train, valid=unseen, epochs=4, P=5, restore_best=True, **SMALL)
+    at = run.history['val_MAP@R']
+    assert run.best_epoch == 1 + int(np.argmax(at))
+    assert retrieval_metrics(embed(run.net, unseen), unseen.labels, ks=(1,))['MAP@R'] == pytest.approx(max(at), abs=1e-6)
 
 
 def test_settings_are_checked():
@@ -179,3 +269,41 @@ def test_lite0_features_are_computed_once(drawn, lite0):
     assert 'frozen' in run.plan['network']
     before, = scoreboard(before_training(run, store), drawn)
     assert before['embedding'] == 'frozen backbone' and before['R@1'] > .5
+
+
+# ---- the losses by name, the doctor, a network of one's own
+
+@pytest.mark.parametrize('loss', ['supcon', 'multi-similarity', 'weighted lossless'])
+def test_losses_by_name(drawn, loss):
+    run = fit(drawn, size=(32, 32), epochs=3, steps=4, P=6, loss=loss, activation='sigmoid', out_dims=16, verbose=0)
+    assert len(run.history['loss']) == 3 and np.isfinite(run.history['loss']).all()
+
+
+def test_a_memory_goes_through_fit_and_the_doctor_leaves_it_alone(drawn):
+    memory = CrossBatchMemory(SupConLoss(), 40)
+    kw = dict(size=(32, 32), epochs=2, steps=3, P=4, K=2, out_dims=8, verbose=0)
+    fit(drawn, loss=memory, **kw)
+    kept = memory.labels.numpy()
+    assert int(memory.filled) == 40
+    memory = CrossBatchMemory(SupConLoss(), 40)
+    fit(drawn, loss=memory, doctor=None, **kw)
+    np.testing.assert_array_equal(kept, memory.labels.numpy())
+
+
+def test_the_doctor_stops_what_cannot_learn(drawn):
+    rows = np.ones((len(drawn), 8), 'float32')                       # every photo the same: whatever is learned, all codes are equal
+    kw = dict(size=(32, 32), epochs=8, steps=3, P=4, K=2, out_dims=8, verbose=0, loss='hard')
+    class Blind(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None): self.model.layers[-2].set_weights([0*w for w in self.model.layers[-2].get_weights()])
+    with pytest.warns(TrainingTrouble, match='collapse'): run = fit(drawn, callbacks=[Blind()], doctor='stop', **kw)
+    assert len(run.history['loss']) < 8
+    with pytest.warns(TrainingTrouble, match='collapse'): run = fit(drawn, callbacks=[Blind()], **kw)
+    assert len(run.history['loss']) == 8
+    assert 'rank' not in fit(drawn, doctor=None, **kw | dict(epochs=1)).history
+
+
+def test_the_strong_recipe_stays_strong_for_a_frozen_network(drawn):
+    body = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()])
+    net = base_network((32, 32, 3), 8, backbone=body, trainable=False)
+    run = fit(drawn, net=net, epochs=1, steps=2, verbose=0)
+    assert run.settings['learning_rate'] == RECIPES['strong']['learning_rate'] and run.settings['K'] == RECIPES['strong']['K']

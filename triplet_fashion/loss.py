@@ -46,10 +46,11 @@ def triplet_loss(
     squared=True # squared distances, or plain ones
 )->tf.Tensor: # one loss per triplet, float32 (b,), 0 or more
     "max(0, d(a,p) - d(a,n) + margin): zero once the negative is farther away by the margin (FaceNet, Schroff 2015)."
-    a, p, n = tf.split(_columns(y_pred, N), 3, axis=-1)
+    y = _columns(y_pred, N)
+    a, p, n = tf.split(tf.cast(y, tf.float64), 3, axis=-1)
     if squared: gap = tf.reduce_sum((n-p)*((a-p) + (a-n)), axis=-1)
     else: gap = _sqrt(tf.reduce_sum((a-p)**2, axis=-1)) - _sqrt(tf.reduce_sum((a-n)**2, axis=-1))
-    return tf.nn.relu(gap + margin)
+    return tf.cast(tf.nn.relu(gap + margin), y.dtype)
 
 # %% ../nbs/00_loss.ipynb #643e62d6
 def _tree_sum(x):

@@ -13,45 +13,22 @@ from fastcore.basics import patch
 from .loss import _OutputLoss, _check_beta, _log_term, _outside, _sqrt, _widen
 
 # %% ../nbs/01_mining.ipynb #3814e2ff
-@tf.autograph.experimental.do_not_convert
-def _by_rows(fn, m, x, *more):
-    "`fn` over blocks of rows of `x` and of whatever goes with it, blocks small enough for a cache."
-    n, d = tf.shape(x)[0], tf.shape(x)[1]
-    rows = tf.clip_by_value(2**20 // tf.maximum(1, m*d), 1, tf.maximum(1, n))
-    blocks = tf.maximum(1, -(-n // rows))
-    cut = lambda t: tf.reshape(tf.pad(t, [[0, blocks*rows - n], [0, 0]]), tf.stack([blocks, rows, tf.shape(t)[1]]))
-    out = tf.map_fn(lambda block: fn(*block), tuple(cut(t) for t in (x, *more)), fn_output_signature=x.dtype)
-    return tf.reshape(out, tf.concat([[blocks*rows], tf.shape(out)[2:]], axis=0))[:n]
+def _pairs(x, y=None):
+    "Squared distances, float64 (n, m); 0, without a gradient, where only rounding is left."
+    x = tf.cast(x, tf.float64)
+    y = x if y is None else tf.cast(y, tf.float64)
+    mean = tf.stop_gradient(tf.math.divide_no_nan(tf.reduce_sum(x, axis=0), tf.cast(tf.shape(x)[0], x.dtype)))
+    x, y = x - mean, y - mean
+    norms = tf.reduce_sum(x**2, axis=1)[:, None] + tf.reduce_sum(y**2, axis=1)
+    near = norms - 2*tf.matmul(x, y, transpose_b=True)
+    return tf.where(near <= 8*np.finfo(float).eps*norms, tf.zeros_like(near), near)
+
+# %% ../nbs/01_mining.ipynb #d27287ef
+def _pairs_and_memory(codes, remembered):
+    "Squared distances to the batch and to remembered codes, float64 (b, b+m)."
+    return _pairs(codes) if remembered.shape[0] == 0 else tf.concat([_pairs(codes), _pairs(codes, remembered)], axis=1)
 
 # %% ../nbs/01_mining.ipynb #33471775
-def _pairs(x, y=None, complement=False):
-    "Squared distances (n, m), or what they leave of d (codes in [0, 1]^d), exact for close and for far pairs."
-    def block(a, b):
-        a, b = a[:, None], b[None]
-        if not complement: return tf.reduce_sum((a-b)**2, axis=-1)
-        return tf.reduce_sum(((1-tf.maximum(a, b)) + tf.minimum(a, b))*(1 + tf.abs(a-b)), axis=-1)
-
-    def forward(x, y):
-        x, y = tf.stop_gradient(x), tf.stop_gradient(y)       # a tape in eager mode would keep all differences
-        return _by_rows(lambda a: block(a, y), tf.shape(y)[0], x)
-
-    def pull(G, x, y): return _by_rows(lambda a, g: 2*tf.einsum('rm,rmd->rd', g, a[:, None]-y[None]), tf.shape(y)[0], x, G)
-
-    @tf.custom_gradient
-    def measure(x, y):
-        def grad(G):
-            if complement: G = -G
-            return pull(G, x, y), pull(tf.transpose(G), y, x)
-        return forward(x, y), grad
-
-    @tf.custom_gradient
-    def measure_self(x):
-        def grad(G): return pull((G + tf.transpose(G))*(-1 if complement else 1), x, x)
-        return forward(x, x), grad
-
-    return measure_self(x) if y is None else measure(x, y)
-
-# %% ../nbs/01_mining.ipynb #d6b95fde
 def pairwise_distances(
     x, # codes, float (n, d)
     y=None, # other codes, float (m, d); `x` itself if not given
@@ -63,54 +40,86 @@ def pairwise_distances(
         if t.shape.rank != 2: raise ValueError(f'{name} must be codes of shape (n, d), got {tuple(t.shape)}')
     if y is not None and x.shape[-1] != y.shape[-1]: raise ValueError(f'x has codes of length {x.shape[-1]}, y of length {y.shape[-1]}')
     near = _pairs(x, y)
-    return near if squared else _sqrt(near)
+    return tf.cast(near if squared else _sqrt(near), x.dtype)
 
 # %% ../nbs/01_mining.ipynb #2fd2be9d
-def _nth_positives(same):
-    "Columns of each anchor's positives, packed to the left (b, b), and how many there are (b,)."
-    return tf.argsort(tf.cast(same, tf.int32), axis=1, direction='DESCENDING', stable=True), tf.reduce_sum(tf.cast(same, tf.int32), axis=1)
-
 def _extreme(d, mask, largest):
     "Column of the largest or smallest distance under the mask, (b,)."
     worst = tf.constant(-np.inf if largest else np.inf, d.dtype)
     d = tf.where(mask, d, worst)
     return tf.argmax(d, axis=1, output_type=tf.int32) if largest else tf.argmin(d, axis=1, output_type=tf.int32)
 
-# %% ../nbs/01_mining.ipynb #1a1fefc4
-def _weigh(d, same, other, mining, margin, value, slope):
-    "Count the chosen triplets: sum of `value` and number per anchor (b,), weights `slope` per pair W+ and W- (b, b)."
-    packed, n_pos = _nth_positives(same)
-    b, one = tf.shape(d)[0], tf.ones_like(d[0, :1])
-    some = tf.reduce_any(other, axis=1) & (n_pos > 0)
+def _chosen(d, dp, other, mining, margin):
+    "Which negatives make a triplet with the positive at distance `dp` (b, 1)."
+    if mining == 'nonzero': return other & (d < dp + margin)
+    if mining == 'semihard': return other & (d > dp) & (d < dp + margin)
+    return other
 
-    def step(k, total, count, wp, wn):
-        if mining in ('hard', 'easy'): p, ok = _extreme(d, same, mining == 'hard'), some
-        else: p, ok = packed[:, k], n_pos > k
+# %% ../nbs/01_mining.ipynb #1a1fefc4
+def _one_each(codes, remembered, near, same, other, hardest):
+    "Of each anchor the hardest (or easiest) positive and the hardest negative: squared distances float64 (b, 2), masks, columns."
+    near = tf.cast(tf.stop_gradient(near), codes.dtype)
+    columns = tf.stack([_extreme(near, same, hardest), _extreme(near, other, False)], axis=1)
+    others = codes if remembered.shape[0] == 0 else tf.concat([codes, remembered], axis=0)
+    near = tf.reduce_sum(tf.cast(codes[:, None] - tf.gather(others, columns), tf.float64)**2, axis=2)
+    some = (tf.reduce_any(same, axis=1) & tf.reduce_any(other, axis=1))[:, None]
+    return near, some & [True, False], some & [False, True], columns
+
+# %% ../nbs/01_mining.ipynb #1df53980
+def _weigh(d, same, other, mining, margin, value, slope):
+    "Count the chosen triplets: sum of `value` and number per anchor (b,), weights `slope` per pair W+ and W- (b, r)."
+    n_pos = tf.reduce_sum(tf.cast(same, tf.int32), axis=1)
+
+    def step(p, ok, total, count, wp, wn):
         dp = tf.gather(d, p, axis=1, batch_dims=1)[:, None]
-        chosen = other & ok[:, None]
-        if mining == 'nonzero': chosen &= d < dp + margin
-        elif mining == 'semihard': chosen &= (d > dp) & (d < dp + margin)
-        elif mining in ('hard', 'easy'): chosen &= tf.one_hot(_extreme(d, other, False), b, on_value=True, off_value=False)
+        chosen = _chosen(d, dp, other, mining, margin) & ok[:, None]
         take = lambda x: tf.where(chosen, x, tf.zeros_like(d))
         s = take(slope(dp - d))
-        return (k+1, total + tf.reduce_sum(take(value(dp - d)), axis=1), count + tf.reduce_sum(take(tf.ones_like(d)), axis=1),
-                wp + tf.one_hot(p, b, dtype=d.dtype)*tf.reduce_sum(s, axis=1, keepdims=True), wn + s)
+        return (total + tf.reduce_sum(take(value(dp - d)), axis=1), count + tf.reduce_sum(tf.cast(chosen, d.dtype), axis=1),
+                wp + tf.one_hot(p, tf.shape(d)[1], dtype=d.dtype)*tf.reduce_sum(s, axis=1, keepdims=True), wn + s)
 
-    last = 1 if mining in ('hard', 'easy') else tf.reduce_max(n_pos)
     zero, zeros = tf.zeros_like(d[:, 0]), tf.zeros_like(d)
-    return tf.while_loop(lambda k, *_: k < last, step, (tf.constant(0), zero, zero, zeros, zeros))[1:]
+    packed = tf.argsort(tf.cast(same, tf.int32), axis=1, direction='DESCENDING', stable=True)      # positives to the left
+    body = lambda k, *sums: (k+1, *step(packed[:, k], n_pos > k, *sums))
+    return tf.while_loop(lambda k, *_: k < tf.reduce_max(n_pos), body, (tf.constant(0), zero, zero, zeros, zeros))[1:]
 
-# %% ../nbs/01_mining.ipynb #9a7125e2
-def _first_of_kind(labels):
-    "Each label as the position of its first occurrence: small numbers that any float type holds exactly."
+# %% ../nbs/01_mining.ipynb #252f6e87
+def _flat_labels(labels):
+    "Labels as a tensor (b,)."
     labels = tf.convert_to_tensor(labels)
     if labels.shape.rank == 2 and labels.shape[1] == 1: labels = labels[:, 0]
     if labels.shape.rank != 1: raise ValueError(f'labels must be class ids of shape (b,) or (b, 1), got {tuple(labels.shape)}; take the argmax of one-hot labels')
-    return tf.argmax(tf.cast(labels[:, None] == labels, tf.int32), axis=1, output_type=tf.int32)
+    return labels
 
-# %% ../nbs/01_mining.ipynb #252f6e87
+def _relation(labels, remembered=None):
+    "1: same product, -1: another, 0: not a pair; float32 (b, b), or (b, b+m) with m `remembered` (labels, which of them count)."
+    sign = lambda cols: 2*tf.cast(labels[:, None] == cols, tf.float32) - 1
+    batch = tf.linalg.set_diag(sign(labels), tf.zeros_like(labels, tf.float32))
+    if remembered is None: return batch
+    others, counts = remembered
+    return tf.concat([batch, tf.where(counts, sign(tf.cast(others, labels.dtype)), 0.)], axis=1)
+
+# %% ../nbs/01_mining.ipynb #076a2c87
+class _BatchLoss(_OutputLoss):
+    "A Keras loss over `(labels, codes)`; subclasses have `call(relation, [codes, remembered codes])`, one value per anchor."
+    def __call__(self, y_true, y_pred, sample_weight=None, memory=None):
+        if y_true is None: raise ValueError(f'{type(self).__name__} needs the labels of the batch: loss(labels, codes)')
+        labels, codes = _flat_labels(y_true), _widen(y_pred)
+        if codes.shape.rank != 2: raise ValueError(f'codes must have shape (b, d), got {tuple(codes.shape)}')
+        if None not in (labels.shape[0], codes.shape[0]) and labels.shape[0] != codes.shape[0]:
+            raise ValueError(f'{labels.shape[0]} labels for {codes.shape[0]} codes: give one label a code')
+        others = codes[:0] if memory is None else tf.stop_gradient(memory[1])
+        relation = _relation(labels, None if memory is None else (memory[0], memory[2]))
+        return keras.losses.Loss.__call__(self, relation, [codes, tf.cast(others, codes.dtype)], sample_weight)
+
+def _masks(relation): return relation > .5, relation < -.5
+def _per_counted(loss, counts):
+    "Per-anchor losses such that their mean is the sum over what was counted, divided by how many that is."
+    return loss*tf.math.divide_no_nan(tf.cast(tf.size(loss), loss.dtype), tf.reduce_sum(tf.cast(counts, loss.dtype)))
+
+# %% ../nbs/01_mining.ipynb #6dd91d59
 @keras.saving.register_keras_serializable(package='triplet_fashion')
-class BatchTripletLoss(_OutputLoss):
+class BatchTripletLoss(_BatchLoss):
     "Triplet loss over a labelled batch: `loss(labels, codes)`, the triplets mined inside it."
     def __init__(self,
         mining='semihard', # 'semihard', 'all', 'nonzero', 'hard' or 'easy'
@@ -133,28 +142,24 @@ class BatchTripletLoss(_OutputLoss):
         self.mining, self.kind, self.margin, self.soft, self.squared = mining, kind, margin, soft, squared
         self.N, self.beta, self.epsilon = N, beta, epsilon
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        if y_true is None: raise ValueError('BatchTripletLoss needs the labels of the batch: loss(labels, codes)')
-        return super().__call__(_first_of_kind(y_true), y_pred, sample_weight)
-
     def get_config(self):
         return {**super().get_config(), **{k: getattr(self, k) for k in ('mining', 'kind', 'margin', 'soft', 'squared', 'N', 'beta', 'epsilon')}}
 
 # %% ../nbs/01_mining.ipynb #073bf946
 @patch
 def call(self:BatchTripletLoss, y_true, y_pred):
-    labels, codes = _first_of_kind(y_true), _widen(y_pred)
-    if codes.shape.rank != 2: raise ValueError(f'codes must have shape (b, d), got {tuple(codes.shape)}')
-    near, same = _pairs(codes), labels[:, None] == labels
-    d = near if self.squared else _sqrt(near)
-    other, same = ~same, same & ~tf.eye(tf.shape(labels)[0], dtype=tf.bool)
+    codes, (same, other) = y_pred[0], _masks(y_true)
+    near = _pairs_and_memory(*y_pred)
+    if self.mining in ('hard', 'easy'): near, same, other, _ = _one_each(*y_pred, near, same, other, self.mining == 'hard')
+    d = tf.cast(near, codes.dtype)
+    if not self.squared: d = _sqrt(d)
     chosen = _weigh(tf.stop_gradient(d), same, other, self.mining, self.margin, *self._charge())
     total, count, wp, wn = map(tf.stop_gradient, chosen)
     if self.kind == 'lossless': loss = self._lossless(codes, near, wp, wn)
     else:
         pull = tf.reduce_sum((wp-wn)*d, axis=1)
         loss = total + (pull - tf.stop_gradient(pull))          # the value of one, the gradient of the other
-    return loss*tf.math.divide_no_nan(tf.cast(tf.size(count), count.dtype), tf.reduce_sum(count))
+    return _per_counted(loss, count)
 
 # %% ../nbs/01_mining.ipynb #52897a9f
 @patch
@@ -164,15 +169,20 @@ def _charge(self:BatchTripletLoss):
     if self.soft: return tf.nn.softplus, tf.sigmoid
     return (lambda gap: tf.nn.relu(gap + self.margin)), (lambda gap: tf.cast(gap + self.margin > 0, gap.dtype))
 
+# %% ../nbs/01_mining.ipynb #646e6adc
+def _near_and_far(codes, near, N, name):
+    "Squared distances, N minus them, N, and the anchors at fault; `N` defaults to the width of codes in [0, 1]."
+    if N is None or N == codes.shape[-1]: N, outside = codes.shape[-1], _outside(codes, name)
+    else:
+        outside = tf.reduce_any(near > N*(1 + 1e-5), axis=1)
+        tf.debugging.Assert(~tf.reduce_any(outside), [f'{name}: no squared distance may exceed N={N}; the largest is', tf.reduce_max(near)])
+    near = tf.minimum(near, tf.cast(N, near.dtype))
+    return tf.cast(near, codes.dtype), tf.cast(N - near, codes.dtype), N, outside
+
 @patch
 def _lossless(self:BatchTripletLoss, codes, near, wp, wn):
-    "Sum of W+ f + W- g per anchor; `N` is the width of the codes, which must lie in [0, 1], or the largest squared distance."
-    N = codes.shape[-1] if self.N is None else self.N
-    if N == codes.shape[-1]: far, outside = _pairs(codes, complement=True), _outside(codes, self.name)
-    else:
-        far, outside = N - near, tf.reduce_any(near > N*(1 + 1e-5), axis=1)
-        tf.debugging.Assert(~tf.reduce_any(outside), [f'{self.name}: no squared distance may exceed N={N}; the largest is', tf.reduce_max(near)])
-        near, far = tf.minimum(near, N), tf.maximum(far, 0)
+    "Sum of W+ f + W- g per anchor."
+    near, far, N, outside = _near_and_far(codes, near, self.N, self.name)
     args = N, _check_beta(N, self.beta, self.epsilon), self.epsilon
     loss = tf.reduce_sum(wp*_log_term(near, far, *args) + wn*_log_term(far, near, *args), axis=1)
     return tf.where(outside, tf.constant(np.nan, loss.dtype), loss)

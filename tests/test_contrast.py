@@ -1,0 +1,200 @@
+"Losses over all pairs of a batch against their formulas, pytorch-metric-learning, and batches that hold nothing to learn; the memory."
+from pathlib import Path
+import numpy as np, pytest
+from hypothesis import given, settings, strategies as st
+import tensorflow as tf, keras
+from triplet_fashion.contrast import CrossBatchMemory, MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
+from triplet_fashion.mining import BatchTripletLoss
+
+quick = settings(max_examples=40, deadline=None, derandomize=True)
+referee = np.load(Path(__file__).parent/'referees'/'contrast.npz')
+LOSSES = dict(supcon=SupConLoss, ms=MultiSimilarityLoss, mined=lambda **kw: MultiSimilarityLoss(mining=.1, **kw), lossless=WeightedLosslessLoss)
+
+
+def with_gradient(loss, labels, x):
+    x = tf.convert_to_tensor(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = loss(labels, x)
+    return float(value), tape.gradient(value, x).numpy()
+
+
+def by_formula(kind, x, labels):
+    "Mean over the anchors that count, float64, an anchor at a time."
+    x = np.asarray(x, 'float64'); unit = x/np.linalg.norm(x, axis=1, keepdims=True); s = unit@unit.T
+    near = ((x[:, None]-x)**2).sum(-1)/x.shape[1]; out, some = [], False
+    for i in range(len(x)):
+        P = [j for j in range(len(x)) if j != i and labels[j] == labels[i]]
+        Q = [j for j in range(len(x)) if labels[j] != labels[i]]
+        some |= bool(P and Q)
+        if kind in ('ms', 'mined'):
+            if kind == 'mined': P, Q = [p for p in P if Q and s[i, p]-.1 < s[i, Q].max()], [q for q in Q if P and s[i, q]+.1 > s[i, P].min()]
+            out.append(np.log1p(np.exp(-2*(s[i, P]-.5)).sum())/2 + np.log1p(np.exp(50*(s[i, Q]-.5)).sum())/50)
+        elif P and Q:
+            if kind == 'supcon': out.append(np.log(np.exp(s[i, P+Q]/.1).sum()) - s[i, P].mean()/.1)
+            else:
+                w = np.exp(-near[i, Q]/.03)
+                out.append(-np.log(1-near[i, P]+1e-8).mean() - .05*(w/w.sum()*np.log(near[i, Q]+1e-8)).sum())
+    return np.mean(out) if some else 0.
+
+
+@quick
+@given(st.sampled_from(['supcon', 'ms', 'mined', 'lossless']), st.lists(st.integers(0, 3), min_size=2, max_size=10), st.integers(2, 5), st.integers(0, 2**31))
+def test_against_the_formula(kind, labels, d, seed):
+    x = np.random.default_rng(seed).random((len(labels), d))
+    value, grad = with_gradient(LOSSES[kind](dtype='float64'), labels, x)
+    expect = by_formula(kind, x, labels)
+    assert value == pytest.approx(expect, rel=1e-6, abs=1e-9) and np.isfinite(grad).all() and (expect or (grad == 0).all())
+    assert with_gradient(LOSSES[kind](), labels, x.astype('float32'))[0] == pytest.approx(by_formula(kind, x.astype('float32'), labels), rel=2e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize('kind', ['supcon', 'ms', 'lossless'])
+def test_gradient_by_finite_differences(kind):
+    rng = np.random.default_rng(3)
+    x, labels, move = rng.random((10, 3)), np.repeat([0, 1, 2], [4, 3, 3]), rng.normal(size=(10, 3))
+    # the shares of the weighted loss are not differentiated: at t = infinity they are constant
+    loss = LOSSES[kind](dtype='float64', **(dict(temperature=1e9) if kind == 'lossless' else {}))
+    _, grad = with_gradient(loss, labels, x)
+    up, down = (float(loss(labels, x+s*move)) for s in (1e-6, -1e-6))
+    assert (grad*move).sum() == pytest.approx((up-down)/2e-6, rel=1e-4)
+
+
+@pytest.mark.parametrize('key, loss', [('supcon|0.1', SupConLoss()), ('supcon|0.5', SupConLoss(.5)), ('ms|all', MultiSimilarityLoss()),
+                                       ('ms|other', MultiSimilarityLoss(5., 20., .2)), ('ms|mined', MultiSimilarityLoss(mining=.1))])
+def test_equals_pytorch_metric_learning(key, loss):
+    value, grad = with_gradient(loss, referee['labels'], referee['x'].astype('float32'))
+    assert value == pytest.approx(referee[key][0], rel=1e-5)
+    np.testing.assert_allclose(grad.ravel(), referee[key][1:], rtol=1e-5, atol=1e-6)
+
+
+def test_all_pairs_is_the_plain_lossless_loss():
+    x, labels = np.random.default_rng(0).random((12, 4)).astype('float32'), np.repeat(np.arange(4), 3)
+    for N in (None, 6):
+        a, ga = with_gradient(WeightedLosslessLoss(push=1., temperature=1e7, N=N), labels, x)
+        b, gb = with_gradient(BatchTripletLoss('all', kind='lossless', N=N), labels, x)
+        assert a == pytest.approx(b, rel=1e-5)
+        np.testing.assert_allclose(ga, gb, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('kind', LOSSES)
+@pytest.mark.parametrize('labels', [[0]*6, list(range(6)), [0]], ids=('one product', 'one photo each', 'one photo'))
+def test_no_valid_triplet(kind, labels):
+    x = np.random.default_rng(0).random((len(labels), 4)).astype('float32')
+    for loss in (LOSSES[kind](), CrossBatchMemory(LOSSES[kind](), 9)):
+        value, grad = with_gradient(loss, labels, x)
+        assert value == 0 and (grad == 0).all()
+
+
+@pytest.mark.parametrize('xla', (False, True), ids=('graph', 'xla'))
+@pytest.mark.parametrize('kind', LOSSES)
+def test_degenerate_codes(kind, xla):
+    "All equal, all zero, two equal among others: finite."
+    labels = np.repeat([0, 1], 4); x = np.random.default_rng(0).random((8, 5)).astype('float32'); x[1], x[4] = x[0], x[0]
+    loss = tf.function(LOSSES[kind](), jit_compile=xla)
+    for codes in (x, x*0+.3, x*0):
+        value, grad = with_gradient(loss, labels, codes)
+        assert np.isfinite(value) and np.isfinite(grad).all()
+
+
+def test_nan_is_not_hidden():
+    x = np.random.default_rng(0).random((8, 3)).astype('float32'); x[2, 1] = np.nan
+    for kind in ('supcon', 'ms', 'lossless'): assert np.isnan(float(LOSSES[kind]()(np.repeat([0, 1], 4), x)))
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+@pytest.mark.parametrize('kind', ['supcon', 'ms', 'lossless'])
+def test_half_precision_codes(kind, dtype):
+    x = tf.cast(np.random.default_rng(0).random((12, 8)), dtype); labels = np.repeat(np.arange(4), 3)
+    value, grad = with_gradient(LOSSES[kind](), labels, x)
+    assert value == pytest.approx(by_formula(kind, tf.cast(x, 'float64').numpy(), labels), rel=1e-5)
+    assert grad.dtype == x.dtype.as_numpy_dtype and np.isfinite(grad.astype('float32')).all()
+
+
+@pytest.mark.parametrize('make, word', [(lambda: SupConLoss(-1), 'temperature=-1'), (lambda: MultiSimilarityLoss(beta=0), 'beta=0'), (lambda: WeightedLosslessLoss(temperature=0), 'temperature=0'),
+                                        (lambda: WeightedLosslessLoss(epsilon=0), 'epsilon=0'), (lambda: CrossBatchMemory(SupConLoss(), 0), 'size=0'),
+                                        (lambda: CrossBatchMemory(keras.losses.Hinge()), 'Hinge'), (lambda: SupConLoss()([0, 1, 2], np.zeros((4, 2), 'float32')), '3 labels for 4 codes'),
+                                        (lambda: SupConLoss()(None, np.zeros((4, 2))), 'needs the labels'), (lambda: SupConLoss()(np.eye(4), np.zeros((4, 2))), 'argmax'),
+                                        (lambda: SupConLoss()([0, 1], np.zeros((2, 3, 4))), 'codes must have shape')])
+def test_wrong_settings(make, word):
+    with pytest.raises(ValueError, match=word): make()
+
+
+def test_reductions_and_weights():
+    x, labels = np.random.default_rng(1).random((9, 3)).astype('float32'), np.repeat([0, 1, 2], 3)
+    for kind, make in LOSSES.items():
+        each = make(reduction=None)(labels, x).numpy()
+        assert each.shape == (9,)
+        assert float(make()(labels, x)) == pytest.approx(each.mean(), rel=1e-6) and float(make(reduction='sum')(labels, x)) == pytest.approx(each.sum(), rel=1e-6)
+        assert float(make()(labels, x, sample_weight=np.eye(9)[4])) == pytest.approx(each[4]/9, rel=1e-6)
+
+
+# ---- the memory
+
+def feed(loss, batches):
+    out = []
+    for labels, x in batches: out.append(with_gradient(loss, labels, tf.constant(x, tf.float32))[0])
+    return out
+
+
+@pytest.mark.parametrize('name, loss', [('supcon', SupConLoss()), ('ms', MultiSimilarityLoss()), ('triplet', BatchTripletLoss('nonzero', margin=.4))])
+def test_memory_equals_pytorch_metric_learning(name, loss):
+    rows = referee['order'].reshape(5, 6)
+    values = feed(CrossBatchMemory(loss, 12), [(referee['labels'][i], referee['x'][i]) for i in rows])
+    np.testing.assert_allclose(values, referee[f'memory|{name}'], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('loss', [SupConLoss(), MultiSimilarityLoss(mining=.1), WeightedLosslessLoss(), *(BatchTripletLoss(m, kind=k) for m in ('semihard', 'all', 'hard') for k in ('classic', 'lossless'))],
+                         ids=lambda l: f'{l.name} {getattr(l, "mining", "")} {getattr(l, "kind", "")}')
+def test_memory_is_a_larger_batch(loss):
+    "The anchors of the last batch cost what they cost in one batch of all, and nothing flows into remembered codes."
+    rng = np.random.default_rng(0); x, labels = rng.random((18, 4)).astype('float32'), np.tile([0, 1, 2], 6)
+    loss = type(loss).from_config({**loss.get_config(), 'reduction': 'sum'})
+    memory = CrossBatchMemory(loss, 100)
+    feed(memory, [(labels[i:i+6], x[i:i+6]) for i in (0, 6)])
+    value, grad = with_gradient(memory, labels[12:], x[12:])
+    order = np.r_[12:18, 6:12, 0:6]
+    flat = type(loss).from_config({**loss.get_config(), 'reduction': None})
+    def whole(t): return flat(labels[12:], t, memory=(tf.constant(labels[order[6:]]), tf.constant(x[order[6:]]), tf.ones(12, tf.bool)))
+    t = tf.constant(x[12:])
+    with tf.GradientTape() as tape: tape.watch(t); total = tf.reduce_sum(whole(t))
+    assert value == pytest.approx(float(total), rel=1e-5)
+    np.testing.assert_allclose(grad, tape.gradient(total, t), rtol=1e-5, atol=1e-7)
+    each = flat(labels[order], x[order]).numpy()[:6]                         # no memory at all: one batch of eighteen
+    if isinstance(loss, (SupConLoss, WeightedLosslessLoss)): assert value == pytest.approx(each.sum(), rel=1e-4)
+
+
+def test_memory_is_a_queue():
+    memory = CrossBatchMemory(SupConLoss(), 5)
+    feed(memory, [([i, i], [[i, 1.], [i, 2.]]) for i in range(2)])
+    assert int(memory.filled) == 4 and memory.labels.numpy().tolist() == [1, 1, 0, 0, 0]
+    feed(memory, [([7]*9, np.arange(18.).reshape(9, 2))])                     # a batch larger than the memory
+    assert int(memory.filled) == 5 and memory.codes.numpy()[:, 0].tolist() == [0, 2, 4, 6, 8]
+    memory.forget()
+    assert int(memory.filled) == 0
+
+
+@pytest.mark.parametrize('xla', (False, True), ids=('graph', 'xla'))
+def test_fit_remembers_and_evaluate_does_not(xla):
+    x = np.random.default_rng(0).random((24, 5)).astype('float32'); labels = np.repeat(np.arange(6), 4)
+    net = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)])
+    loss = CrossBatchMemory(SupConLoss(), 16)
+    net.compile('adam', loss, jit_compile=xla)
+    net.fit(x, labels, batch_size=8, epochs=2, shuffle=False, verbose=0)
+    kept = loss.codes.numpy()
+    assert int(loss.filled) == 16 and loss.labels.numpy().tolist() == [*labels[16:], *labels[8:16]]
+    net.evaluate(x, labels, batch_size=8, verbose=0)
+    np.testing.assert_array_equal(kept, loss.codes.numpy())
+    again = keras.models.clone_model(net); again.compile('adam', keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss)))
+    assert again.loss.get_config() == loss.get_config() and again.loss.codes is None
+
+
+def test_fit_save_and_reopen(tmp_path):
+    x = np.random.default_rng(0).random((24, 5)).astype('float32'); labels = np.repeat(np.arange(6), 4)
+    for i, loss in enumerate((SupConLoss(.2), MultiSimilarityLoss(mining=.1), WeightedLosslessLoss(push=.1, N=8), CrossBatchMemory(BatchTripletLoss('all'), 30))):
+        net = keras.Sequential([keras.Input((5,)), keras.layers.Dense(8, activation='sigmoid')])
+        net.compile(keras.optimizers.Adam(.01), loss)
+        history = net.fit(x, labels, batch_size=24, epochs=4, verbose=0).history['loss']
+        assert i == 3 or history[-1] < history[0]
+        net.save(tmp_path/f'{i}.keras')
+        again = keras.models.load_model(tmp_path/f'{i}.keras')
+        assert again.loss.get_config() == loss.get_config()
