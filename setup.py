@@ -24,7 +24,7 @@ setup(
     include_package_data=True,
     python_requires='>=' + cfg['min_python'],
     install_requires=words('requirements'),
-    extras_require={'dev': words('dev_requirements')},
+    extras_require={k.removesuffix('_requirements'): words(k) for k in cfg if k.endswith('_requirements')},
     entry_points={'console_scripts': words('console_scripts'),
                   'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Developers',

@@ -1,5 +1,5 @@
-"Folders of every kind as catalogues, the audit, the drawn catalogue, and moving folders without losing a file."
-import os, shutil, subprocess, sys, time, unicodedata
+"Folders and tables as catalogues, their parts and sums, the drawn catalogue, and moving folders without losing a file."
+import os, shutil, signal, subprocess, sys, time, unicodedata
 from pathlib import Path
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from triplet_fashion import catalog as room
-from triplet_fashion.catalog import Catalog, class_dict, draw_catalog, listdir_fullpath, sub_dir
+from triplet_fashion.catalog import Catalog, class_dict, draw_catalog, listdir_fullpath, sub_dir, unsub_dir
 
 
 def fill(root, *names, content=None):
@@ -16,15 +16,6 @@ def fill(root, *names, content=None):
         p = root/n
         p.parent.mkdir(parents=True, exist_ok=True)
         p.write_bytes(content if content is not None else n.encode())
-    return root
-
-
-def photos(root, *names):
-    "Small real photos, all different."
-    for i, n in enumerate(names):
-        p = root/n
-        p.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, (24, 24, 3)).astype(np.uint8)).save(p)
     return root
 
 
@@ -203,43 +194,109 @@ def test_pictures_escape_names_and_survive_bad_photos(tmp_path):
     plt.close('all')
 
 
-# audit
+# tables
 
-def test_audit_finds_each_fault_once(tmp_path):
-    photos(tmp_path, *(f'{c}/{k}.png' for c in 'abcde' for k in range(4)))
-    fill(tmp_path, 'a/cut.png', content=(tmp_path/'a/0.png').read_bytes()[:500])
-    fill(tmp_path, 'a/web.jpg', content=b'<html>')
-    fill(tmp_path, 'b/none.jpg', content=b'')
-    Image.new('RGB', (9, 40)).save(tmp_path/'b/dot.png')
-    shutil.copy(tmp_path/'c/0.png', tmp_path/'d/twin.png')
-    shutil.copy(tmp_path/'c/1.png', tmp_path/'c/twin.png')
-    shutil.copy(tmp_path/'c/1.png', tmp_path/'c/twin2.png')
-    for k in (1, 2, 3): (tmp_path/f'e/{k}.png').unlink()
-    before, steps = tree(tmp_path), []
-    cat = Catalog.from_dir(tmp_path)
-    audit = cat.audit(progress=lambda done, n: steps.append((done, n)))
-    assert {Path(o['path']).relative_to(tmp_path).as_posix(): o['problem'].split(':')[0] for o in audit.table} == {
-        'a/cut.png': 'truncated', 'a/web.jpg': 'not an image', 'b/none.jpg': 'empty file', 'b/dot.png': 'too small', 'c/0.png': 'same file in two products',
-        'd/twin.png': 'same file in two products', 'c/twin.png': 'same file twice in a product', 'c/twin2.png': 'same file twice in a product'}
-    assert audit.counts['same file in two products'] == 2 and sum(audit.counts.values()) == 8
-    assert 'd/twin.png' in next(o['problem'] for o in audit.table if o['path'].endswith('c/0.png'))
-    assert len(audit.clean) == len(cat)-8 and not audit.clean.audit().table and audit.clean.num_classes == 5
-    assert [cat.class_names[c] for c in audit.singles] == ['e'] and len(audit.emptied) == 0
-    assert steps[-1] == (len(cat), len(cat)) and tree(tmp_path) == before
-    assert 'truncated' in repr(audit) and '<table>' in audit._repr_html_()
+def table(path, text, encoding='utf-8'):
+    path.write_bytes(text.encode(encoding))
+    return path
 
 
-def test_audit_of_a_product_with_nothing_left(tmp_path):
-    audit = Catalog.from_dir(fill(photos(tmp_path, 'a/1.png', 'a/2.png'), 'b/1.jpg', 'b/2.jpg')).audit()
-    assert [audit.catalog.class_names[c] for c in audit.emptied] == ['b'] and 'product with no photo left' in str(audit)
+@pytest.mark.parametrize('mark', [',', ';', '\t', '|'])
+@pytest.mark.parametrize('bom', ['', '\ufeff'])
+def test_tables_with_any_separator(mark, bom, tmp_path):
+    fill(tmp_path, 'a/1.jpg', 'b/1.jpg', '옷/사진 (1).jpg', 'b/x,y;z.jpg')
+    rows = [['Label', 'PATH', 'note'], ['tee', 'a/1.jpg', ''], ['앞치마', '옷/사진 (1).jpg', 'x'], ['tee', 'b/1.jpg', ''], ['hat', '"b/x,y;z.jpg"' if mark in ',;' else 'b/x,y;z.jpg', '']]
+    cat = Catalog.from_csv(table(tmp_path/'t.csv', bom+'\r\n'.join(mark.join(r) for r in rows)))
+    assert cat.ids == ['a/1.jpg', '옷/사진 (1).jpg', 'b/1.jpg', 'b/x,y;z.jpg'] and cat.class_names == ['hat', 'tee', '앞치마'] and cat.labels.tolist() == [1, 2, 1, 0] and cat.categories is None
 
 
-def test_audit_of_nothing(tmp_path): assert Catalog([], [], ['a']).audit().table == []
+def test_splits_of_a_table_share_ids_and_categories(tmp_path):
+    fill(tmp_path/'p', *'abcd')
+    path = table(tmp_path/'t.csv', 'path,label,split,category\na,x,train,top\nb,y,valid,hat\nc,x,valid,top\nd,z,train,\n')
+    train, valid = (Catalog.from_csv(path, root=tmp_path/'p', split=s) for s in ('train', 'valid'))
+    assert train.ids == ['a', 'd'] and valid.ids == ['b', 'c'] and valid.labels.tolist() == [1, 0]
+    assert train.class_names == valid.class_names == ['x', 'y', 'z'] and train.categories == ['top', 'hat', '']
+    assert Catalog.from_csv(path, root=tmp_path/'p', class_names=['z', 'y']).labels.tolist() == [2, 1, 2, 0]
 
 
-def test_audit_of_real_photos(clothing):
-    audit = Catalog.from_dir(clothing/'validation').sample(120).audit()
-    assert audit.counts.get('truncated', 0) == 0 and len(audit.clean) >= 110
+def test_photos_of_a_table_that_are_not_there(tmp_path):
+    fill(tmp_path, 'a', 'b')
+    path = table(tmp_path/'t.csv', 'path,label\na,x\nb,x\nc,y\nd/e,y\n')
+    with pytest.raises(FileNotFoundError, match=r'2 of its 4 photos are not in .* \(c, d/e\)'): Catalog.from_csv(path)
+    cat = Catalog.from_csv(path, missing='skip')
+    assert cat.ids == ['a', 'b'] and cat.num_classes == 2 and [Path(p).name for p, _ in cat.skipped] == ['c', 'e'] and 'not listed, in the table but not there' in str(cat.audit())
+    with pytest.raises(FileNotFoundError, match='4 of its 4'): Catalog.from_csv(path, root=tmp_path/'elsewhere', missing='skip')
+    with pytest.raises(FileNotFoundError): Catalog.from_csv(tmp_path/'none.csv')
+
+
+def test_windows_tables(tmp_path):
+    fill(tmp_path, 'a/1.jpg')
+    assert Catalog.from_csv(table(tmp_path/'t.csv', 'path,label\r\na\\1.jpg,x\r\n')).ids == ['a/1.jpg']
+    korean = table(tmp_path/'k.csv', 'path,label\na/1.jpg,원피스\n', 'cp949')
+    with pytest.raises(ValueError, match="encoding='cp949'"): Catalog.from_csv(korean)
+    assert Catalog.from_csv(korean, encoding='cp949').class_names == ['원피스']
+
+
+@pytest.mark.parametrize('text,match', [
+    ('', 'is empty'), ('path,label\n', 'no lines'), ('file,label\na,x\n', "no column 'path'.*file, label"), ('a,x\nb,y\n', "no column 'path' and no column 'label'"),
+    ('path,label\na,\n', 'line 2: label is empty'), ('path,label\n,x\n', 'line 2: path is empty'), ('path,label\na,x\n\na,y\n', "line 4: a is 'y' here and 'x' above"),
+    ('path,label,category\na,x,top\nb,x,hat\n', "line 3: 'x' is 'hat' here and 'top' above")])
+def test_tables_that_are_wrong_say_where(text, match, tmp_path):
+    fill(tmp_path, 'a', 'b')
+    with pytest.raises(ValueError, match=match) as e: Catalog.from_csv(table(tmp_path/'t.csv', text))
+    assert 't.csv' in str(e.value)
+
+
+def test_a_line_that_stands_twice_counts_once(tmp_path):
+    fill(tmp_path, 'a')
+    assert len(Catalog.from_csv(table(tmp_path/'t.csv', 'path,label\na,x\na,x\n'))) == 1
+    with pytest.raises(ValueError, match="only 'a', 'b'"): Catalog.from_csv(table(tmp_path/'s.csv', 'path,label,split\na,x,a\na,x,b\n'), split='c')
+    with pytest.raises(ValueError, match='missing must be'): Catalog.from_csv(tmp_path/'t.csv', missing='ignore')
+
+
+# sums, categories, lists to leave out
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(a=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), max_size=12), b=st.lists(st.tuples(st.integers(0, 9), st.integers(3, 9)), max_size=12))
+def test_sums_are_united_by_name(a, b):
+    def make(pairs, names): return Catalog([f'{c}/{p}' for p, c in pairs], [names.index(f'c{c}') for _, c in pairs], names)
+    x, y = make(a, [f'c{k}' for k in range(6)]), make(b, [f'c{k}' for k in (9, 8, 7, 6, 5, 4, 3)])
+    both = x+y
+    assert both.class_names[:6] == x.class_names and both.num_classes == 10
+    assert set(zip(both.paths, [both.class_names[l] for l in both.labels])) == {(f'{c}/{p}', f'c{c}') for p, c in a+b}
+    assert both.paths[:len(x)] == x.paths and both.labels[:len(x)].tolist() == x.labels.tolist()
+
+
+def test_sums_of_folders(tmp_path):
+    a, b = (Catalog.from_dir(fill(tmp_path/d, *names)) for d, names in (('a', ['x/1.jpg', 'y/1.jpg', 'y/no.txt']), ('b', ['w/1.jpg', unicodedata.normalize('NFD', '옷')+'/1.jpg'])))
+    both = sum([a, b])
+    assert both.root == str(tmp_path) and both.ids == ['a/x/1.jpg', 'a/y/1.jpg', 'b/w/1.jpg', unicodedata.normalize('NFD', 'b/옷/1.jpg')] and len(both.skipped) == 1
+    assert (both+Catalog(['q'], [0], ['옷'])).labels[-1] == both.labels[3]
+    with pytest.raises(TypeError): a+[1]
+    with pytest.raises(TypeError): 5+a
+
+
+def test_categories_stay_with_their_products():
+    a = Catalog(list('pqr'), [0, 1, 1], ['x', 'y'], categories=['top', 'hat'])
+    b = Catalog(['s'], [1], ['x', 'z'], categories=['top', 'shoe'])
+    for part in (a[1:], a.at_least(2), a.sample(1), a.exclude(['p']), a.split(.5)[0]): assert part.categories == ['top', 'hat']
+    assert (a+b).categories == ['top', 'hat', 'shoe'] and (a+Catalog(['t'], [0], ['z'])).categories == ['top', 'hat', '']
+    assert (Catalog(['t'], [0], ['z'])+a).categories == ['', 'top', 'hat'] and Catalog(['t'], [0], ['z']).categories is None
+    with pytest.raises(ValueError, match='1 categories for 2 class_names'): Catalog([], [], ['x', 'y'], categories=['top'])
+
+
+def test_drawn_products_have_categories(drawn):
+    assert len(drawn.categories) == 12 and len(set(drawn.categories)) > 3 and all(drawn.categories)
+    assert draw_catalog(drawn.root, 12, 6, seed=0).categories == drawn.categories
+
+
+def test_lists_of_photos_to_leave_out(tmp_path):
+    cat = Catalog.from_dir(fill(tmp_path/'c', 'a/1.jpg', 'a/2.jpg', 'b/1.jpg', 'b/2, new.jpg'))
+    for name, text in [('l.txt', f'# mine\na/2.jpg\n\n{cat.paths[3]}\n'), ('l.csv', 'path,problem\na/2.jpg,dark\n"b/2, new.jpg",x\n'), ('l.tsv', 'a/2.jpg\tdark\nb/2, new.jpg\tx\n')]:
+        assert cat.exclude(table(tmp_path/name, text)).ids == ['a/1.jpg', 'b/1.jpg'] == cat.exclude(str(tmp_path/name)).ids, name
+    assert cat.exclude('a/1.jpg').ids == cat.ids[1:] and len(cat.exclude(table(tmp_path/'empty.txt', ''))) == 4
+    with pytest.raises(ValueError, match='none of its 1 photos'): cat.exclude(table(tmp_path/'other.txt', 'z/1.jpg\n'))
+    with pytest.raises(FileNotFoundError): cat.exclude(tmp_path/'gone.txt')
 
 
 # the drawn catalogue
@@ -312,6 +369,8 @@ def test_sub_dir_across_real_file_systems(tmp_path):
     try:
         sub_dir(fill(tmp_path/'old', *FILES), new)
         assert tree(new) == deeper(FILES) and tree(tmp_path/'old') == {}
+        unsub_dir(new, tmp_path/'back')
+        assert tree(tmp_path/'back') == {n: n.encode() for n in FILES} and list(new.iterdir()) == []
     finally: shutil.rmtree(new, ignore_errors=True)
 
 
@@ -333,6 +392,49 @@ def test_sub_dir_refuses_what_would_lose_files(tmp_path):
     with pytest.raises(FileNotFoundError, match='no such folder'): sub_dir(tmp_path/'gone', tmp_path/'new')
     with pytest.raises(NotADirectoryError): sub_dir(old/'a/1.jpg', tmp_path/'new')
     assert len(tree(old)) == len(FILES)+0 and not (tmp_path/'new').exists()
+
+
+@pytest.mark.parametrize('across', [False, True])
+def test_there_and_back(across, tmp_path, monkeypatch):
+    old, new, back = fill(tmp_path/'old', *FILES), tmp_path/'new', tmp_path/'back'
+    (old/'a/link').symlink_to('1.jpg')
+    before = tree(old)
+    sub_dir(old, new)
+    if across: cross_device(monkeypatch, new, back)
+    plan = unsub_dir(new, back, dry_run=True)
+    assert plan == [(str(new/n/n), str(back/n)) for n in ('a', 'b', '여름 (파랑)')] and not back.exists()
+    assert unsub_dir(new, back) == plan
+    assert tree(back) == before and os.readlink(back/'a/link') == '1.jpg' and list(new.iterdir()) == []
+    assert unsub_dir(new, back) == []
+
+
+def test_unsub_dir_moves_nothing_that_is_not_nested(tmp_path):
+    new = fill(tmp_path/'new', 'a/a/1.jpg', 'b/b/1.jpg', 'b/loose.jpg', 'c/1.jpg')
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match='nothing moved: .*b is not nested, it holds loose.jpg'): unsub_dir(new, tmp_path/'back')
+    (new/'b/loose.jpg').unlink()
+    with pytest.raises(ValueError, match='c is not nested, it holds 1.jpg'): unsub_dir(new, tmp_path/'back')
+    shutil.rmtree(new/'c')
+    fill(tmp_path/'back', 'b/other.jpg')
+    with pytest.raises(FileExistsError, match='nothing moved: 1 destinations'): unsub_dir(new, tmp_path/'back')
+    assert tree(new) == {k: v for k, v in ((n, n.encode()) for n in ('a/a/1.jpg', 'b/b/1.jpg'))} and before
+
+
+def test_names_that_meet_are_refused(tmp_path):
+    name = '여름'
+    fill(tmp_path/'old', f'{name}/1.jpg', f'{unicodedata.normalize("NFD", name)}/2.jpg')
+    with pytest.raises(FileExistsError, match='nothing moved: 2'): sub_dir(tmp_path/'old', tmp_path/'new')
+
+
+def test_a_bad_copy_costs_nothing(tmp_path, monkeypatch):
+    "A disk that loses bytes: the original stays."
+    old, new = fill(tmp_path/'old', *FILES), tmp_path/'new'
+    cross_device(monkeypatch, old, new)
+    monkeypatch.setattr(shutil, 'copyfile', lambda a, b, **k: Path(b).write_bytes(b'?'))
+    monkeypatch.setattr(shutil, 'copy2', lambda a, b, **k: Path(b).write_bytes(b'?'))
+    monkeypatch.setattr(shutil, 'copytree', lambda a, b, **k: (os.makedirs(b), [Path(b, f).write_bytes(b'?') for f in os.listdir(a) if os.path.isfile(os.path.join(a, f))]))
+    with pytest.raises(OSError, match='differs from'): sub_dir(old, new)
+    assert tree(old) == {n: n.encode() for n in FILES}
 
 
 KILLER = '''
@@ -394,3 +496,41 @@ def test_sub_dir_killed_at_every_point_loses_nothing_and_goes_on(how, least, tmp
 def test_ids_are_made_once(drawn):
     "A loop over `catalog.ids[i]` must not grow with the square of the photos."
     assert drawn.ids is drawn.ids
+
+
+MOVER = """
+import os, sys, time
+from triplet_fashion import catalog
+old, new, how, step = sys.argv[1:5]
+real = os.rename
+def rename(a, b, **k):
+    time.sleep(.002)
+    if how == 'across' and str(a).startswith(old) and str(b).startswith(new): raise OSError(18, 'cross-device')
+    return real(a, b, **k)
+os.rename = rename
+print('go', flush=True)
+getattr(catalog, step)(old, new)
+"""
+
+
+@pytest.mark.parametrize('how,step', [('rename', 'sub_dir'), ('across', 'sub_dir'), ('across', 'unsub_dir')])
+def test_killed_at_random_moments_loses_nothing(how, step, tmp_path, root):
+    "SIGKILL, again and again, until one run gets through: every file is always in the old place or whole in the new one."
+    rng, (old, new) = np.random.default_rng(5), (tmp_path/'old', tmp_path/'new')
+    names = {f'c{c}/{k}.jpg': rng.bytes(60_000) for c in range(60) for k in range(4)}
+    nested = lambda n: f'{n.split("/")[0]}/{n}'
+    here, there = (str, nested) if step == 'sub_dir' else (nested, str)
+    for n, b in names.items(): fill(old, here(n), content=b)
+    kills = 0
+    for _ in range(40):
+        child = subprocess.Popen([sys.executable, '-c', MOVER, str(old), str(new), how, step], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        child.stdout.readline()
+        if kills < 5: time.sleep(rng.random()*.07); child.send_signal(signal.SIGKILL)
+        code = child.wait()
+        kills += code == -signal.SIGKILL
+        for n, b in names.items():
+            copies = [p for p in (old/here(n), new/there(n)) if p.exists()]
+            assert copies and all(p.read_bytes() == b for p in copies), (n, copies, child.stderr.read())
+        if code == 0: break
+    assert code == 0, child.stderr.read()
+    assert kills and tree(new) == {there(n): b for n, b in names.items()} and not any(p.is_file() for p in old.rglob('*'))

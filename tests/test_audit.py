@@ -1,0 +1,360 @@
+"What spoils a training, made on purpose and found: bad files, copies in every place, leaks, with a hash and with embeddings."
+import csv, io, os, shutil, subprocess, sys, warnings
+from collections import Counter
+from pathlib import Path
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from triplet_fashion import audit as room
+from triplet_fashion.audit import audit_photos, bits_apart, likeness, load_exclusions, near_pairs, perceptual_hash, photo_facts
+from triplet_fashion.catalog import Catalog
+from triplet_fashion.draw import draw_photo
+
+
+def fill(root, *names, content=None):
+    "Files by relative name, each with its own name as its content."
+    for n in names:
+        p = root/n
+        p.parent.mkdir(parents=True, exist_ok=True)
+        p.write_bytes(content if content is not None else n.encode())
+    return root
+
+
+def photos(root, *names):
+    "Small real photos, all different."
+    for i, n in enumerate(names):
+        p = root/n
+        p.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (24, 24, 3)).astype(np.uint8)).save(p)
+    return root
+
+
+def tree(root): return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob('*')) if p.is_file()}
+
+
+def resave(source, target, size=None, **save):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    im = Image.open(source)
+    im.resize(size or im.size).save(target, **save)
+    return target
+
+
+# one file
+
+@pytest.fixture(scope='module')
+def page(): return Image.fromarray(draw_photo(3, 1, size=(160, 120)))
+
+
+def exif(k):
+    e = Image.Exif()
+    e[0x0112] = k
+    return e
+
+
+def test_what_can_be_read_is_noted_and_looks_the_same(page, tmp_path):
+    deep = np.asarray(page).astype(np.uint16)*257
+    lying = page.transpose(Image.Transpose.ROTATE_90)
+    cases = {'plain.png': (page, {}, []), 'print.jpg': (page.convert('CMYK'), dict(quality=95), ['CMYK']), 'p.png': (page.quantize(256), {}, ['palette']), 'alpha.png': (page.convert('RGBA'), {}, ['alpha']),
+             '웹 (1).webp': (page, dict(quality=95), []), 'turned.jpg': (lying, dict(exif=exif(6), quality=95), ['turned']), 'frames.gif': (page, dict(save_all=True, append_images=[page.rotate(180)]), ['palette', 'animated']),
+             'png.jpg': (page, dict(format='PNG'), ['wrong extension']), 'noext': (page, dict(format='JPEG', quality=95), []), 'fine.JPEG': (page, dict(quality=95), []), 'x.tif': (page, {}, [])}
+    for name, (im, save, want) in cases.items():
+        im.save(tmp_path/name, **save)
+        facts = photo_facts(tmp_path/name)
+        assert facts.problem is None and [n.split(':')[0] for n in facts.notes] == want, (name, facts[:2])
+        assert abs(facts.tile.astype(int)-photo_facts(tmp_path/'plain.png').tile).mean() < 6, name
+    for name, im, want in [('l.png', page.convert('L'), ['grey']), ('rgb.png', page.convert('L').convert('RGB'), ['grey']), ('16.png', Image.fromarray(deep[..., 1]), ['16-bit', 'grey']), ('la.png', page.convert('LA'), ['alpha', 'grey']), ('1.png', page.convert('1'), ['grey'])]:
+        im.save(tmp_path/name)
+        assert [n.split(':')[0] for n in photo_facts(tmp_path/name).notes] == want, name
+
+
+def test_sixteen_bits_in_colour(page, tmp_path):
+    "Written by hand: Pillow reads 16-bit RGB but does not write it."
+    import struct, zlib
+    deep = np.asarray(page).astype('>u2')*257
+    chunk = lambda kind, data: struct.pack('>I', len(data))+kind+data+struct.pack('>I', zlib.crc32(kind+data))
+    rows = b''.join(b'\0'+r.tobytes() for r in deep)
+    (tmp_path/'16.png').write_bytes(b'\x89PNG\r\n\x1a\n'+chunk(b'IHDR', struct.pack('>IIBBBBB', page.width, page.height, 16, 2, 0, 0, 0))+chunk(b'IDAT', zlib.compress(rows))+chunk(b'IEND', b''))
+    facts = photo_facts(tmp_path/'16.png')
+    assert facts.problem is None and facts.notes[0].startswith('16-bit')
+
+
+def test_what_cannot_be_used_says_why(page, tmp_path):
+    page.save(tmp_path/'whole.jpg')
+    whole = (tmp_path/'whole.jpg').read_bytes()
+    Image.new('1', (10_000, 9_900)).save(tmp_path/'bomb.png')
+    page.resize((15, 40)).save(tmp_path/'tiny.png')
+    os.mkfifo(tmp_path/'pipe.jpg')
+    for name, content, kind in [('cut.jpg', whole[:len(whole)//2], 'truncated'), ('none.jpg', b'', 'empty file'), ('web.jpg', b'<html>', 'not an image'), ('bomb.png', None, 'too many pixels'), ('tiny.png', None, 'too small'), ('pipe.jpg', None, 'not an image'), ('gone.jpg', None, 'missing')]:
+        if content is not None: (tmp_path/name).write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            facts = photo_facts(tmp_path/name)
+        assert facts.problem.split(':')[0] == kind and facts.tile is None, (name, facts)
+    assert photo_facts(tmp_path/'tiny.png', min_side=15).problem is None
+
+
+def test_a_hundred_megapixels(tmp_path):
+    big = Image.new('L', (10_000, 10_000), 200)
+    big.paste(30, (2000, 2000, 6000, 8000))
+    big.save(tmp_path/'big.jpg', quality=50)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        audit = audit_photos([tmp_path/'big.jpg'])
+    assert audit.table == [] and audit.note_counts == {'grey': 1, 'large': 1}
+
+
+# hashes and pairs
+
+def test_hashes_are_the_librarys(page):
+    import imagehash
+    tile = np.asarray(page.resize((64, 64)))
+    h = imagehash.phash(Image.fromarray(tile), 16)
+    code = perceptual_hash(tile)
+    assert code.dtype == np.uint64 and code.shape == (4,) and (np.unpackbits(code.view(np.uint8)) == h.hash.ravel()).all()
+    other = imagehash.phash(Image.fromarray(tile[::-1].copy()), 16)
+    assert bits_apart(code, perceptual_hash(tile[::-1].copy())) == h-other
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(n=st.integers(0, 60), m=st.integers(1, 60), limit=st.integers(0, 256), seed=st.integers(0, 99))
+def test_pairs_are_all_pairs(n, m, limit, seed):
+    rng = np.random.default_rng(seed)
+    bits = lambda k: rng.random((k, 256)) < rng.random()
+    a, b = bits(n), bits(m)
+    pack = lambda x: np.packbits(x, 1).view(np.uint64).reshape(-1, 4)
+    d = (a[:, None] != b[None]).sum(-1)
+    i, j, far = near_pairs(pack(a), pack(b), limit, most=m)
+    assert sorted(zip(i, j)) == [tuple(o) for o in np.argwhere(d <= limit)] and (far == d[i, j]).all()
+    own = (a[:, None] != a[None]).sum(-1)
+    i, j, far = near_pairs(pack(a), threshold=limit, most=n+1)
+    assert sorted(zip(i, j)) == [tuple(o) for o in np.argwhere(np.triu(own <= limit, 1))]
+
+
+def test_pairs_across_blocks_and_the_nearest_kept(monkeypatch):
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 2**63, (1500, 4), np.uint64)
+    codes[1400:] = codes[:100]
+    i, j, d = near_pairs(codes, threshold=20)
+    assert (i == np.arange(100)).all() and (j == i+1400).all() and (d == 0).all()
+    real = room._blocks
+    monkeypatch.setattr(room, '_blocks', lambda n, m, t: real(n, m, t, 7, 13))
+    assert [o.tolist() for o in near_pairs(codes, threshold=20)] == [i.tolist(), j.tolist(), d.tolist()]
+    e = rng.normal(size=(200, 5))
+    e[:, 0] += 3
+    i, j, d = near_pairs(e, e, threshold=2, most=4)
+    u = e/np.linalg.norm(e, axis=1, keepdims=True)
+    assert len(i) == 800 and np.allclose(d.reshape(200, 4), np.sort(1-u@u.T, 1)[:, :4], atol=1e-5)
+
+
+def test_bits_without_numpy_2(monkeypatch):
+    a, b = np.random.default_rng(0).integers(0, 2**63, (2, 30, 4), np.uint64)
+    want = bits_apart(a, b)
+    monkeypatch.setattr(room, '_count', lambda x: np.unpackbits(x[..., None].view(np.uint8), axis=-1).sum(-1))
+    assert (bits_apart(a, b) == want).all() and (bits_apart(a[:, None], b[None]).diagonal() == want).all()
+
+
+# audits
+
+def test_audit_finds_each_fault_once(tmp_path):
+    photos(tmp_path, *(f'{c}/{k}.png' for c in 'abcde' for k in range(4)))
+    fill(tmp_path, 'a/cut.png', content=(tmp_path/'a/0.png').read_bytes()[:500])
+    fill(tmp_path, 'a/web.jpg', content=b'<html>')
+    fill(tmp_path, 'b/none.jpg', content=b'')
+    Image.new('RGB', (9, 40)).save(tmp_path/'b/dot.png')
+    shutil.copy(tmp_path/'c/0.png', tmp_path/'d/twin.png')
+    shutil.copy(tmp_path/'c/1.png', tmp_path/'c/twin.png')
+    shutil.copy(tmp_path/'c/1.png', tmp_path/'c/twin2.png')
+    for k in (1, 2, 3): (tmp_path/f'e/{k}.png').unlink()
+    before, steps = tree(tmp_path), []
+    cat = Catalog.from_dir(tmp_path)
+    audit = cat.audit(progress=lambda done, n: steps.append((done, n)))
+    assert {Path(o['path']).relative_to(tmp_path).as_posix(): o['problem'].split(':')[0] for o in audit.table} == {
+        'a/cut.png': 'truncated', 'a/web.jpg': 'not an image', 'b/none.jpg': 'empty file', 'b/dot.png': 'too small', 'c/0.png': 'same file in two products',
+        'd/twin.png': 'same file in two products', 'c/twin.png': 'same file twice in a product', 'c/twin2.png': 'same file twice in a product'}
+    assert audit.counts['same file in two products'] == 2 and sum(audit.counts.values()) == 8
+    assert 'd/twin.png' in next(o['problem'] for o in audit.table if o['path'].endswith('c/0.png'))
+    assert len(audit.clean) == len(cat)-8 and not audit.clean.audit().table and audit.clean.num_classes == 5
+    assert [cat.class_names[c] for c in audit.singles] == ['e'] and len(audit.emptied) == 0
+    assert steps[-1] == (len(cat), len(cat)) and tree(tmp_path) == before
+    assert 'truncated' in repr(audit) and '<table>' in audit._repr_html_()
+
+
+def test_audit_of_a_product_with_nothing_left(tmp_path):
+    audit = Catalog.from_dir(fill(photos(tmp_path, 'a/1.png', 'a/2.png'), 'b/1.jpg', 'b/2.jpg')).audit()
+    assert [audit.catalog.class_names[c] for c in audit.emptied] == ['b'] and 'product with no photo left' in str(audit)
+
+
+def test_audit_of_nothing():
+    audit = Catalog([], [], ['a']).audit()
+    assert audit.table == [] and audit.duplicates == [] and len(audit.clean) == 0 and repr(audit) and audit._repr_html_()
+    assert audit_photos([]).table == []
+    with pytest.raises(ValueError, match='nothing to show'): audit.show()
+
+
+@pytest.fixture
+def shop(drawn, tmp_path):
+    "The drawn catalogue with near copies: of one photo elsewhere, of one within its product, and of a whole product under another name."
+    root = tmp_path/'옷 가게'
+    shutil.copytree(drawn.root, root)
+    home = [root/n for n in drawn.class_names]
+    resave(home[0]/'000.jpg', home[1]/'again.webp', quality=50)
+    resave(home[2]/'000.jpg', home[2]/'small.jpg', size=(70, 70), quality=60)
+    for v in range(6): resave(home[3]/f'{v:03}.jpg', root/'sale (새)'/f'{v}.jpg', size=(100, 100), quality=55)
+    return Catalog.from_dir(root)
+
+
+def test_near_copies_and_products_that_are_one(shop):
+    audit = shop.audit()
+    assert audit.table == [] and audit.searched == 'hash' and len(audit.clean) == len(shop)
+    assert Counter(o['kind'] for o in audit.duplicates) == {'near copy in two products': 7, 'near copy in a product': 1}
+    assert [(o['product'], o['other'], o['copies'], o['share']) for o in audit.merge_candidates] == [('sale (새)', shop.class_names[3], 6, 1.0)]
+    out = {Path(p).relative_to(shop.root).as_posix() for p in audit.exclusions(near=True)}
+    assert len(out) == 2+1+12 and f'{shop.class_names[2]}/small.jpg' in out and f'{shop.class_names[2]}/000.jpg' not in out
+    assert len(shop.exclude(audit.exclusions(near=True))) == len(shop)-15
+    assert [o['kind'] for o in audit.worst(2)] == ['near copy in two products']*2 and len({os.path.dirname(o['path']) for o in audit.worst(2)}) == 2
+    assert len(shop.audit(share=.1).merge_candidates) == 2 and shop.audit(near=False).duplicates == [] and shop.audit(threshold=0).duplicates == []
+
+
+def test_audit_is_drawn_and_said(shop):
+    import matplotlib.pyplot as plt
+    audit = shop.audit()
+    fig = audit.show()
+    assert sum(bool(ax.images) for ax in fig.axes) == 6
+    html = audit._repr_html_()
+    assert html.count('<img') == 12 and 'products that may be one' in html and str(shop.root) not in html and len(html) < 120_000
+    assert 'near copy in two products, pairs' in repr(audit) and '7' in repr(audit)
+    plt.close('all')
+
+
+def test_other_colours_are_other_products(tmp_path):
+    "The same cut in the same pose, in five colours: alike to a grey hash."
+    base = Image.fromarray(draw_photo(7, 0, seed=1)).convert('HSV').split()
+    for k in range(5):
+        (tmp_path/f'c{k}').mkdir()
+        Image.merge('HSV', (base[0].point(lambda x: (x+51*k)%256), base[1].point(lambda x: min(255, x+40)), base[2])).convert('RGB').save(tmp_path/f'c{k}/1.png')
+    cat = Catalog.from_dir(tmp_path)
+    codes = np.stack([perceptual_hash(photo_facts(p).tile) for p in cat.paths])
+    assert len(near_pairs(codes)[0]) > 3 and cat.audit().duplicates == []
+
+
+def test_other_prints_are_other_products(tmp_path):
+    "One tee in one place with another print: within the bits of a copy, not within its detail."
+    base = np.asarray(Image.fromarray(draw_photo(1, 1, seed=0, size=(192, 192)))).copy()
+    y, x = np.mgrid[:48, :48]
+    for k, on in enumerate([(x//6+y//6) % 2, (x//4) % 2, (y//8) % 2, (x-24)**2+(y-24)**2 < 400]):
+        (tmp_path/f'c{k}').mkdir()
+        im = base.copy()
+        im[80:128, 72:120][on.astype(bool)] = 235
+        Image.fromarray(im).save(tmp_path/f'c{k}/1.png')
+    cat = Catalog.from_dir(tmp_path)
+    tiles = [photo_facts(p).tile for p in cat.paths]
+    i, j, d = near_pairs(np.stack([perceptual_hash(t) for t in tiles]))
+    assert len(i) >= 3 and max(likeness(tiles[a], tiles[b]) for a, b in zip(i, j)) < .9 and cat.audit().duplicates == []
+    assert likeness(tiles[0], tiles[0]) == pytest.approx(1, abs=1e-5) and likeness(tiles[0], tiles[1]) == pytest.approx(likeness(tiles[1], tiles[0]), abs=1e-6)
+
+
+def test_blank_photos_are_no_copies(tmp_path):
+    for k, shade in enumerate([255, 254, 10, 128]): (tmp_path/str(k)).mkdir(); Image.new('RGB', (40, 40+k), (shade,)*3).save(tmp_path/f'{k}/a.png')
+    audit = Catalog.from_dir(tmp_path).audit()
+    assert audit.duplicates == [] and audit.note_counts == {'blank': 4}
+
+
+def test_a_placeholder_everywhere_stays_small(tmp_path, page):
+    "One picture saved a little differently in 120 products: pairs grow with the photos, not with their square."
+    for k in range(120):
+        (tmp_path/f'{k:03}').mkdir()
+        page.save(tmp_path/f'{k:03}/1.jpg', quality=40+k%50, comment=str(k).encode())
+    audit = Catalog.from_dir(tmp_path).audit()
+    assert 120 <= len(audit.duplicates) <= 20*120 and len(audit.exclusions(near=True)) == 120
+
+
+def test_leaks_between_splits(shop, drawn, tmp_path):
+    train, valid = drawn.split(.25)
+    assert valid.audit(against=train).leaks == [] == train.audit(against=valid).leaks
+    leaky = valid+Catalog([resave(train.paths[3], tmp_path/'x.webp', quality=60), shutil.copy(train.paths[9], tmp_path/'y.jpg')], [0, 0], ['odd'])
+    audit = leaky.audit(against=train)
+    assert audit.counts == {'near copy in another split': 1, 'same file in another split': 1} and audit.clean.paths == valid.paths
+    assert {o['other'] for o in audit.leaks} == {train.paths[3], train.paths[9]} and audit.merge_candidates == []
+    assert audit_photos(leaky.paths, leaky.labels, leaky.class_names, against=train.paths).counts == audit.counts
+    assert train.audit(against=train).counts == {'same file in another split': len(train)}
+
+
+def test_leaks_that_cannot_be_read_elsewhere(drawn, tmp_path):
+    (tmp_path/'bad.jpg').write_bytes(b'x')
+    assert drawn[:3].audit(against=[tmp_path/'bad.jpg', tmp_path/'gone.jpg']).table == []
+
+
+def test_with_embeddings(shop):
+    rng = np.random.default_rng(0)
+    e = rng.normal(size=(len(shop), 16))
+    e[5], e[40] = e[0]+.01, e[1]*3
+    audit = shop.audit(embeddings=e)
+    pairs = {(shop.paths.index(o['path']), shop.paths.index(o['other'])): o['distance'] for o in audit.duplicates}
+    assert set(pairs) == {(0, 5), (1, 40)} and audit.searched == 'embeddings' and max(pairs.values()) < 1e-3
+    train, valid = shop[:40], shop[40:]
+    assert len(valid.audit(against=train, embeddings=e[40:], against_embeddings=e[:40]).leaks) == 1
+    for kw, match in [(dict(embeddings=e[:3]), r'embeddings of shape \(3, 16\) for'), (dict(embeddings=e, against=train), 'against_embeddings'), (dict(embeddings=np.full_like(e, np.nan)), 'row 0 is not finite')]:
+        with pytest.raises(ValueError, match=match): shop.audit(**kw)
+
+
+def test_without_imagehash(shop, root):
+    code = f"""
+import sys; sys.modules['imagehash'] = None
+from triplet_fashion.catalog import Catalog
+cat = Catalog.from_dir({str(shop.root)!r})[:6]
+audit = cat.audit()
+assert audit.searched is None and 'near copies not looked for' in repr(audit) and 'pip install' in repr(audit)
+try: cat.audit(near=True)
+except ImportError as e: print(e)
+"""
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=root, check=True, env={**os.environ, 'PYTHONIOENCODING': 'utf-8'}).stdout
+    assert "pip install 'ImageHash>=4.3'" in out
+
+
+def test_the_list_is_kept_and_read(shop, tmp_path):
+    fill(Path(shop.root), 'sale (새)/no.jpg', 'sale (새)/bad, "x".jpg')
+    cat = Catalog.from_dir(shop.root)
+    audit = cat.audit()
+    path = audit.save(tmp_path/'목록.csv')
+    rows = list(csv.reader(path.open(encoding='utf-8')))
+    assert rows[0] == ['path', 'problem'] and {r[0] for r in rows[1:]} == {'sale (새)/no.jpg', 'sale (새)/bad, "x".jpg'} == set(load_exclusions(path))
+    assert cat.exclude(path).paths == audit.clean.paths == shop.paths
+    moved = shutil.move(shop.root, tmp_path/'moved')
+    assert Catalog.from_dir(moved).exclude(path).ids == shop.ids
+    again = Catalog.from_dir(moved).audit()
+    near = again.save(tmp_path/'near.csv', near=True)
+    assert len(load_exclusions(near)) == 2+15 and [p.name for p in tmp_path.iterdir() if 'part' in p.name] == []
+    assert len(load_exclusions(Catalog([], [], ['a']).audit().save(tmp_path/'none.csv'))) == 0
+
+
+def test_memory_does_not_grow_with_the_pairs():
+    import tracemalloc
+    codes = np.random.default_rng(0).integers(0, 2**63, (6000, 4), np.uint64)
+    peaks = []
+    for n in (1500, 6000):
+        tracemalloc.start()
+        near_pairs(codes[:n])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 120e6 and peaks[1] < 3.5*peaks[0]
+
+
+def test_audit_of_real_photos(clothing):
+    audit = Catalog.from_dir(clothing/'validation').sample(120).audit()
+    assert audit.counts.get('truncated', 0) == 0 and len(audit.clean) >= 110
+
+
+def test_copies_in_real_photos(clothing):
+    "Re-saved real photos are found in a split of real photos, and nothing else is."
+    cat = Catalog.from_dir(clothing/'validation')
+    valid, train = cat[::3], cat[1::3]
+    buf = io.BytesIO()
+    before = len(valid.audit(against=train).leaks)
+    folder = Path(os.environ.get('TMPDIR', '/tmp'))/f'audit-{os.getpid()}'
+    try:
+        copies = [str(resave(p, folder/f'{k}.jpg', size=(200, 266), quality=60)) for k, p in enumerate(train.paths[:12])]
+        found = Catalog(valid.paths+copies, [0]*(len(valid)+12), ['all']).audit(against=train)
+        assert len(found.leaks) == before+12 and {o['path'] for o in found.leaks} >= set(copies)
+    finally: shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,210 @@
+"The official files of four benchmarks, drawn small, read, and broken on purpose."
+import json, os, shutil
+from pathlib import Path
+import numpy as np
+import pytest
+from PIL import Image
+
+from triplet_fashion.readers import Benchmark, draw_benchmark, read_consumer2shop, read_deepfashion2, read_inshop, read_sop
+
+READ = dict(inshop=read_inshop, consumer2shop=read_consumer2shop, deepfashion2=read_deepfashion2, sop=read_sop)
+
+
+@pytest.fixture(scope='module')
+def drawn_once(tmp_path_factory):
+    made = {}
+    def make(name):
+        if name not in made: made[name] = draw_benchmark(name, tmp_path_factory.mktemp('readers')/name, 8, 4)
+        return made[name]
+    return make
+
+
+@pytest.fixture
+def at(drawn_once, tmp_path):
+    "A copy of a drawn benchmark that a test may break."
+    return lambda name: Path(shutil.copytree(drawn_once(name), tmp_path/name))
+
+
+def text(path, lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('\n'.join(lines)+'\n')
+    return path
+
+
+def touch(root, *names):
+    for n in names:
+        (root/n).parent.mkdir(parents=True, exist_ok=True)
+        (root/n).touch()
+
+
+# what all have in common
+
+@pytest.mark.parametrize('name,splits', [('inshop', ['train', 'query', 'gallery']), ('consumer2shop', ['train', 'val', 'query', 'gallery']), ('deepfashion2', ['train', 'query', 'gallery']), ('sop', ['train', 'test'])])
+def test_splits_share_their_ids(name, splits, drawn_once):
+    b = READ[name](drawn_once(name))
+    assert list(b) == splits and all(getattr(b, s) is b[s] for s in splits)
+    assert all(c.class_names == b.train.class_names and c.categories == b.train.categories and len(c.categories) == c.num_classes for c in b.values())
+    assert all(os.path.isfile(p) for c in b.values() for p in c.paths) and all(b.train.categories)
+    assert not set(b.train.products) & {p for s in splits[1:] for p in b[s].products}
+    assert not set(b.train.paths) & {p for s in splits[1:] for p in b[s].paths}
+    if 'query' in b: assert set(b.query.products) <= set(b.gallery.products) and not set(b.query.paths) & set(b.gallery.paths)
+    assert b.name in repr(b) and f'{len(b.train)} photos' in repr(b) and '<table>' in b._repr_html_() and not b.complete
+    with pytest.raises(AttributeError, match=f"no 'valid': its splits are {', '.join(splits)}"): b.valid
+
+
+@pytest.mark.parametrize('name', list(READ))
+def test_folders_that_are_no_benchmark(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match='no such folder'): READ[name](tmp_path/'gone')
+    with pytest.raises(FileNotFoundError, match='is missing.*(official layout|unpack)'): READ[name](tmp_path)
+
+
+@pytest.mark.parametrize('name', list(READ))
+def test_photos_that_are_missing(name, at):
+    root = at(name)
+    whole = READ[name](root)
+    victim = next(iter(whole.values())).paths[0]
+    os.unlink(victim)
+    with pytest.raises(FileNotFoundError, match=r'1 of the .* such as .*unpack'): READ[name](root)
+    part = READ[name](root, missing='skip')
+    assert victim not in part.train.paths and victim in [p for p, _ in part.train.skipped]
+    assert sum(map(len, part.values())) < sum(map(len, whole.values()))
+    with pytest.raises(ValueError, match='missing must be'): READ[name](root, missing='no')
+
+
+def test_drawn_benchmarks_say_what_is_wrong(tmp_path):
+    with pytest.raises(ValueError, match="not 'cub'"): draw_benchmark('cub', tmp_path)
+    with pytest.raises(ValueError, match='at least 4 products'): draw_benchmark('sop', tmp_path, 3)
+    (tmp_path/'x').touch()
+    with pytest.raises(FileExistsError): draw_benchmark('sop', tmp_path)
+
+
+def test_official_sizes(monkeypatch):
+    "The published counts, and what says whether a folder has them."
+    from triplet_fashion.catalog import Catalog
+    b = Benchmark('b', dict(train=Catalog(['1', '2'], [0, 1], ['a', 'b'])), 'p', dict(train=(2, 2)))
+    assert b.complete and 'official size' in repr(b)
+    b.official['train'] = (25882, 3997)
+    assert not b.complete and '25,882 of 3,997 officially' in repr(b)
+
+
+# In-shop
+
+def test_inshop_by_hand(tmp_path):
+    "The head of the published list, padded as it is there."
+    rows = ['img/WOMEN/Dresses/id_00000002/02_1_front.jpg                           id_00000002 train      ', 'img/WOMEN/Dresses/id_00000002/02_2_side.jpg                            id_00000002 train      ',
+            'img/MEN/Denim/id_00000080/01_1_front.jpg                               id_00000080 query      ', 'img/MEN/Denim/id_00000080/01_4_full.jpg                                id_00000080 gallery    ']
+    text(tmp_path/'Eval/list_eval_partition.txt', ['4', 'image_name item_id evaluation_status', *rows])
+    touch(tmp_path/'Img', *(r.split()[0] for r in rows))
+    b = read_inshop(tmp_path)
+    assert b.train.class_names == ['id_00000002', 'id_00000080'] and b.train.categories == ['WOMEN/Dresses', 'MEN/Denim']
+    assert b.train.ids == ['Img/img/WOMEN/Dresses/id_00000002/02_1_front.jpg', 'Img/img/WOMEN/Dresses/id_00000002/02_2_side.jpg']
+    assert b.query.labels.tolist() == b.gallery.labels.tolist() == [1]
+    shutil.move(tmp_path/'Img/img', tmp_path/'Img/img_highres')
+    assert read_inshop(tmp_path, photos='img_highres').query.ids == ['Img/img_highres/MEN/Denim/id_00000080/01_1_front.jpg']
+    with pytest.raises(FileNotFoundError, match='unpack Img/img.zip'): read_inshop(tmp_path)
+    shutil.move(tmp_path/'Img/img_highres', tmp_path/'img')
+    shutil.move(tmp_path/'Eval/list_eval_partition.txt', tmp_path)
+    assert len(read_inshop(tmp_path).train) == 2                     # without the folders Eval and Img
+
+
+@pytest.mark.parametrize('change,match', [(lambda l: l[1:], 'first line must be a number'), (lambda l: ['x', *l[1:]], 'first line must be a number'), (lambda l: l[:-1], 'says 32 in its first line but lists 31'),
+    (lambda l: [l[0], 'a b', *l[2:]], 'second "image_name'), (lambda l: [*l[:-1], l[-1].rsplit(' ', 1)[0]], 'line 34: 2 columns and not 3'), (lambda l: [*l[:-1], l[-1].replace('gallery', 'valid')], "line 34: evaluation_status is 'valid'"), (lambda l: [], 'first line')])
+def test_inshop_lists_that_are_wrong(change, match, at):
+    root = at('inshop')
+    path = root/'Eval/list_eval_partition.txt'
+    text(path, change(path.read_text().splitlines()))
+    with pytest.raises(ValueError, match=match) as e: read_inshop(root)
+    assert 'list_eval_partition.txt' in str(e.value)
+
+
+# Consumer-to-shop
+
+def test_consumer2shop_by_hand(tmp_path):
+    line = lambda item, a, b, s: f'img/CLOTHING/Blouse/{item}/comsumer_{a:02}.jpg   img/CLOTHING/Blouse/{item}/shop_{b:02}.jpg  {item} {s}'
+    rows = [line('id_1', 1, 1, 'train'), line('id_1', 2, 1, 'train'), line('id_2', 1, 1, 'val'), line('id_3', 1, 1, 'test'), line('id_3', 1, 2, 'test'), line('id_3', 2, 2, 'test')]
+    text(tmp_path/'Eval/list_eval_partition.txt', [str(len(rows)), 'image_pair_name_1 image_pair_name_2 item_id evaluation_status', *rows])
+    touch(tmp_path/'Img', *{p for r in rows for p in r.split()[:2]})
+    b = read_consumer2shop(tmp_path)
+    short = lambda c: ['/'.join(Path(p).parts[-2:]) for p in c.paths]
+    assert short(b.train) == ['id_1/comsumer_01.jpg', 'id_1/shop_01.jpg', 'id_1/comsumer_02.jpg'] and b.shop['train'].tolist() == [False, True, False]
+    assert short(b.query) == ['id_3/comsumer_01.jpg', 'id_3/comsumer_02.jpg'] and short(b.val) == ['id_2/comsumer_01.jpg']
+    assert short(b.gallery) == ['id_2/shop_01.jpg', 'id_3/shop_01.jpg', 'id_3/shop_02.jpg']
+    assert b.pairs['train'].tolist() == [[0, 1], [2, 1]] and b.pairs['val'].tolist() == [[0, 0]] and b.pairs['query'].tolist() == [[0, 1], [0, 2], [1, 2]]
+    assert b.train.categories == ['CLOTHING/Blouse']*3
+    text(tmp_path/'Eval/list_eval_partition.txt', ['9', 'image_pair_name_1 image_pair_name_2 item_id evaluation_status', *rows])   # the photos counted, and not the pairs
+    assert read_consumer2shop(tmp_path).sizes == b.sizes
+    os.unlink(b.gallery.paths[1])
+    part = read_consumer2shop(tmp_path, missing='skip')
+    assert part.pairs['query'].tolist() == [[0, 1], [1, 1]] and len(part.query) == 2
+
+
+# DeepFashion2
+
+def test_deepfashion2_by_hand(tmp_path):
+    item = lambda style, box, name='vest': dict(category_name=name, category_id=5, style=style, bounding_box=box, landmarks=[0], segmentation=[[0]])
+    notes = dict(train=[dict(source='user', pair_id=1, item1=item(1, [0, 0, 10, 20]), item2=item(0, [10, 0, 30, 20])), dict(source='shop', pair_id=1, item1=item(1, [5, 5, 25, 40]), item2=item(2, [1, 1, 9, 9], 'skirt')), dict(source='shop', pair_id=2, item1=item(1, [0, 0, 5, 5]))],
+                 validation=[dict(source='user', pair_id=1, item1=item(1, [0, 0, 10, 20])), dict(source='shop', pair_id=1, item1=item(1, [0, 0, 30, 40]), item2=item(0, [3, 3, 9, 9])), dict(source='shop', pair_id=7, item1=item(0, [0, 0, 99, 99]))])
+    for split, all_notes in notes.items():
+        for k, o in enumerate(all_notes, 1):
+            text(tmp_path/split/f'annos/{k:06}.json', [json.dumps(o)])
+            (tmp_path/split/'image').mkdir(exist_ok=True)
+            Image.fromarray(np.random.default_rng(k).integers(0, 255, (40, 30, 3), 'uint8')).save(tmp_path/split/f'image/{k:06}.jpg')
+    b = read_deepfashion2(tmp_path)
+    names = lambda c: [c.class_names[l] for l in c.labels]
+    assert names(b.train) == ['train/000001-1', 'train/000001-1', 'train/000001-2', 'train/000002-1'] and b.shop['train'].tolist() == [False, True, True, True]
+    assert names(b.query) == ['validation/000001-1'] and names(b.gallery) == ['validation/000001-1', 'validation/000001-0-000002-item2', 'validation/000007-0-000003-item1']
+    assert b.boxes['train'][1].tolist() == [5, 5, 25, 40] and b.pairs['train'].tolist() == [[0, 1]] and b.pairs['query'].tolist() == [[0, 0]]
+    assert b.train.categories[b.train.labels[2]] == 'skirt' and b.train.ids[:2] == ['train/image/000001.jpg', 'train/image/000002.jpg']
+    cut = read_deepfashion2(tmp_path, crops=tmp_path/'cut')
+    assert cut.sizes == b.sizes and cut.boxes == {} and names(cut.gallery) == names(b.gallery)
+    assert [Image.open(p).size for p in cut.gallery.paths] == [(30, 40), (6, 6), (30, 40)]           # the last box reaches out of its photo
+    before = {p: os.stat(p).st_mtime_ns for p in cut.train.paths}
+    assert {p: os.stat(p).st_mtime_ns for p in read_deepfashion2(tmp_path, crops=tmp_path/'cut').train.paths} == before
+    assert not [p for p in (tmp_path/'cut').rglob('*') if 'part' in p.name]
+
+
+def test_deepfashion2_faults(at, tmp_path):
+    root = at('deepfashion2')
+    note = root/'train/annos/000001.json'
+    good = json.loads(note.read_text())
+    (root/'train/image/000002.jpg').write_bytes(b'broken')
+    b = read_deepfashion2(root, crops=tmp_path/'cut')
+    assert ('000002.jpg', 'not an image') in {(Path(p).name, r.split(':')[0]) for p, r in b.train.skipped} and not [p for p in b.train.paths if '000002_' in p]
+    good['item1']['bounding_box'] = [5, 5, 5, 50]
+    note.write_text(json.dumps(good))
+    shutil.rmtree(tmp_path/'cut')
+    assert 'empty box' in {r.split(':')[0] for _, r in read_deepfashion2(root, crops=tmp_path/'cut').train.skipped}
+    for text_ in ('{"source": "user"', '{"source": "user"}', '{"source": "user", "pair_id": 1, "item1": {}}', '[]'):
+        note.write_text(text_)
+        with pytest.raises(ValueError, match='000001.json is not an annotation'): read_deepfashion2(root)
+
+
+def test_pairs_are_all_pairs_of_one_product():
+    from triplet_fashion.readers import _same_product
+    rng = np.random.default_rng(0)
+    for n, m in [(0, 3), (3, 0), (20, 30)]:
+        a, b = rng.integers(0, 6, n), rng.integers(0, 6, m)
+        assert sorted(map(tuple, _same_product(a, b))) == [tuple(o) for o in np.argwhere(a[:, None] == b[None])]
+
+
+# Stanford Online Products
+
+def test_sop_by_hand(tmp_path):
+    home = tmp_path/'Stanford_Online_Products'
+    train, test = ['1 1 1 bicycle_final/111085122871_0.JPG', '2 1 1 bicycle_final/111085122871_1.JPG', '3 2 12 toaster_final/7_0.JPG'], ['4 3 2 cabinet_final/9_0.JPG', '5 3 2 cabinet_final/9_1.JPG']
+    for s, rows in (('train', train), ('test', test), ('info', train+test)): text(home/f'Ebay_{s}.txt', ['image_id class_id super_class_id path', *rows])
+    touch(home, *(r.split()[3] for r in train+test))
+    for root in (home, tmp_path):
+        b = read_sop(root)
+        assert b.train.class_names == ['00001', '00002', '00003'] and b.train.categories == ['bicycle', 'toaster', 'cabinet']
+        assert b.train.labels.tolist() == [0, 0, 1] and b.test.labels.tolist() == [2, 2] and b.test.ids == ['cabinet_final/9_0.JPG', 'cabinet_final/9_1.JPG']
+    for s, rows, match in [('train', train[:2], 'lists 2 photos but .* begins at number 4'), ('train', train[1:]+train[:1], None), ('train', [train[0], train[2]], 'lines are missing'), ('test', test[1:], 'begins at number 5'),
+                           ('test', ['4 x 2 a.JPG'], 'line 2: three numbers and a path'), ('info', train, 'has 4 lines, the two splits list 5'), ('test', ['4 3 2'], 'line 2')]:
+        keep = (home/f'Ebay_{s}.txt').read_text()
+        text(home/f'Ebay_{s}.txt', ['image_id class_id super_class_id path', *rows])
+        if match is None: assert len(read_sop(home).train) == 3
+        else:
+            with pytest.raises(ValueError, match=match): read_sop(home)
+        (home/f'Ebay_{s}.txt').write_text(keep)
+    text(home/'Ebay_test.txt', ['path', 'x'])
+    with pytest.raises(ValueError, match='Ebay_test.txt is not a list'): read_sop(home)
