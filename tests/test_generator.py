@@ -9,8 +9,8 @@ from PIL import Image
 import keras
 import tensorflow as tf
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.generator import (_deal, _pk_rows, _triplet_rows, augmentation, image_dataset, input_triplet_gen, pk_dataset, show_batch,
-    triplet_dataset)
+from triplet_fashion.generator import (Augment, _coverage, _deal, _Photos, _Table, _triplet_rows, augmentation, bad_report, image_dataset, input_triplet_gen, pk_dataset,
+    show_batch, triplet_dataset)
 from triplet_fashion.photo import PhotoError, load_images, read_image
 
 ImageDataGenerator = tf.keras.preprocessing.image.ImageDataGenerator
@@ -71,17 +71,56 @@ def test_dealing(n, k, hands, seed):
         for i in range(0, len(out)-n+1, n): assert sorted(out[i:i+n]) == list(cards)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(sizes=st.lists(st.integers(2, 7), min_size=2, max_size=8), P=st.integers(2, 8), K=st.integers(2, 5), steps=st.integers(1, 9), seed=st.integers(0, 99))
-def test_pk_plan(sizes, P, K, steps, seed):
+PK = dict(sizes=st.lists(st.integers(2, 7), min_size=2, max_size=8), P=st.integers(2, 8), K=st.integers(2, 5), seed=st.integers(0, 99))
+
+
+def table(sizes, P, K, seed, **kw):
+    "(labels, the dealing, P as far as there are products)"
     P, y = min(P, len(sizes)), np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
-    rows = _pk_rows(y, list(range(len(sizes))), P, K, steps, np.random.default_rng(seed)).reshape(steps, P, K)
+    return y, _Table(y, list(range(len(sizes))), P, K, seed, **kw), P
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(**PK, steps=st.integers(1, 9))
+def test_pk_plan(sizes, P, K, steps, seed):
+    y, t, P = table(sizes, P, K, seed)
+    rows = t.rows(0, steps).reshape(steps, P, K)
     for batch in rows:
         owners = y[batch]
         assert (owners == owners[:, :1]).all() and len(set(owners[:, 0])) == P
         for photos, c in zip(batch, owners[:, 0]): assert len(set(photos)) == min(K, sizes[c])
     times = np.bincount(y[rows][:, :, 0].ravel(), minlength=len(sizes))
     assert times.max()-times.min() <= 1
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(**PK, n_kinds=st.integers(0, 3), each=st.integers(1, 4))
+def test_coverage_is_what_it_says(sizes, P, K, seed, n_kinds, each):
+    kinds = [f'kind {c % n_kinds}' for c in range(len(sizes))] if n_kinds else None
+    y, t, P = table(sizes, P, K, seed, kinds=kinds, each=each)
+    says = _coverage(sizes, P, K, kinds, each)
+    assert set(y[t.rows(0, says['products'])[:, 0]]) == set(range(len(sizes)))
+    assert set(t.rows(0, says['photos'])[:, 0]) == set(range(len(y)))
+    if not n_kinds: assert says['products'] == -(-len(sizes)//P)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(**PK, at=st.integers(0, 20), n=st.integers(1, 9))
+def test_dealing_from_any_place_is_the_same_dealing(sizes, P, K, seed, at, n):
+    _, t, P = table(sizes, P, K, seed)
+    whole = t.rows(0, at+n).reshape(at+n, -1)
+    assert np.array_equal(t.rows(at, n).ravel(), whole[at:].ravel())                        # back, then on
+    assert np.array_equal(table(sizes, P, K, seed)[1].rows(at, n).ravel(), whole[at:].ravel())
+
+
+def test_categories_share_a_batch_equally():
+    y = np.repeat(np.arange(40), 3)
+    kinds = ['rare']*2 + ['common']*30 + ['some']*8
+    rows = _Table(y, list(range(40)), 6, 2, 0, kinds, 2).rows(0, 100).reshape(100, 6, 2)
+    for hand in y[rows][:, :, 0]:
+        assert len(set(hand)) == 6 and sorted(kinds[c] for c in hand) == ['common']*2 + ['rare']*2 + ['some']*2
+    two = y[_Table(y, list(range(40)), 4, 2, 0, kinds, 2).rows(0, 99)].reshape(99, 4, 2)[:, :, 0]
+    assert np.bincount([['rare', 'common', 'some'].index(kinds[c]) for hand in two for c in hand]).tolist() == [132]*3
 
 
 # datasets
@@ -123,7 +162,7 @@ def test_same_seed_same_batches_epoch_for_epoch(make, augment, drawn):
 def test_triplet_dataset(tmp_path):
     cat = flat(tmp_path, [3, 1, 5, 2])
     ds = triplet_dataset(cat, batch_size=4, size=(8, 8))
-    assert len(ds) == 3 and ds.info == dict(steps=3, photos=10, products=3, left_out=['p01'], bad={})
+    assert len(ds) == 3 and ds.info == dict(steps=3, photos=10, products=3, left_out=['p01'], epoch='3 batches, 10 anchors', coverage=dict(photos=3), bad={})
     anchors = []
     for (a, p, n), y in ds:
         a, p, n = grey(a), grey(p), grey(n)
@@ -177,6 +216,120 @@ def test_datasets_train(drawn):
     net = tiny_net()
     h = net.fit(triplet_dataset(drawn, 16, (8, 8), augment=True), validation_data=triplet_dataset(drawn, 16, (8, 8), fresh=False), epochs=2, verbose=0)
     assert len(h.history['val_loss']) == 2 and np.isfinite(h.history['loss']).all()
+
+
+@pytest.mark.parametrize('make', [lambda c, **k: triplet_dataset(c, 5, (12, 12), **k), lambda c, **k: pk_dataset(c, 4, 3, (12, 12), **k),
+    lambda c, **k: pk_dataset(c, 4, 3, (12, 12), steps=2, categories=['ab'[i % 2] for i in range(12)], **k)], ids=['triplets', 'pk', 'categories'])
+def test_going_on_in_the_middle_of_an_epoch(make, drawn, monkeypatch):
+    import json
+    def flat_(ds): return [np.concatenate([np.ravel(t) for t in tf.nest.flatten(b)]) for b in ds]
+    whole = make(drawn, augment=True, seed=3)
+    batches = flat_(whole) + flat_(whole) + flat_(whole)
+    for at in (1, 2*whole.info['steps']+1):
+        state = json.loads(json.dumps(make(drawn, augment=True, seed=3).state(at)))
+        ds = make(drawn, augment=True, cache=False, state=state)
+        rest = flat_(ds) + (flat_(ds) if at < 2*whole.info['steps'] else [])
+        assert len(rest) >= 1 and all(np.array_equal(a, b) for a, b in zip(batches[at:], rest)), at
+        assert ds.state(2) == make(drawn, seed=3).state(at+2)
+    read = []
+    monkeypatch.setattr(_Photos, 'plan', lambda self, at, plan=_Photos.plan: (read.append(len(at)), plan(self, at))[1])
+    n = len(flat_(make(drawn, seed=3, first_step=whole.info['steps']-1)))
+    assert n == 1 == len(read)                                                              # what is left out is not read
+
+
+def test_a_state_that_does_not_fit(drawn):
+    state = pk_dataset(drawn, 4, 3, 8).state(2)
+    for ds in (lambda: pk_dataset(drawn, 4, 2, 8, state=state), lambda: pk_dataset(drawn.subset(np.arange(60)), 4, 3, 8, state=state), lambda: triplet_dataset(drawn, 12, 8, state=state)):
+        with pytest.raises(ValueError, match='other photos or settings'): ds()
+    with pytest.raises(ValueError, match='what `.state'): pk_dataset(drawn, state=dict(epoch=1))
+    with pytest.raises(ValueError, match='first_step=6, but an epoch has 6 steps'): pk_dataset(drawn, 4, 3, 8, first_step=6)
+    still = pk_dataset(drawn, 4, 3, 8, fresh=False)
+    assert still.state(8)['epoch'] == 0 and still.state(8)['step'] == 2
+
+
+@pytest.fixture(scope='module')
+def every_kind(tmp_path_factory):
+    "Files of many kinds, all of one smooth scene, in two products."
+    d = tmp_path_factory.mktemp('kinds')
+    y, x = np.mgrid[:150, :210]
+    im = Image.fromarray(np.stack([x+20, y+60, 240-x], -1).clip(0, 255).astype(np.uint8))
+    turn = Image.Exif(); turn[0x0112] = 6
+    none = Image.Exif(); none[0x0112] = 1; none[0x010e] = 'x'*30_000
+    for i in '01':
+        (d/i).mkdir()
+        for name, kind, kw in [('plain.jpg', im, {}), ('prog.jpg', im, dict(progressive=True)), ('444.jpg', im, dict(subsampling=0)), ('grey.jpg', im.convert('L'), {}),
+            ('cmyk.jpg', im.convert('CMYK'), {}), ('turned.jpg', im, dict(exif=turn)), ('note.jpg', im, dict(exif=none)), ('icc.jpg', im, dict(icc_profile=b'p'*9000)),
+            ('wide.jpg', im.resize((900, 90)), {}), ('large.jpg', im.resize((1300, 1100)), {}), ('tiny.jpg', im.resize((17, 19)), {}), ('a.png', im, {}), ('b.webp', im, {})]: kind.save(d/i/name, **kw)
+        (d/i/'a.png').rename(d/i/'lies.jpg')                                                # a PNG by the name of a JPEG
+    return Catalog.from_dir(d)
+
+
+@pytest.mark.parametrize('fit', ['stretch', 'crop', 'pad'])
+@pytest.mark.parametrize('size', [(64, 64), (40, 72), (160, 100)])
+def test_both_ways_to_a_photos_pixels_agree(every_kind, fit, size):
+    x = np.concatenate([x for x, _ in image_dataset(every_kind, size, 5, fit=fit)])
+    gap = np.abs(x - load_images(every_kind.paths, size, fit=fit))
+    assert gap.max() <= 1 and (gap > 0).mean() < .01
+    reader = _Photos(every_kind.paths, every_kind.labels, None, size, fit, False)
+    slow = {Path(every_kind.paths[i]).name for i, w in enumerate(reader.plan(np.arange(len(every_kind)))[1]) if w[0] == 0}
+    assert {'cmyk.jpg', 'turned.jpg', 'lies.jpg', 'b.webp'} <= slow
+    if size == (64, 64): assert not {'plain.jpg', 'prog.jpg', '444.jpg', 'grey.jpg', 'note.jpg', 'icc.jpg', 'tiny.jpg'} & slow
+
+
+def test_both_ways_agree_on_real_photos(clothing):
+    paths = sorted(clothing.glob('validation/*/*.jpg'))[::7]
+    for size in (224, 64):
+        gap = np.abs(np.concatenate([x for x, _ in image_dataset(paths, size)]) - load_images(paths, size))
+        assert gap.max() <= 1 and (gap > 0).mean() < 1e-3
+
+
+@pytest.mark.filterwarnings('ignore:.*stands in')
+@pytest.mark.parametrize('cache', [True, False])
+def test_jpegs_that_turn_bad_between_epochs(cache, drawn, tmp_path):
+    import shutil
+    cat = Catalog.from_dir(shutil.copytree(drawn.root, tmp_path/'drawn'))
+    ds = pk_dataset(cat, 4, 6, (16, 16), cache=cache)
+    assert len(list(ds)) == 3 and bad_report(ds) == ''
+    one, two, three = (Path(cat.paths[i]) for i in (3, 20, 41))
+    data = one.read_bytes()
+    one.write_bytes(data[:len(data)*2//3])
+    two.unlink()
+    data = bytearray(three.read_bytes()); at = data.index(b'\xff\xc4')+5; data[at:at+16] = b'\xff'*16; three.write_bytes(bytes(data))     # its code table
+    for e in range(2): assert sum(len(y) for _, y in ds) == 72
+    fresh = pk_dataset(cat, 4, 6, (16, 16), cache=cache)
+    for e in range(2): assert sum(len(y) for _, y in fresh) == 72
+    for d in (fresh,) if cache else (ds, fresh):
+        assert sorted(d.info['bad']) == [3, 20, 41] and [p for p, _ in d.bad_photos()] == [str(o) for o in (one, two, three)]
+        assert bad_report(d).startswith('3 of 72 photos could not be read') and str(two) in bad_report(d)
+    with pytest.raises(Exception, match=f'{one.name}: truncated'): list(image_dataset(cat.paths[:8], 16))
+
+
+def test_stopping_early_leaves_nothing_hanging(drawn):
+    for make in (lambda: pk_dataset(drawn, 4, 3, (16, 16), cache=False), lambda: image_dataset(drawn, (16, 16), 4)):
+        for _ in range(3):
+            for batch in make(): break
+    assert len(list(make().take(2))) == 2
+
+
+def test_layers_augment_too(drawn):
+    keras_layer = keras.layers.RandomFlip('horizontal', seed=1)
+    x, _ = next(iter(pk_dataset(drawn, 4, 3, (16, 16), augment=keras_layer)))
+    plain, _ = next(iter(pk_dataset(drawn, 4, 3, (16, 16))))
+    assert x.shape == plain.shape and not np.array_equal(x, plain)
+    layer = Augment(light=.3, hue=.2, seed=4)
+    assert np.array_equal(layer(plain), plain) and not np.array_equal(layer(plain, training=True), plain)
+    again = Augment.from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+    a, b = (Augment(seed=4)(plain, training=True).numpy() for _ in range(2))
+    assert np.array_equal(a, b)
+
+
+def test_hue_is_off_unless_asked_for():
+    x = tf.constant(np.full((40, 6, 6, 3), (180., 60., 60.), 'float32'))
+    assert np.allclose(augmentation(light=0)(x, 1), x, atol=1e-3)
+    out = augmentation(False, 0, 0, hue=.5)(x, 1).numpy()[:, 0, 0]
+    assert out.argmax(1).tolist() != [0]*40 and set(out.argmax(1)) == {0, 1, 2}
+    with pytest.raises(ValueError, match='hue'): augmentation(hue=.6)
 
 
 # augmentation

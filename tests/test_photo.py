@@ -79,7 +79,8 @@ def test_exif_orientation_against_pillow(k, size, scene, tmp_path):
     if size: upright = upright.resize(size[::-1], Image.Resampling.BILINEAR)
     out = read_image(tmp_path/'o.jpg', size).astype(int)
     assert out.shape == np.asarray(upright).shape
-    assert abs(out - np.asarray(upright).astype(int)).max() <= 3
+    gap = abs(out - np.asarray(upright).astype(int))
+    assert gap.max() <= 6 and gap.mean() < 2
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
