@@ -1,5 +1,6 @@
 "metrics against brute force, against other libraries, and against bad input."
 import json
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from triplet_fashion.metrics import (calibrate_threshold, color_histogram, knn_accuracy, nearest, pair_distances, random_triplets,
-                                     raw_pixels, retrieval_metrics, triplet_accuracy, verification_report)
+from triplet_fashion import metrics
+from triplet_fashion.metrics import (Table, Verification, calibrate_threshold, color_histogram, fit_threshold, hard_triplets, knn_accuracy,
+                                     nearest, pair_distances, random_triplets, raw_pixels, retrieval_metrics, triplet_accuracy, verification_report)
 
 METRICS = 'cosine', 'euclidean', 'sqeuclidean'
 few = settings(max_examples=60, deadline=None, derandomize=True)
@@ -50,8 +52,10 @@ def brute_figures(orders, ql, gl, ks):
         R = sum(hit)
         if not R: continue
         precision = [sum(hit[:i+1])/(i+1) for i in range(len(hit))]
-        rows.append([float(any(hit[:k])) for k in ks] + [sum(p for p, h in zip(precision[:R], hit) if h)/R, sum(hit[:R])/R, 1/(hit.index(True)+1)])
-    names = [f'R@{k}' for k in ks] + ['MAP@R', 'R-precision', 'MRR']
+        gain = lambda hits: sum(h/np.log2(i + 2) for i, h in enumerate(hits))
+        rows.append([float(any(hit[:k])) for k in ks] + [sum(hit[:k])/k for k in ks] + [gain(hit[:k])/gain([1]*min(k, R)) for k in ks]
+                    + [sum(p for p, h in zip(precision[:R], hit) if h)/R, sum(hit[:R])/R, 1/(hit.index(True)+1)])
+    names = [f'{f}@{k}' for f in ('R', 'P', 'nDCG') for k in ks] + ['MAP@R', 'R-precision', 'MRR']
     return dict(zip(names, np.mean(rows, axis=0)), queries=len(rows), skipped=len(ql) - len(rows)) if rows else None
 
 
@@ -137,17 +141,154 @@ def test_chunks_change_nothing(shape):
     np.testing.assert_array_equal(a[1], b[1])
 
 
-def test_memory_is_bounded():
-    "4,500 x 4,500 distances are 162 MB in float64, and a ranking of them another 162; the search stays far below."
-    labels = np.arange(4500)//4
+@pytest.mark.parametrize('metric', METRICS)
+@pytest.mark.parametrize('spread', [1, 1e-3, 1e-6])
+def test_blocks_groups_and_repairs_are_exact(metric, spread):
+    "Several blocks, groups of many columns, copies, near-copies, a common offset: everything against float64 distances in full."
     rng = np.random.default_rng(0)
-    x = (rng.normal(size=(1125, 8))[labels] + rng.normal(size=(4500, 8))*.1).astype('float32')
+    g = rng.normal(size=(40_000, 6))
+    g[rng.integers(0, 40_000, 4000)] = g[rng.integers(0, 40_000, 4000)]
+    g[::7] = g[3] + rng.normal(size=g[::7].shape)*1e-4
+    g, q = (5 + g*spread).astype('float32'), (5 + rng.normal(size=(30, 6))*spread).astype('float32')
+    q[:9] = g[:18:2]
+    dist, index = nearest(q, g, k=12, metric=metric)
+    for i in range(len(q)):
+        full = metrics._Space(q[i:i+1], g, metric).measure(np.zeros(1, int), np.zeros(len(g), int), np.arange(len(g)))
+        order = np.lexsort((np.arange(len(g)), full))[:12]
+        assert index[i].tolist() == order.tolist() and (dist[i] == full[order]).all()
+    np.testing.assert_allclose(dist[:3], np.take_along_axis(distances(q[:3], g[index[:3]].reshape(-1, 6), metric), np.arange(36).reshape(3, 12), 1), rtol=2e-6, atol=1e-12)
+
+
+def test_crowds_of_copies_are_settled_in_between():
+    "More equal distances than the candidates' limit holds: memory is bounded, the answer the same."
+    x = np.full((40_000, 4), .5, 'float32')
+    x[39_990:] = .6
+    tracemalloc.start()
+    try:
+        dist, index = nearest(np.full((200, 4), .5), x, k=3, metric='euclidean', verbose=False)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally: tracemalloc.stop()
+    assert (dist == 0).all() and (index == [0, 1, 2]).all() and peak < 1.2e9
+
+
+@few
+@given(problems(), st.sampled_from(METRICS), st.integers(1, 3))
+def test_ids_are_left_out(problem, metric, kinds):
+    q, _, g, _ = problem
+    qi, gi = np.arange(len(q))%(kinds + 1), np.arange(len(g))%(kinds + 2)
+    k = min(len(g) - (gi == i).sum() for i in qi)
+    if k < 1:
+        with pytest.raises(ValueError, match='k=1'): nearest(q, g, k=1, metric=metric, query_ids=qi, gallery_ids=gi)
+        return
+    index = nearest(q, g, k=k, metric=metric, query_ids=qi, gallery_ids=gi)[1]
+    full = metrics._Space(q, g, metric)
+    for i, row in enumerate(index):
+        left = np.flatnonzero(gi != qi[i])
+        d = full.measure(np.array([i]), np.zeros(len(left), int), left)
+        assert row.tolist() == left[np.lexsort((left, d))][:k].tolist()
+
+
+@few
+@given(problems(), st.booleans())
+def test_figures_with_ids_are_brute_force(problem, other_ids):
+    q, ql, g, gl = problem
+    qi, gi = np.arange(len(q)), (np.arange(len(g))*(2 if other_ids else 1))
+    orders = [[j for j in o if gi[j] != qi[i]] for i, o in enumerate(ranking(q, g, 'euclidean', False))]
+    expected = brute_figures(orders, ql, gl, (1, 3))
+    call = lambda: retrieval_metrics(q, ql, g, gl, ks=(1, 3), metric='euclidean', query_ids=qi, gallery_ids=gi)
+    if expected is None:
+        with pytest.raises(ValueError, match='queries has a photo of its class'): call()
+    else: np.testing.assert_allclose(list(call().values()), list(expected.values()), rtol=1e-12)
+
+
+def test_large_searches_say_what_they_take(capsys):
+    x = np.zeros((10, 4)) + np.arange(10)[:,None]
+    nearest(x, k=1)
+    assert not capsys.readouterr().out
+    nearest(x, k=1, verbose=True)
+    assert '10 queries x 10 photos x 4 numbers' in (said := capsys.readouterr().out) and 'MB of memory' in said
+
+
+def test_chance_is_what_shuffled_galleries_score():
+    rng = np.random.default_rng(0)
+    ql, gl = np.array([0, 0, 1, 2]), np.repeat([0, 1, 2, 3], [1, 3, 4, 4])
+    found = [retrieval_metrics(rng.random((4, 1)), ql, rng.random((12, 1)), gl, ks=(1, 3, 20), metric='euclidean') for _ in range(3000)]
+    chance = found[0].chance
+    for f, v in chance.items():
+        draws = np.array([r[f] for r in found])
+        assert v == pytest.approx(draws.mean(), abs=4.5*draws.std()/3000**.5 + 1e-12), f
+
+
+def test_parts_and_classes_of_the_figures():
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(12), [5]*10 + [1]*2)
+    result = retrieval_metrics(rng.normal(size=(12, 3))[y] + rng.normal(size=(52, 3))*.5, y)
+    part, table = result.where(y < 4), result.by_class()
+    assert part['queries'] == 20 and part['MAP@R'] == pytest.approx(result.ap[y < 4].mean())
+    assert sorted(table.column('class')) == list(range(12)) and table.column('queries')[-2:] == [0, 0] and table.column('skipped')[-2:] == [1, 1]
+    assert table.column('MAP@R')[:10] == sorted(table.column('MAP@R')[:10])
+    assert table[0]['MAP@R'] == pytest.approx(result.ap[y == table[0]['class']].mean())
+    assert result.by_class({c: f'p{c}' for c in range(12)})[0]['class'] == f"p{table[0]['class']}"
+    with pytest.raises(ValueError, match='ask for K=50'): result.per_query('P@50')
+
+
+def test_intervals_cover_what_they_should():
+    "The 90 % interval of R@1 holds the value of the population in about nine of ten samples."
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(60):
+        y = np.repeat(np.arange(60), 4)
+        good = rng.random(60) < .6                                # a product succeeds or fails as a whole
+        x = np.where(good[y], y*100., 1e6 + rng.permutation(240)*1000.)[:,None]
+        low, high = retrieval_metrics(x, y, ks=(1,), metric='euclidean').interval('R@1', .9, 400)
+        inside += low <= .6 + .4*3/239 + .02 and high >= .6 - .02
+    assert 48 <= inside <= 60
+
+
+def test_hard_triplets_are_the_hardest():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 5, 80)
+    x = rng.normal(size=(80, 4)).astype('float32')
+    a, p, n = hard_triplets(x, y, 'euclidean')
+    d = np.linalg.norm(x[:,None].astype(float) - x, axis=2)
+    far, near = np.where(y[:,None] == y, d, -1), np.where(y[:,None] == y, 99, d)
+    np.fill_diagonal(far, -2)
+    np.testing.assert_array_equal(a, np.arange(80))
+    np.testing.assert_allclose(d[a, p], far.max(1)); np.testing.assert_allclose(d[a, n], near.min(1))
+    assert triplet_accuracy(x[a], x[p], x[n]) <= triplet_accuracy(*(x[o] for o in random_triplets(y, 500)))
+    with pytest.raises(ValueError, match='1 class'): hard_triplets(x, y*0)
+
+
+def test_tables_are_safe_and_complete(tmp_path):
+    t = Table([dict(a='<b>&', n=1), dict(a='x,"y"', n=.123456789)], caption='<c>')
+    assert '&lt;b&gt;&amp;' in t._repr_html_() and '<c>' not in t._repr_html_() and t[1]['n'] == .123456789 and len(t) == 2
+    t.to_csv(tmp_path/'t.csv')
+    assert (tmp_path/'t.csv').read_text(encoding='utf-8').splitlines()[2] == '"x,""y""",0.123456789'
+    assert '980 more rows' in repr(Table([[i] for i in range(1000)], ['i']))
+
+
+def test_memory_is_bounded():
+    "9,000 x 9,000 distances are 648 MB in float64, and a ranking of them another 648; the search stays far below."
+    labels = np.arange(9000)//4
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(2250, 8))[labels] + rng.normal(size=(9000, 8))*.1).astype('float32')
     tracemalloc.start()
     try:
         retrieval_metrics(x, labels)
         peak = tracemalloc.get_traced_memory()[1]
     finally: tracemalloc.stop()
-    assert peak < 100e6
+    assert peak < 60e6 + 60e6*min(16, os.cpu_count())
+
+
+@pytest.mark.parametrize('metric', METRICS)
+def test_side_by_side_is_the_same(metric, monkeypatch):
+    pytest.importorskip('threadpoolctl', reason="threadpoolctl is not installed: pip install -e '.[bench]'")
+    rng = np.random.default_rng(0)
+    x, g = rng.normal(size=(2000, 16)).astype('float32'), rng.normal(size=(9000, 16)).astype('float32')
+    a = nearest(x, g, k=7, metric=metric)
+    monkeypatch.setattr(metrics, '_limits', lambda: None)
+    b = nearest(x, g, k=7, metric=metric)
+    np.testing.assert_array_equal(a[0], b[0])
+    np.testing.assert_array_equal(a[1], b[1])
 
 
 def test_other_libraries_agree(referee):
@@ -162,7 +303,19 @@ def test_other_libraries_agree(referee):
     np.testing.assert_array_equal(index, r['indices'])
     assert knn_accuracy(r['qx'], r['qy'], r['gx'], r['gy'], metric='euclidean') == pytest.approx(r['knn'])
     assert knn_accuracy(r['qx'], r['qy'], r['gx'], r['gy']) == pytest.approx(r['knn_cosine'])
-    assert verification_report(r['same'], r['different']).auc == pytest.approx(r['auc'], abs=1e-12)
+    for mine, theirs in ((two, r['ranked_two']), (one, r['ranked_one'])):
+        assert {k: mine[k] for k in theirs} == pytest.approx(theirs, abs=1e-6)
+
+
+def test_scikit_learn_agrees_on_pairs(referee):
+    r = referee
+    report = verification_report(r['same'], r['different'])
+    assert report.auc == pytest.approx(r['auc'], abs=1e-12)
+    np.testing.assert_allclose(np.unique(np.stack([report.fmr, 1 - report.fnmr]), axis=1), np.unique(r['roc'], axis=1), atol=1e-12)
+    for rate, miss in r['fnmr_at'].items(): assert report.fnmr_at(float(rate)) == pytest.approx(miss)
+    t = calibrate_threshold(r['same'], r['different'], fmr='f1')
+    right, wrong = (r['same'] < t).sum(), (r['different'] < t).sum()
+    assert 2*right/(right + wrong + len(r['same'])) == pytest.approx(r['f1']) and t == pytest.approx(r['f1_threshold'], abs=.5)
 
 
 @few
@@ -277,10 +430,43 @@ def test_verification_by_hand():
     for text in (repr(report), report._repr_html_()): assert 'EER' in text and 'threshold' in text
 
 
+def test_fit_threshold_judges_on_other_products():
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(40), 5)
+    x = rng.normal(size=(40, 8))[y] + rng.normal(size=(200, 8))*.4
+    a, b = (fit_threshold(x, y, fmr=.05, seed=3) for _ in range(2))
+    assert float(a) == a.value == b.value and a.interval == b.interval and a.interval[0] <= a.value <= a.interval[1]
+    assert not np.intersect1d(np.unique(a.fitted.products[0]), np.unique(a.judged.products[0])).size
+    assert not np.intersect1d(a.fitted.products[1], a.judged.products[1]).size and a.products == [20, 20]
+    assert a.value == calibrate_threshold(a.fitted.same, a.fitted.different, .05) and a.judged.threshold == a.value
+    assert a.fitted.at(a.value)[0] <= .05 and 0 < a.judged.at(a.value)[0] < .15
+    note = json.loads(json.dumps(a.note()))
+    assert note['value'] == a.value and note['metric'] == 'cosine' and note['rule'] == .05 and note['judged_on'] == 20
+    for rule in (None, 'eer', 'f1'): assert fit_threshold(x, y, fmr=rule).rule == rule
+    assert '95 % interval' in repr(a) and 'judged on' in a._repr_html_()
+    with pytest.raises(ValueError, match='two others to be judged on'): fit_threshold(x[:15], y[:15])
+
+
+def test_verification_intervals_redraw_products():
+    "With few products the interval is wide, however many pairs; without knowing them it is far too narrow."
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(8), 20)
+    x = rng.normal(size=(8, 4))[y] + rng.normal(size=(160, 4))*.6
+    s, d, a, b = pair_distances(x, y, 4000, products=True)
+    assert (a == a.astype(int)).all() and b.shape == (4000, 2) and (b[:, 0] != b[:, 1]).all()
+    known, unknown = Verification(s, d, products=(a, b)), Verification(s, d)
+    for f in ('auc', 'eer', 'accuracy', 'threshold'):
+        low, high = known.interval(f, n=100)
+        value = getattr(known, f)
+        assert low <= value <= high and (low, high) == known.interval(f, n=100)
+        if f != 'threshold': assert high - low > 2*np.diff(unknown.interval(f, n=100))[0]
+    with pytest.raises(ValueError, match="figure 'best'"): known.interval('best', n=2)
+
+
 def test_verification_plots():
     plt = pytest.importorskip('matplotlib.pyplot')
-    left, right = verification_report([0, 1], [2, 3]).plot()
-    assert left.get_xlabel() == 'distance' and 'AUC 1.000' in right.get_title()
+    left, middle, right = verification_report([0, 1], [2, 3]).plot()
+    assert left.get_xlabel() == 'distance' and 'AUC 1.000' in middle.get_title() and right.get_title() == 'DET'
     plt.close('all')
 
 

@@ -10,7 +10,7 @@ import torch
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, ndcg_score, roc_auc_score, roc_curve
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 rng = np.random.default_rng(0)
@@ -30,6 +30,19 @@ def figures(*args, **kw):
 
 def vote(metric='euclidean'): return KNeighborsClassifier(5, algorithm='brute', metric=metric).fit(gx, gy).score(qx, qy)
 
+def ranked(x, y, g, gy, own):
+    "scikit-learn on each query's full ranking: nDCG@K, and average precision of the first R times the share found, which is AP@R"
+    out = {f'nDCG@{k}': [] for k in (1, 5, 10, 20)} | {'MAP@R': []}
+    for i, (row, label) in enumerate(zip(x, y)):
+        keep = np.arange(len(g)) != (i if own else -1)
+        hit, score = (gy == label)[keep], -np.linalg.norm(g[keep] - row, axis=1)
+        R = hit.sum()
+        if not R: continue
+        for k in (1, 5, 10, 20): out[f'nDCG@{k}'].append(ndcg_score([hit], [score], k=k))
+        first = np.argsort(-score, kind='stable')[:R]
+        out['MAP@R'].append(average_precision_score(hit[first], score[first])*hit[first].sum()/R if hit[first].any() else 0)
+    return {f: float(np.mean(v)) for f, v in out.items()}
+
 same, different = rng.integers(0, 40, 60), rng.integers(15, 60, 90)
 near = NearestNeighbors(n_neighbors=4, algorithm='brute').fit(gx).kneighbors(qx)
 out = dict(
@@ -37,6 +50,13 @@ out = dict(
     two=figures(qx, qy, gx, gy), one=figures(gx, gy),
     knn=vote(), knn_cosine=vote('cosine'),
     distances=near[0].tolist(), indices=near[1].tolist(),
+    ranked_two=ranked(qx, qy, gx, gy, False), ranked_one=ranked(gx, gy, gx, gy, True),
     auc=roc_auc_score(np.r_[np.ones(60), np.zeros(90)], -np.r_[same, different]))
+truth, score = np.r_[np.ones(60), np.zeros(90)], -np.r_[same, different]
+match, found, at = roc_curve(truth, score, drop_intermediate=False)
+steps = np.unique(np.r_[same, different]) + .5
+f1 = [f1_score(truth, -score < t) for t in steps]
+out |= dict(roc=[match.tolist(), found.tolist()], f1=max(f1), f1_threshold=float(steps[int(np.argmax(f1))]),
+            fnmr_at={str(r): float(1 - found[match <= r].max()) for r in (0, .01, .1, .3)})
 Path(__file__).with_suffix('.json').write_text(json.dumps(out) + '\n')
 print({k: v for k, v in out.items() if not isinstance(v, list)})
