@@ -42,7 +42,7 @@ def run(drawn, tmp_path_factory):
 def test_train_leaves_a_run(run):
     assert {'network', 'checkpoints', 'report.html', 'scores.json', 'neighbours.png'} <= {p.name for p in run.iterdir()}
     rows = json.loads((run/'scores.json').read_text())['rows']
-    assert [r['embedding'] for r in rows] == ['trained network', 'untrained network', 'colour histogram', 'raw pixels']
+    assert [r['embedding'] for r in rows] == ['trained network', 'untrained network', 'colour histogram', 'raw pixels', 'chance']
     page = (run/'report.html').read_text()
     assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page) == [] and 'R@1' in page
     assert len(list((run/'checkpoints').glob('00000?-*.weights.h5'))) == 2
@@ -53,9 +53,28 @@ def test_a_run_is_not_overwritten_unless_told(run, drawn):
 
 
 def test_eval(run, drawn, capsys, tmp_path):
-    cli.triplet_eval.main([str(run), str(drawn.root), '--out', str(tmp_path/'e.html')])
+    rows = cli.triplet_eval(str(run), str(drawn.root), out=str(tmp_path/'e.html'), failures=str(tmp_path/'why'))
     out = capsys.readouterr().out
     assert '72 queries of 12 products' in out and 'this network' in out and (tmp_path/'e.html').stat().st_size > 20_000
+    names = [r['embedding'] for r in rows]
+    for name in 'this network', 'untrained network', 'colour histogram', 'chance':       # ten products were trained on, two were not: never in one figure
+        assert {f'{name}, seen products', f'{name}, unseen products'} <= set(names)
+    assert 'no threshold is stored' in out and 'AUC' in out and 'Why it failed' in (tmp_path/'e.html').read_text()
+    assert sorted(p.name for p in (tmp_path/'why').iterdir())[0] == 'confused_products.csv'
+
+
+def test_eval_uses_the_stored_threshold(run, drawn, capsys, tmp_path):
+    from triplet_fashion.metrics import fit_threshold
+    from triplet_fashion.persistence import load_bundle, save_bundle
+    from triplet_fashion.training import embed
+    net, meta = load_bundle(run/'network')
+    meta['threshold'] = t = fit_threshold(embed(net, drawn), drawn.labels, fmr='eer', n=500)
+    del meta['trained_on']
+    save_bundle(tmp_path/'run'/'network', net, **meta)
+    rows = cli.triplet_eval(str(tmp_path/'run'), str(drawn.root), quick=True)
+    out = capsys.readouterr().out
+    assert 'the threshold stored with the network' in out and f'{t.value:.4g}' in out
+    assert [r['embedding'] for r in rows] == ['this network', 'colour histogram', 'raw pixels', 'chance']
 
 
 def test_search_finds_the_same_photo_first_and_prints_and_draws(run, drawn, capsys, tmp_path):
@@ -82,7 +101,24 @@ def test_audit_lists_what_is_wrong(drawn, tmp_path, capsys):
     cli.triplet_audit.main([str(folder), '--out', str(tmp_path/'bad.txt')])
     out = capsys.readouterr().out
     assert 'cut.jpg' in out and 'note.jpg' in out and '2 to leave out' in out
-    assert len((tmp_path/'bad.txt').read_text().splitlines()) == 2
+    assert (tmp_path/'bad.txt').read_text(encoding='utf-8').splitlines()[0] == 'path,problem' and len((tmp_path/'bad.txt').read_text().splitlines()) == 3
+    from triplet_fashion.catalog import Catalog
+    assert Catalog.from_dir(folder).exclude(tmp_path/'bad.txt').ids == drawn.ids
+
+
+def test_audit_shows_copies_and_leaks(drawn, tmp_path, capsys):
+    from PIL import Image
+    folder = tmp_path/'shop & <co>'
+    shutil.copytree(drawn.root, folder)
+    (folder/'sale').mkdir()
+    for v in range(6): Image.open(drawn.paths[v]).save(folder/'sale'/f'{v}.webp', quality=60)
+    cli.triplet_audit.main([str(folder), '--near', '--out', str(tmp_path/'list.csv'), '--report', str(tmp_path/'r.html')])
+    out = capsys.readouterr().out
+    assert 'may be one product' in out and out.count('near copy in two products: ') == 6 and len((tmp_path/'list.csv').read_text().splitlines()) == 13
+    page = (tmp_path/'r.html').read_text()
+    assert 'sale' in page and page.count('<img') > 6 and '<co>' not in page and 'http://' not in page.replace('http://www.w3.org', '')
+    audit = cli.triplet_audit(str(folder), against=str(drawn.root))
+    assert len(audit.leaks) == 72+6 and '78 to leave out' in capsys.readouterr().out and len(audit.clean) == 0
 
 
 def test_bad_photos_are_counted_and_left_out_of_a_run(drawn, tmp_path, capsys):
