@@ -198,3 +198,9 @@ def test_fit_save_and_reopen(tmp_path):
         net.save(tmp_path/f'{i}.keras')
         again = keras.models.load_model(tmp_path/f'{i}.keras')
         assert again.loss.get_config() == loss.get_config()
+
+
+def test_memory_takes_labels_of_another_integer_type():
+    memory = CrossBatchMemory(SupConLoss(), 9)
+    feed(memory, [(np.array([0, 0, 1], t), np.eye(3)) for t in ('int32', 'int64', 'uint8')])
+    assert memory.labels.numpy().tolist() == [0, 0, 1]*3

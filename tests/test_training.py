@@ -280,12 +280,12 @@ def test_losses_by_name(drawn, loss):
 
 
 def test_a_memory_goes_through_fit_and_the_doctor_leaves_it_alone(drawn):
-    memory = CrossBatchMemory(SupConLoss(), 40)
+    memory = CrossBatchMemory(SupConLoss(), 400)
     kw = dict(size=(32, 32), epochs=2, steps=3, P=4, K=2, out_dims=8, verbose=0)
     fit(drawn, loss=memory, **kw)
     kept = memory.labels.numpy()
-    assert int(memory.filled) == 40
-    memory = CrossBatchMemory(SupConLoss(), 40)
+    assert int(memory.filled) == 2*3*4*2                                # what was trained on, none of what the doctor looked at
+    memory = CrossBatchMemory(SupConLoss(), 400)
     fit(drawn, loss=memory, doctor=None, **kw)
     np.testing.assert_array_equal(kept, memory.labels.numpy())
 

@@ -140,8 +140,8 @@ def _remember(self, labels, codes):
     @tf.custom_gradient
     def through(x):
         def grad(g):
-            self.codes.assign(tf.concat([x, self.codes], axis=0)[:self.size])
-            self.labels.assign(tf.concat([labels, self.labels], axis=0)[:self.size])
+            self.codes.assign(tf.concat([tf.cast(x, self.codes.dtype), self.codes], axis=0)[:self.size])
+            self.labels.assign(tf.concat([tf.cast(labels, self.labels.dtype), self.labels], axis=0)[:self.size])
             self.filled.assign(tf.minimum(self.filled + tf.shape(x)[0], self.size))
             return g
         return tf.identity(x), grad

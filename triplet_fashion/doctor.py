@@ -285,6 +285,13 @@ def _memory(loss):
     "Variables that a loss keeps from batch to batch."
     return [v for v in tf.nest.flatten([o for o in vars(loss).values() if isinstance(o, (tf.Variable, keras.Variable, list, tuple))]) if isinstance(v, (tf.Variable, keras.Variable))]
 
+def _memory_as_it_is(loss):
+    "A function that gives these variables their values back, and zeros to those made since."
+    kept = {id(v): tf.identity(v) for v in _memory(loss)}
+    def restore():
+        for v in _memory(loss): v.assign(kept[id(v)] if id(v) in kept else tf.zeros_like(v))
+    return restore
+
 # %% ../nbs/13_doctor.ipynb #2aa6a19e
 def _terms(loss):
     "(margin or None, squared?) of a loss."
@@ -295,9 +302,9 @@ def _terms(loss):
 @patch
 def look(self:CollapseDoctor)->dict:
     "Vital signs of the model as it is now, with loss and gradient."
-    kept = [(v, tf.identity(v)) for v in _memory(self.model.loss)]
+    restore = _memory_as_it_is(self.model.loss)
     codes, seen, loss, gradient, weights = (o.numpy() for o in self._measure(self.x))
-    for v, old in kept: v.assign(old)
+    restore()
     ends = getattr(getattr(_last_layer(_base(self.model)), 'activation', None), '__name__', None)
     signs = vital_signs(codes, self.pairs, *_terms(self.model.loss), ends in _bounded) | dict(loss=float(loss), gradient=float(gradient))
     signs['finite'] &= bool(np.isfinite(weights))
@@ -332,10 +339,10 @@ def _equal_codes_ok(model):
     codes = tf.fill((6, model.output_shape[-1]), .5)
     with tf.GradientTape() as tape:
         tape.watch(codes)
-        kept = [(v, tf.identity(v)) for v in _memory(model.loss)]
+        restore = _memory_as_it_is(model.loss)
         value = keras.losses.get(model.loss)(np.repeat(np.arange(3), 2), codes)
-    for v, old in kept: v.assign(old)
     grad = tape.gradient(value, codes)
+    restore()
     return grad is None or bool(tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(grad))))
 
 # %% ../nbs/13_doctor.ipynb #fd8266c6
