@@ -115,6 +115,7 @@ def test_the_history_holds_what_was_watched(drawn):
     train, unseen = drawn.split(.25, seed=1)
     run = fit(train, valid=unseen, epochs=2, steps=2, P=4, **SMALL)
     signs = {"d+", "d-", "overlap", "rank", "saturated", "gradient"}
+    assert signs <= set(run.history) and {len(v) for v in run.history.values()} == {2}
     assert signs <= set(run.history) and set(run.history) - signs - {"active", "stale"} == {'loss', 'val_R@1', 'val_MAP@R'}
     assert run.history['val_R@1'][-1] == pytest.approx(retrieval_metrics(embed(run.net, unseen), unseen.labels)['R@1'])
     fig = plot_history(run)
@@ -126,6 +127,7 @@ def test_the_seed_recipe_watches_the_loss_of_fixed_triplets(drawn):
     train, unseen = drawn.split(.25, seed=1)
     run = fit(train, valid=unseen, recipe='seed', epochs=2, steps=2, batch_size=4, hidden=(), learning_rate=0., **SMALL)
     signs = {"d+", "d-", "overlap", "rank", "saturated", "gradient"}
+    assert signs <= set(run.history) and {len(v) for v in run.history.values()} == {2}
     assert signs <= set(run.history) and set(run.history) - signs - {"active", "stale"} == {'loss', 'val_loss', 'val_R@1', 'val_MAP@R'}
     assert len(plot_history(run).axes[0].get_lines()) >= 2
 

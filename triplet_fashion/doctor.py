@@ -211,15 +211,23 @@ class CollapseDoctor(keras.callbacks.Callback):
         patience=3, # epochs running that must show a trouble
         on_trouble='stop', # or 'warn': tell, and go on
         every=1, # epochs between two looks
-        verbose=0 # 1: print the diagnosis of each look
+        verbose=0, # 1: print the diagnosis of each look
+        logs=True # put the figures into Keras' logs, which the progress bar shows; `.history` has them anyway
     ):
         super().__init__()
         if on_trouble not in ('stop', 'warn'): raise ValueError(f"on_trouble={on_trouble!r}: choose 'stop' or 'warn'")
-        self.data, self.photos, self.patience, self.on_trouble, self.every, self.verbose = data, photos, patience, on_trouble, every, verbose
+        self.data, self.photos, self.patience, self.on_trouble, self.every, self.verbose, self.logs = data, photos, patience, on_trouble, every, verbose, logs
         self.looks, self.start, self.diagnosis = [], None, Diagnosis('healthy', 'not looked at yet')
         self.x, self.labels, self.pairs, self.triplets = _sample(data, photos)
 
 # %% ../nbs/13_doctor.ipynb #d3a870cd
+_FIGURES = 'd+', 'd-', 'overlap', 'active', 'saturated', 'rank', 'gradient', 'stale'
+
+@patch(as_prop=True)
+def history(self:CollapseDoctor)->dict: # figure -> list, one value a look
+    "The figures of the looks so far."
+    return {k: [look[k] for look in self.looks] for k in _FIGURES if self.looks and k in self.looks[0]}
+
 @patch
 def on_train_begin(self:CollapseDoctor, logs=None):
     self.looks, self._told, self._dead, self.diagnosis = [], set(), False, Diagnosis('healthy', 'not looked at yet')
@@ -242,7 +250,7 @@ def on_epoch_end(self:CollapseDoctor, epoch, logs=None):
     if (epoch+1) % self.every or self._dead: return
     look = self.look() | ({'train loss': float(logs['loss'])} if 'loss' in logs else {})
     self.looks.append(look | {'epoch': epoch+1})
-    logs.update({k: look[k] for k in ('d+', 'd-', 'overlap', 'active', 'saturated', 'rank', 'gradient', 'stale') if k in look})
+    if self.logs: logs.update({k: look[k] for k in _FIGURES if k in look})
     found = diagnose(self.looks, self.patience, self.start)
     if found.cause == 'not a number': return self._stop_dead(f'at the end of epoch {epoch+1}')
     self._tell(found, f'epoch {epoch+1}: ')

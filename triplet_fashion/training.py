@@ -410,7 +410,7 @@ def _doctor(catalog, s, seed, size, inputs, how):
     "The callbacks that watch over a training: none if `how` is None."
     if how is None: return []
     look_at = (inputs, catalog.labels) if inputs is not None else _batches(catalog, s | {'augment': False, 'steps': 1}, seed, 0, size, None, fresh=False)
-    return [CollapseDoctor(look_at, on_trouble=how)]
+    return [CollapseDoctor(look_at, on_trouble=how, logs=False)]
 
 # %% ../nbs/14_training.ipynb #177a5805
 def fit(
@@ -447,6 +447,7 @@ def fit(
     save, care = [SeedCheckpoint(checkpoints)] if checkpoints else [], _doctor(catalog, s, seed, net.input_shape[1:3], inputs, doctor)
     log = model.fit(data, validation_data=_fixed_triplets(net, valid, s, seed, store, bar), epochs=s['epochs'], initial_epoch=start, verbose=verbose, shuffle=False,
                     callbacks=[*care, *watch, *save, *callbacks, keras.callbacks.TerminateOnNaN()]).history
+    for doc in care: log |= doc.history
     if lost := bad_report(data): warnings.warn(lost, stacklevel=2)
     if not np.isfinite(log.get('loss', [0.])).all():
         raise FloatingPointError(f"the loss is no longer finite in epoch {start + len(log['loss'])}: use a learning_rate below {s['learning_rate']}")
