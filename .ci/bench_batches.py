@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from PIL import Image
 
-SETS = {'300x300': ((300, 300), 1200), '400x533': (None, 1200), '750x1101': ((750, 1101), 400)}
+SETS = {'300x300': ((300, 300), 3400), '400x533': (None, 3400), '750x1101': ((750, 1101), 600)}
 
 
 def make_set(photos, folder, size, n):
@@ -71,7 +71,7 @@ def speed(name, paths, folder, rounds):
             'triplet_dataset': triplet_dataset(cat, 16, steps=len(cat)//48+1, cache=False)}
     if name != '750x1101':
         it = input_triplet_gen(None, folder, batch_size=16, cache=False)
-        ways |= {'input_triplet_gen': lambda: itertools.islice(it, 6), "seed's way": lambda: seeds_way(folder, 6)}
+        ways |= {'input_triplet_gen': lambda: itertools.islice(it, len(paths)//48), "seed's way": lambda: seeds_way(folder, 6)}
     got = {k: [] for k in ways}
     for _ in range(rounds+1):
         for k, ds in ways.items():

@@ -205,7 +205,7 @@ class Clock:
 
 
 def test_retrieval_callback_chooses_by_retrieval_and_watches_its_cost(drawn, monkeypatch):
-    import triplet_fashion.training as module
+    import triplet_fashion.evaluation as module
     clock, figures = Clock(), iter([.2, .6] + [.4]*9)
     monkeypatch.setattr(module, 'time', clock)
     def look(self):

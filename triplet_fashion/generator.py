@@ -105,23 +105,40 @@ def _tf_photo(reader, paths):
     return _as_is(one)
 
 # %% ../nbs/09_generator.ipynb #a644440b
+def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+def _fast_batch(reader, at_of):
+    "Function (what, step, rows) -> the same and the pixels of `rows`, none of them where `what` is 1; fails where a file does."
+    one = _tf_photo(reader, tf.constant([os.fsencode(o) for o in reader.paths]))
+    def block(x): return tf.ensure_shape(x, (None, *reader.shape))
+    def decode(rows):
+        at = at_of(rows)
+        new,ways = tf.numpy_function(reader.plan, [at], (tf.int64, tf.int32))
+        new,ways = tf.ensure_shape(new, (None,)),tf.ensure_shape(ways, (None, 7))
+        images = tf.map_fn(_as_is(lambda o: one(*o)), (new, ways), fn_output_signature=tf.TensorSpec(reader.shape), parallel_iterations=1)
+        if reader.store is None: return block(images)
+        return tf.cast(block(tf.numpy_function(reader.keep, [new, tf.cast(images, tf.uint8), at], tf.uint8)), tf.float32)
+    return _as_is(lambda what,step,rows: (what, step, rows, tf.cond(what == 0, lambda: decode(rows), lambda: tf.zeros((0, *reader.shape)))))
+
 def _read_batches(ds, reader, at_of):
     "tf.data of rows -> tf.data of (rows, images float32 (b, h, w, 3) at the positions `at_of(rows)`)."
     load = _as_is(lambda rows: (rows, _tf_read(reader, at_of(rows))))
     if not isinstance(reader, _Photos): return ds.map(load, num_parallel_calls=2, deterministic=True)
-    one,cores = _tf_photo(reader, tf.constant([os.fsencode(o) for o in reader.paths])),len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    def keep(new, at, images):
-        return tf.cast(tf.ensure_shape(tf.numpy_function(reader.keep, [new, tf.cast(images, tf.uint8), at], tf.uint8), (None, *reader.shape)), tf.float32)
-    def batch(rows):
-        at = at_of(rows)
-        new,ways = tf.numpy_function(reader.plan, [at], (tf.int64, tf.int32))
-        new,ways = tf.ensure_shape(new, (None,)),tf.ensure_shape(ways, (None, 7))
-        fast = tf.data.Dataset.from_tensor_slices((new, ways)).map(one, num_parallel_calls=max(1, cores//2), deterministic=True)
-        fast = fast.batch(tf.maximum(tf.size(new, tf.int64), 1), drop_remainder=True)
-        if reader.store is not None: fast = fast.map(_as_is(lambda images: keep(new, at, images)))
-        fast = fast.map(_as_is(lambda images: (rows, tf.ensure_shape(images, (None, *reader.shape)))))
-        return fast.ignore_errors().concatenate(tf.data.Dataset.from_tensors(rows).map(load)).take(1)
-    return ds.interleave(_as_is(batch), cycle_length=3, block_length=1, num_parallel_calls=3, deterministic=True)
+    twice = _as_is(lambda step,rows: tf.data.Dataset.range(2).map(_as_is(lambda what: (what, step, rows))))
+    @_as_is
+    def judge(last, o):   # `last`: step of the last batch whose pixels arrived
+        what,step,rows,images = o
+        return tf.where(what == 0, step, last),((what == 0) | (last != step),what,rows,images)
+    @_as_is
+    def pixels(_, what, rows, images): return rows,tf.cond(what == 0, lambda: images, lambda: load(rows)[1])
+    ds = ds.enumerate().flat_map(twice).map(_fast_batch(reader, at_of), num_parallel_calls=2*(_cores()+1), deterministic=True)
+    return ds.ignore_errors().scan(tf.constant(-1, tf.int64), judge).filter(_as_is(lambda wanted,*_: wanted)).map(pixels)
+
+def _fixed(ds):
+    "Prefetch, and keep tf.data from tuning what has been set already: its model costs more here than it finds."
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return ds.prefetch(2).with_options(options)
 
 # %% ../nbs/09_generator.ipynb #74199018
 def image_dataset(
@@ -138,7 +155,7 @@ def image_dataset(
     reader = _Photos(paths, labels, None, size, fit, cache, stand_in=False)
     ds = _read_batches(tf.data.Dataset.range(len(paths)).batch(batch_size), reader, lambda at: at)
     ds = ds.map(_as_is(lambda at,images: (images, tf.gather(tf.constant(labels), at)))).apply(tf.data.experimental.assert_cardinality(-(-len(paths)//batch_size)))
-    return ds.prefetch(2)
+    return _fixed(ds)
 
 # %% ../nbs/09_generator.ipynb #ec37831d
 def _caption(name): return '\n'.join(textwrap.wrap(name.replace('_', ' '), 24, max_lines=2, placeholder=' ...'))
@@ -225,14 +242,16 @@ def _planned(
         if augment: images = tf.ensure_shape(augment(images, tf.stack([rows[0,0]*1_000_003+seed, rows[0,1]])), (None, *reader.shape))
         return tuple(tf.split(images, k)),tf.gather(tf.constant(labels), rows[:,2])
     ds = tf.data.Dataset.range(1).map(_as_is(lambda _: tf.ensure_shape(tf.numpy_function(one_pass, [], tf.int64), (None, k+2))))
-    ds = _read_batches(ds.unbatch().batch(batch_size), reader, lambda rows: tf.reshape(tf.transpose(rows[:,2:]), [-1]))
+    m = getattr(reader, 'copies', 1)
+    at_of = lambda rows: tf.reshape(tf.transpose(rows[:,2:]*m + (rows[:,2:]+rows[:,:1])%m), [-1])   # copy (photo + epoch) of each photo
+    ds = _read_batches(ds.unbatch().batch(batch_size), reader, at_of)
     return ds.map(split, num_parallel_calls=2, deterministic=True)
 
 def _finish(ds, steps, reader, place, order, fresh, **info):
     "Make the number of steps known, prefetch, and note what the dataset is made of."
     (seed,epoch,step),paths = place,getattr(reader, 'paths', [])
     if not step: ds = ds.apply(tf.data.experimental.assert_cardinality(steps))
-    ds = ds.prefetch(2)
+    ds = _fixed(ds)
     ds.info = dict(steps=steps, **info, bad=reader.bad)
     def state(done):   # batches taken so far
         more,at = divmod(step+done, steps)
@@ -250,15 +269,21 @@ def bad_report(
 
 # %% ../nbs/09_generator.ipynb #a8de33c7
 class _Rows:
-    "A reader of the rows of an array, in place of photos."
-    def __init__(self, rows): self.rows,self.shape,self.dtype,self.bad = rows,rows.shape[1:],rows.dtype,{}
+    "A reader of the rows of an array, in place of photos; with `copies`, row i*copies + c is copy c of photo i."
+    def __init__(self, rows, copies=1): self.rows,self.copies,self.shape,self.dtype,self.bad = rows,copies,rows.shape[1:],rows.dtype,{}
     def __call__(self, at): return self.rows[at]
 
-def _catalog_reader(catalog, size, fit, cache, inputs=None):
+def _catalog_reader(catalog, size, fit, cache, inputs=None, copies=1):
     "A reader of the photos of `catalog`, or of `inputs` in their place."
-    if inputs is None: return _Photos(catalog.paths, catalog.labels, catalog.class_names, size, fit, cache)
+    if inputs is None:
+        if copies != 1: raise ValueError(f'copies={copies} counts the copies of each photo in inputs: give inputs too, or augment=True')
+        return _Photos(catalog.paths, catalog.labels, catalog.class_names, size, fit, cache)
     if len(inputs) != len(catalog): raise ValueError(f'inputs has {len(inputs)} rows, {catalog.name} has {len(catalog)} photos: give one row a photo, in the order of the catalogue')
-    return _Rows(np.asarray(inputs))
+    rows = np.asarray(inputs)   # of a memory map no copy is made
+    if copies > 1:
+        if rows.shape[1] != copies: raise ValueError(f'copies={copies}, but inputs has shape {rows.shape}: (photos, copies, ...) is wanted')
+        rows = rows.reshape(-1, *rows.shape[2:])
+    return _Rows(rows, copies)
 
 # %% ../nbs/09_generator.ipynb #b2a29104
 def _usable(catalog, k=2):
@@ -286,6 +311,7 @@ def triplet_dataset(
     inputs=None,       # array (n, ...) taken in place of the photos, such as features computed once; None: the photos
     first_step=0,      # batches of the first pass to leave out, unread
     state=None,        # go on where another dataset's `.state(step)` was taken: its seed, epoch and step
+    copies=1,          # of each photo in `inputs`, (n, copies, ...), such as augmented ones: each epoch shows the next
 )->tf.data.Dataset:    # of ((anchor, positive, negative), labels): float32 (b, h, w, 3) each, int32 (b,) of the anchors
     """Triplets of photos: anchor and positive are different photos of a product, the negative one of another product.
 
@@ -296,7 +322,7 @@ def triplet_dataset(
     steps = -(-n//batch_size)
     order = lambda: _order('triplet', batch_size, n, catalog.ids, catalog.labels.tolist())
     place = seed,*_ = _place(state, order, seed, first_epoch, first_step, steps)
-    reader = _catalog_reader(catalog, size, fit, cache, inputs)
+    reader = _catalog_reader(catalog, size, fit, cache, inputs, copies)
     plan = lambda e: _triplet_rows(catalog.labels, n, np.random.default_rng([seed, e, 1]), e*n, seed)
     ds = _planned(plan, reader, catalog.labels, 3, batch_size, augment, place, fresh)
     return _finish(ds, steps, reader, place, order, fresh, photos=photos, products=len(catalog.products)-len(few), left_out=few,
@@ -394,6 +420,7 @@ def pk_dataset(
     state=None,        # go on where another dataset's `.state(step)` was taken: its seed, epoch and step
     categories=None,   # True: the catalogue's own, or a list with the category of each class: balance batches over them
     per_category=None, # products of one category in a batch; None: a quarter of P, 2 at least
+    copies=1,          # of each photo in `inputs`, (n, copies, ...), such as augmented ones: each epoch shows the next
 )->tf.data.Dataset:    # of (images float32 (P*K, h, w, 3), labels int32 (P*K,)), photos of a product side by side
     """Batches of P products with K photos each.
 
@@ -408,7 +435,7 @@ def pk_dataset(
     steps = -(-photos//(P*K)) if steps is None else steps
     order = lambda: _order('pk', P, K, steps, kinds, each, catalog.ids, catalog.labels.tolist())
     place = seed,*_ = _place(state, order, seed, first_epoch, first_step, steps)
-    table,reader = _Table(catalog.labels, products, P, K, seed, kinds, each),_catalog_reader(catalog, size, fit, cache, inputs)
+    table,reader = _Table(catalog.labels, products, P, K, seed, kinds, each),_catalog_reader(catalog, size, fit, cache, inputs, copies)
     ds = _planned(lambda e: table.rows(e*steps, steps), reader, catalog.labels, 1, P*K, augment, place, fresh)
     return _finish(ds.map(_as_is(lambda images,labels: (images[0], labels))), steps, reader, place, order, fresh, photos=photos, products=len(products), left_out=few,
                    epoch=f'{steps} batches of {P} x {K} photos', coverage=_coverage(counts[products], P, K, kinds, each))
@@ -507,11 +534,16 @@ def _products_for(labels, names, k, num_classes, where):
 # %% ../nbs/09_generator.ipynb #3bc5f138
 def _endless(gen, reader, rows_of, batch_size, seed, as_is, labels_of):
     "The generator itself: batches for ever."
-    rng = np.random.default_rng(seed)
+    rng,turns = np.random.default_rng(seed),np.random.default_rng(None if seed is None else [seed, 1])
     stream = itertools.chain.from_iterable(rows_of(rng) for _ in itertools.count())
-    while True:
-        rows = np.array(list(itertools.islice(stream, batch_size)))
-        with _numpy_state(): apn = tuple(reader(at) if as_is else _gen_transform(gen, reader(at).astype(np.float32), rng) for at in rows.T)
+    batches = (np.array(list(itertools.islice(stream, batch_size))) for _ in itertools.count())
+    if as_is:
+        for rows in batches:
+            with _numpy_state(): apn = tuple(reader(at) for at in rows.T)
+            yield apn,labels_of(rows[:,0])
+    ds = tf.data.Dataset.from_generator(lambda: batches, output_signature=tf.TensorSpec((None, 3), tf.int64))
+    for rows,images in _fixed(_read_batches(ds, reader, lambda rows: tf.reshape(tf.transpose(rows), [-1]))).as_numpy_iterator():
+        with _numpy_state(): apn = tuple(_gen_transform(gen, o, turns) for o in np.split(np.array(images), 3))
         yield apn,labels_of(rows[:,0])
 
 def input_triplet_gen(
@@ -531,10 +563,10 @@ def input_triplet_gen(
     keras_like = gen is None or (hasattr(gen, 'random_transform') and hasattr(gen, 'standardize'))
     if not keras_like and not hasattr(gen, 'flow_from_directory'): raise TypeError(f'gen: {type(gen).__name__} has no flow_from_directory, as a Keras ImageDataGenerator has')
     as_is = gen is not None and (like_seed or not keras_like)
-    read,labels = _flow_reader(gen, catalog, size, seed) if as_is else (lambda i: read_image(catalog.paths[i], size),catalog.labels)
+    read,labels = _flow_reader(gen, catalog, size, seed) if as_is else (None,catalog.labels)
     mask = _products_for(labels, catalog.class_names, batch_size if like_seed else 2, num_classes, os.fspath(data_dir))
     at = np.flatnonzero(mask)
-    reader = _Reader(read, labels, catalog.class_names, (*size, 3), False if as_is else cache, dtype=np.float32 if as_is else np.uint8, workers=1 if as_is else None)
+    reader = _Reader(read, labels, catalog.class_names, (*size, 3), False, dtype=np.float32, workers=1) if as_is else _Photos(catalog.paths, labels, catalog.class_names, size, 'stretch', cache)
     if like_seed: rows_of = lambda rng: at[_seed_rows(labels[at], batch_size, rng)]
     else: rows_of = lambda rng: at[_triplet_rows(labels[at], len(at), rng)]
     y = (lambda a: np.ones((len(a), 1), np.float32)) if like_seed else (lambda a: labels[a])
