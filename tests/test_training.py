@@ -116,7 +116,7 @@ def test_the_history_holds_what_was_watched(drawn):
     run = fit(train, valid=unseen, epochs=2, steps=2, P=4, **SMALL)
     signs = {"d+", "d-", "overlap", "rank", "saturated", "gradient"}
     assert signs <= set(run.history) and {len(v) for v in run.history.values()} == {2}
-    assert signs <= set(run.history) and set(run.history) - signs - {"active", "stale"} == {'loss', 'val_R@1', 'val_MAP@R'}
+    assert signs <= set(run.history) and set(run.history) - signs - {"active", "stale"} == {'loss', 'val_R@1', 'val_MAP@R', 'learning_rate'}
     assert run.history['val_R@1'][-1] == pytest.approx(retrieval_metrics(embed(run.net, unseen), unseen.labels)['R@1'])
     fig = plot_history(run)
     assert [a.get_title() for a in fig.axes] == ['loss', 'retrieval']
@@ -128,7 +128,7 @@ def test_the_seed_recipe_watches_the_loss_of_fixed_triplets(drawn):
     run = fit(train, valid=unseen, recipe='seed', epochs=2, steps=2, batch_size=4, hidden=(), learning_rate=0., **SMALL)
     signs = {"d+", "d-", "overlap", "rank", "saturated", "gradient"}
     assert signs <= set(run.history) and {len(v) for v in run.history.values()} == {2}
-    assert signs <= set(run.history) and set(run.history) - signs - {"active", "stale"} == {'loss', 'val_loss', 'val_R@1', 'val_MAP@R'}
+    assert signs <= set(run.history) and set(run.history) - signs - {"active", "stale"} == {'loss', 'val_loss', 'val_R@1', 'val_MAP@R', 'learning_rate'}
     assert len(plot_history(run).axes[0].get_lines()) >= 2
 
 
@@ -308,4 +308,41 @@ def test_the_strong_recipe_stays_strong_for_a_frozen_network(drawn):
     body = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()])
     net = base_network((32, 32, 3), 8, backbone=body, trainable=False)
     run = fit(drawn, net=net, epochs=1, steps=2, verbose=0)
-    assert run.settings['learning_rate'] == RECIPES['strong']['learning_rate'] and run.settings['K'] == RECIPES['strong']['K']
+    assert run.settings['learning_rate'] == RECIPES['strong']['learning_rate'] and run.settings['loss'] == 'supcon'
+
+
+def test_deep_trains_the_upper_part_on_what_lies_below_computed_once(drawn, lite0, tmp_path):
+    train, unseen = drawn.split(valid=.3, by='product', seed=0)
+    kw = dict(recipe='deep', backbone=str(lite0), size=(64, 64), epochs=2, tune_epochs=2, copies=2, out_dims=16, hidden=(32,), verbose=0, doctor=None)
+    run = fit(train, valid=unseen, resume=tmp_path, **kw)
+    assert run.settings['K'] == 6 and run.settings['P'] == len(train.products) and 'augmented copies' in run.plan['then']
+    assert len(run.history['loss']) == len(run.history['val_MAP@R']) == 4 and run.best_epoch in (1, 2, 3, 4)
+    assert run.history['learning_rate'][-1] < 1e-5 < run.history['learning_rate'][2]
+    was, now = keras.models.load_model(lite0, compile=False).get_weights(), run.net.layers[0].get_weights()
+    same = [np.array_equal(a, b) for a, b in zip(was, now)]
+    assert .3 < np.mean(same) < .95 and same[0] and not all(same[-10:])     # the lower part, and every BatchNorm, as they were
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path/'features').iterdir()}
+    again = fit(train, valid=unseen, resume=tmp_path, **kw)                  # complete: nothing is computed, nothing trained
+    assert again.history == run.history and {p: p.stat().st_mtime_ns for p in (tmp_path/'features').iterdir()} == files
+    np.testing.assert_array_equal(weights(again.net)[-2], weights(run.net)[-2])
+    with pytest.raises(ValueError, match='tune_rate'): fit(train, valid=unseen, resume=tmp_path, **kw | dict(tune_rate=1e-5))
+
+
+def test_unfreezing_everything_trains_on_photos(drawn, lite0):
+    run = fit(drawn, recipe='deep', unfreeze=1., backbone=str(lite0), size=(32, 32), epochs=1, tune_epochs=1, steps=1, P=2, K=2, out_dims=8, hidden=(), verbose=0, doctor=None)
+    norms = [l for l in run.net.layers[0].layers if isinstance(l, keras.layers.BatchNormalization)]
+    assert len(run.history['loss']) == 2 and run.net.layers[0].trainable_weights and not any(l.trainable for l in norms)
+
+
+def test_the_hand_fits_the_catalogue(drawn):
+    from triplet_fashion.training import _hand
+    s = recipe('strong', backbone='ResNet50')
+    assert [_hand(drawn, s)[k] for k in 'PK'] == [12, 6] and [_hand(drawn, s | dict(P=3, K=9))[k] for k in 'PK'] == [3, 9]
+    pairs = drawn.subset(np.concatenate([np.flatnonzero(drawn.labels == c)[:2] for c in drawn.products]))
+    assert [_hand(pairs, s)[k] for k in 'PK'] == [12, 2]
+
+
+def test_the_plan_is_printed_first_with_the_time_to_expect(drawn, capsys):
+    fit(drawn, epochs=1, steps=1, P=4, size=(32, 32), out_dims=8, doctor=None, verbose=2)
+    said = capsys.readouterr().out
+    assert said.index('expected time') < said.index('loss') and 'about' in said and 'products' in said

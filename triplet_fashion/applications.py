@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['item_to_encoding', 'load_test_data', 'get_triplets', 'TripletTest', 'triplet_test', 'log_distance', 'AnchorTest',
-           'anchor_test', 'anchor_all_test', 'anchor_positive_test']
+           'anchor_test', 'anchor_all_test', 'anchor_positive_test', 'encode']
 
 # %% ../nbs/23_applications.ipynb #30bc2936
 import math, os, textwrap, warnings
@@ -17,6 +17,8 @@ from .metrics import _Space, random_triplets
 from .photo import load_images, read_image
 
 # %% ../nbs/23_applications.ipynb #d026cf63
+_all_ = ['encode']   # of the chapter before, at hand here too
+
 def item_to_encoding(
     item, # one photo: RGB 0..255 (h, w, 3), or a file
     model # base network

@@ -108,15 +108,15 @@ def _put_back(model, arrays, only=''):
     for k, v in now.items(): v.assign(arrays[k])
 
 # %% ../nbs/17_checkpoints.ipynb #11f3bbef
-def _pack(x, leaf):
+def _pack(x, leaf, inner=False):
     "A value as JSON can hold it, arrays through `leaf`; TypeError for anything else."
     if x is None or isinstance(x, (bool, int, float, str)): return x
     if isinstance(x, np.generic): return {'number': x.item()}
     if isinstance(x, np.ndarray): return {'array': leaf(x)}
-    if isinstance(x, dict): return {'dict': [[_pack(k, leaf), _pack(v, leaf)] for k, v in x.items()]}
-    if dataclasses.is_dataclass(x) and not isinstance(x, type): return {'fields': _pack({f.name: getattr(x, f.name) for f in dataclasses.fields(x)}, leaf)}
+    if isinstance(x, dict): return {'dict': [[_pack(k, leaf, True), _pack(v, leaf, True)] for k, v in x.items()]}
+    if dataclasses.is_dataclass(x) and not inner and not isinstance(x, type): return {'fields': _pack({f.name: getattr(x, f.name) for f in dataclasses.fields(x)}, leaf, True)}
     for kind in (list, tuple, set):
-        if type(x) is kind: return {kind.__name__: [_pack(o, leaf) for o in (sorted(x) if kind is set else x)]}
+        if type(x) is kind: return {kind.__name__: [_pack(o, leaf, True) for o in (sorted(x) if kind is set else x)]}
     raise TypeError(f'{type(x).__name__} is nothing to write down')
 
 def _unpack(x, leaf, like=None):
@@ -134,7 +134,7 @@ def _state(callback, leaf, only=None):
     "What can be written down of a callback, by attribute."
     out = {}
     for k, v in vars(callback).items():
-        if k in ('params', 'model', '_model', 'validation_data') or only is not None and k not in only: continue
+        if k in ('params', 'model', '_model', 'validation_data', '_began') or only is not None and k not in only: continue
         try: out[k] = _pack(v, leaf)
         except TypeError: pass
     return out
@@ -227,8 +227,9 @@ def _cut_csv(callback, epoch):
     "Rows of a `CSVLogger` up to `epoch`, which the run writes again."
     path = Path(callback.filename)
     if not path.is_file(): return
-    head, *rows = path.read_text().splitlines(keepends=True) or ['']
-    path.write_text(''.join([head, *(r for r in rows if int(r.split(callback.sep)[0]) < epoch)]))
+    head, *rows = path.read_bytes().splitlines(keepends=True) or [b'']
+    rows = [r for r in rows if r.endswith(b'\n') and int(r.split(callback.sep.encode())[0]) < epoch]
+    _replace(path, lambda part: part.write_bytes(b''.join([head, *rows])))
     callback.append = True
 
 def _open(self, model, others=()):
@@ -293,7 +294,9 @@ def _on_train_begin(self, logs=None):
 
 def _on_epoch_begin(self, epoch, logs=None):
     self._epoch = epoch
-    if self._arrays and self.note.get('step') and epoch == self.note['epoch']: _put_back(self.model, self._arrays, 'running')
+    if self._arrays and self.note.get('step') and epoch == self.note['epoch']:
+        _put_back(self.model, self._arrays, 'running')
+        _restore(self)
     self._arrays = {}
 
 def _on_train_batch_end(self, batch, logs=None):

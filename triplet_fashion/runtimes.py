@@ -6,7 +6,8 @@
 __all__ = ['ENGINES', 'in_precision', 'Runtime', 'runtime']
 
 # %% ../nbs/14_runtimes.ipynb #c34d6ca7
-import contextlib, importlib.util, io, logging, os, tempfile, time, warnings
+import contextlib, importlib.util, io, logging, os, queue, tempfile, time, warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -79,17 +80,28 @@ def _interpreter(content, threads):
     return Interpreter(model_content=content, num_threads=threads)
 
 # %% ../nbs/14_runtimes.ipynb #e15aac5d
-def _litert(model, shape, threads):
-    graph = _graph(model, shape, frozen=True)
+def _invoke(content, threads):
+    "Function from one photo (1, ...) to its outputs."
     with _quietly():
-        engine = _interpreter(tf.lite.TFLiteConverter.from_concrete_functions([graph]).convert(), threads)
+        engine = _interpreter(content, threads)
         engine.allocate_tensors()
     into, out = (o[0]['index'] for o in (engine.get_input_details(), engine.get_output_details()))
     def run(x):
         engine.set_tensor(into, x)
         engine.invoke()
         return engine.get_tensor(out)
-    return _in_groups(run, shape[0])
+    return run
+
+def _litert(model, shape, threads):
+    with _quietly(): content = tf.lite.TFLiteConverter.from_concrete_functions([_graph(model, (1, *shape[1:]), frozen=True)]).convert()
+    n = min(threads, 8)
+    pool, free = ThreadPoolExecutor(n), queue.SimpleQueue()
+    for _ in range(n): free.put(_invoke(content, threads//n))
+    def one(x):
+        run = free.get()
+        try: return run(x)
+        finally: free.put(run)
+    return lambda x: np.concatenate(list(pool.map(one, np.split(x, len(x)))))
 
 # %% ../nbs/14_runtimes.ipynb #144aaa78
 def _openvino(model, shape, threads, precision='f32'):
@@ -117,19 +129,24 @@ def _onnxruntime(model, shape, threads):
 # %% ../nbs/14_runtimes.ipynb #172e39f0
 def _last_weights(model): return next((l for l in reversed(model.layers) if l.weights), None)
 
+def _twin(model, policy, last):
+    "A copy under another policy; `last` of its layers, and those after it, in float32."
+    after = False
+    def made(layer):
+        nonlocal after
+        after = after or layer is last
+        if isinstance(layer, keras.Model): return _twin(layer, 'float32' if after else policy, None)
+        config = layer.get_config()
+        return layer.__class__.from_config(config if isinstance(layer, keras.layers.InputLayer) else config | {'dtype': 'float32' if after else policy})
+    return keras.models.clone_model(model, clone_function=made)
+
 def in_precision(
     model, # Keras model
     policy, # 'mixed_bfloat16' or 'float32'
 ): # a copy with weights of its own
     "The same network under another dtype policy; its last layer with weights, and what follows it, in float32."
-    last, after = _last_weights(model), False
-    if isinstance(last, keras.Model): last = None
-    def made(layer):
-        nonlocal after
-        after = after or layer is last
-        if isinstance(layer, (keras.Model, keras.layers.InputLayer)): return in_precision(layer, policy) if isinstance(layer, keras.Model) else layer.__class__.from_config(layer.get_config())
-        return layer.__class__.from_config(layer.get_config() | {'dtype': 'float32' if after else policy})
-    twin = keras.models.clone_model(model, clone_function=made)
+    last = _last_weights(model)
+    twin = _twin(model, policy, None if isinstance(last, keras.Model) else last)
     twin.set_weights(model.get_weights())
     return twin
 

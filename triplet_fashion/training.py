@@ -6,14 +6,14 @@
 __all__ = ['RECIPES', 'recipe', 'plot_history', 'Run', 'fit', 'before_training']
 
 # %% ../nbs/19_training.ipynb #86bb1158
-import warnings
+import math, tempfile, time, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from .base_network import base_network, head_of
+from .base_network import backbone_of, base_network, head_of, unfreeze
 from .catalog import Catalog
 from .generator import bad_report, pk_dataset, triplet_dataset
 from .loss import loss_levels
@@ -21,23 +21,24 @@ from .mining import BatchTripletLoss
 from .contrast import MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
 from .doctor import CollapseDoctor
 from .model import compile_triplet, triplet_model
-from .features import _frozen, embed, features
+from .features import _frozen, cut_features, cut_network, embed, features
 from .evaluation import BASELINES, Evaluation, RetrievalCallback, baselines, evaluate, official, scoreboard
-from .checkpoints import SeedCheckpoint, continue_from
+from .checkpoints import Checkpoint, SeedCheckpoint, continue_from, run_epochs, run_identity
 
 # %% ../nbs/19_training.ipynb #dfae67fb
 RECIPES = {
     'seed': dict(batches='triplet', batch_size=16, loss='lossless', activation='sigmoid', out_dims=128, hidden=(1024,), dropout=0.,
                  epochs=30, steps=None, learning_rate=1e-4, schedule=None, clipnorm=5., trainable=True, augment=False),
-    'strong': dict(batches='pk', P=12, K=6, loss='hard', margin=0.5, activation='l2', out_dims=128, hidden=(1024,), dropout=0.2,
-                   epochs=30, steps=None, learning_rate=3e-4, schedule='cosine', clipnorm=None, trainable=False, augment=False)}
-RECIPES['scratch'] = RECIPES['strong'] | dict(P=16, K=4, hidden=(), dropout=0., epochs=40, learning_rate=2e-3, trainable=True, augment=True)
+    'strong': dict(batches='pk', batch=80, P=None, K=8, loss='supcon', margin=0.5, activation='l2', out_dims=128, hidden=(1024,), dropout=0.2,
+                   epochs=30, steps=None, learning_rate=2e-3, schedule='cosine', clipnorm=None, trainable=False, augment=False, unfreeze=0.)}
+RECIPES['deep'] = RECIPES['strong'] | dict(unfreeze=1/3, tune_epochs=8, tune_rate=3e-4, copies=4)
+RECIPES['scratch'] = RECIPES['strong'] | dict(P=16, K=4, loss='hard', hidden=(), dropout=0., epochs=40, trainable=True, augment=True)
 
 # %% ../nbs/19_training.ipynb #e4178faf
 _NETWORK = dict(backbone='small', weights='imagenet', rescale='auto')
 
 def recipe(
-    name='strong', # 'seed', 'strong', 'scratch', or a dictionary of settings of your own
+    name='strong', # 'seed', 'strong', 'deep', 'scratch', or a dictionary of settings of your own
     **changes, # settings to override, by name; `backbone`, `weights` and `rescale` as in `base_network`
 )->dict: # all settings of the run
     "The settings of recipe `name` with `changes` applied; ValueError for an unknown recipe or setting."
@@ -47,7 +48,7 @@ def recipe(
     if unknown := sorted(set(changes) - known):
         raise ValueError(f'unknown setting {", ".join(unknown)}: known are {", ".join(sorted(known))}')
     network = _NETWORK | {k: v for k, v in changes.items() if k in _NETWORK}
-    if name == 'strong' and (network['backbone'] == 'small' or network['weights'] is None): name = 'scratch'
+    if name in ('strong', 'deep') and (network['backbone'] == 'small' or network['weights'] is None): name = 'scratch'
     return (RECIPES[name] if isinstance(name, str) else name) | network | changes
 
 # %% ../nbs/19_training.ipynb #e13d6880
@@ -92,18 +93,26 @@ def _network(s, size):
     return base_network((*size, 3), **{k: s[k] for k in keys})
 
 # %% ../nbs/19_training.ipynb #1eac7312
+def _hand(catalog, s):
+    "The settings with P and K as they fit the catalogue: K at most what half of its products have, P to fill the batch."
+    if s['batches'] != 'pk': return s
+    counts = catalog.counts()[catalog.counts() > 1]
+    K = s['K'] if s['P'] or not len(counts) else max(2, min(s['K'], int(np.median(counts))))
+    return s | dict(K=K, P=max(2, min(s['P'] or round(s['batch']/K), len(counts))))
+
 def _batches(catalog, s, seed, first_epoch, size, inputs, **more):
     "tf.data batches for the settings: photos of `catalog`, or rows of `inputs` in their place."
     kw = dict(size=size, steps=s['steps'], augment=s['augment'] and inputs is None, seed=seed, first_epoch=first_epoch, inputs=inputs) | more
     if s['batches'] == 'triplet': return triplet_dataset(catalog, batch_size=s['batch_size'], **kw)
-    if s['batches'] == 'pk': return pk_dataset(catalog, P=max(2, min(s['P'], int((catalog.counts() > 1).sum()))), K=s['K'], **kw)
+    if s['batches'] == 'pk': return pk_dataset(catalog, P=s['P'], K=s['K'], **kw)
     raise ValueError(f"batches={s['batches']!r} is unknown: use 'pk' or 'triplet'")
 
 # %% ../nbs/19_training.ipynb #450b97e8
 def _rate(s, steps):
-    "Learning rate, or its schedule over all `steps` of the run."
-    if s['schedule'] is None: return s['learning_rate']
-    if s['schedule'] == 'cosine': return keras.optimizers.schedules.CosineDecay(s['learning_rate'], steps)
+    "Learning rate, or its schedule over all `steps` of the run, of which the first `warmup` rise."
+    rate, warmup = s['learning_rate'], min(s.get('warmup', 0), steps//4)
+    if s['schedule'] is None: return rate
+    if s['schedule'] == 'cosine': return keras.optimizers.schedules.CosineDecay(0. if warmup else rate, steps - warmup, warmup_target=rate if warmup else None, warmup_steps=warmup)
     raise ValueError(f"schedule={s['schedule']!r} is unknown: use None or 'cosine'")
 
 _LOSSES = {'supcon': SupConLoss, 'multi-similarity': MultiSimilarityLoss, 'weighted lossless': WeightedLosslessLoss}   # beside the names of mining
@@ -124,11 +133,30 @@ def _plan(net, learner, s, info):
     count = lambda weights: f'{sum(int(np.prod(w.shape)) for w in weights):,}'
     step = f"{s['P']} products x {s['K']} photos" if s['batches'] == 'pk' else f"{s['batch_size']} triplets"
     name = s['backbone'] if isinstance(s['backbone'], (str, Path)) else s['backbone'].name
+    stages = {'then': f"the upper {s['unfreeze']:.0%} of the backbone learn for {s['tune_epochs']} epochs, on {s['copies']} augmented copies of each photo"} if s.get('unfreeze') else {}
     return {'photos': info['photos'], 'products': info['products'], 'products with one photo, left out': len(info['left_out']),
             'epochs': s['epochs'], 'steps an epoch': info['steps'], 'a step': step,
             'network': Path(name).name + (' (frozen; its features are computed once)' if learner is not net else ''),
             'photos in, numbers out': f'{net.input_shape[1]} x {net.input_shape[2]} pixels, {net.output_shape[-1]}',
-            'parameters': f'{count(net.weights)}, of them learning {count(learner.trainable_weights)}'}
+            'parameters': f'{count(net.weights)}, of them learning {count(learner.trainable_weights)}'} | stages
+
+def _expected(net, learner, s, info, n):
+    "About how long a run will take, from a look at eight photos and one batch: a step counts as three forward passes, in seconds."
+    def seconds(model, rows):
+        x = np.zeros((rows, *model.input_shape[1:]), 'float32')
+        model(x, training=False)
+        t = time.perf_counter()
+        model(x, training=False)
+        return time.perf_counter() - t
+    rows = s['P']*s['K'] if s['batches'] == 'pk' else 3*s['batch_size']
+    photo = seconds(backbone_of(net), 8)/8
+    took = s['epochs']*info['steps']*((3*photo*rows if learner is net else 3*seconds(learner, rows)) + .005) + (0 if learner is net else photo*n)
+    return took + (n*(1 + s['copies'])*photo + s['tune_epochs']*info['steps']*rows*2*photo if s.get('unfreeze') else 0)
+
+def _minutes(s): return f'about {max(1, round(s)):,} seconds' if s < 90 else f'about {round(s/60):,} minutes'
+
+def _print_plan(plan):
+    for k, v in plan.items(): print(f'{k:34} {v}', flush=True)
 
 # %% ../nbs/19_training.ipynb #e4ad6272
 @dataclass
@@ -152,53 +180,110 @@ def _fixed_triplets(net, valid, s, seed, store, bar):
     inputs = features(net, valid, store, verbose=bar) if _frozen(net) else None
     return _batches(valid, s | {'augment': False, 'steps': None}, seed, 0, net.input_shape[1:3], inputs, fresh=False)
 
-# %% ../nbs/19_training.ipynb #10d19780
-def _doctor(catalog, s, seed, size, inputs, how):
-    "The callbacks that watch over a training: none if `how` is None."
-    if how is None: return []
-    look_at = (inputs, catalog.labels) if inputs is not None else _batches(catalog, s | {'augment': False, 'steps': 1}, seed, 0, size, None, fresh=False)
-    return [CollapseDoctor(look_at, on_trouble=how, logs=False)]
-
 # %% ../nbs/19_training.ipynb #177a5805
+def _kept(resume, s, seed, net, model, catalog, valid, weights_from):
+    "The `Checkpoint` of a run in the folder `resume`, which knows what the run is made of."
+    if isinstance(s['augment'], keras.layers.Layer):
+        raise ValueError('resume: a layer as `augment` has a random state of its own, which reading ahead moves: use augment=True, a function (images, seed), or put the layer into the network')
+    kept = resume if isinstance(resume, Checkpoint) else Checkpoint(resume)
+    kept.net, kept.about = net, run_identity(s | {'seed': seed, 'size': net.input_shape[1:3], 'weights_from': weights_from}, net, catalog, valid, model)
+    return kept
+
+# %% ../nbs/19_training.ipynb #5066ba08
+def _stage(net, model, s, batches, catalog, valid, look, watched, first, end):
+    "Train `model`, the part of `net` that learns; (history, best epoch)."
+    resume, callbacks, verbose, seed = end['resume'], end['callbacks'], end['verbose'], end['seed']
+    watch = [RetrievalCallback(net, valid, end['store'], restore=end['restore_best'], train=end['apart'], verbose=int(bool(verbose)), embedder=watched)] if valid is not None else []
+    care = [] if end['doctor'] is None else [CollapseDoctor(look, on_trouble=end['doctor'], logs=False)]
+    save = [SeedCheckpoint(end['checkpoints'])] if end['checkpoints'] else []
+    calls, data = [*care, *watch, *save, _LogRate(), *callbacks, keras.callbacks.TerminateOnNaN()], []
+    def made(epoch, step):
+        data[:] = [batches(epoch, step)]
+        return data[0]
+    if resume is None: log = model.fit(made(first, 0), validation_data=end['fixed'], epochs=s['epochs'], initial_epoch=first, verbose=verbose, shuffle=False, callbacks=calls).history
+    else: log = run_epochs(model, made, s['epochs'], calls, _kept(resume, s, seed, net, model, catalog, valid, end['weights_from']), end['fixed'], verbose, first)
+    for doc in care: log |= doc.history
+    if data and (lost := bad_report(data[0])): warnings.warn(lost, stacklevel=3)
+    if not np.isfinite(log.get('loss', [0.])).all():
+        raise FloatingPointError(f"the loss is no longer finite in epoch {first + len(log['loss'])}: use a learning_rate below {s['learning_rate']}")
+    return {k: [float(o) for o in v] for k, v in log.items()}, watch[0].best_epoch if watch else None
+
+class _LogRate(keras.callbacks.Callback):
+    "The learning rate in the history."
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None: logs['learning_rate'] = float(self.model.optimizer.learning_rate)
+
+# %% ../nbs/19_training.ipynb #f86fbe67
+def _in_blocks(model, rows, n=256):
+    "Outputs of `model` for copy 0 of `rows` (n, copies, ...), float32, a block at a time."
+    return np.concatenate([np.asarray(model.predict_on_batch(np.asarray(rows[i:i+n, 0], 'float32'))) for i in range(0, len(rows), n)])
+
+def _tuning(net, catalog, valid, s, seed, folder, bar):
+    "(model to train, function (epoch, step) -> batches, what a doctor looks at, function Catalog -> embeddings) of the second stage."
+    if s['unfreeze'] >= 1:
+        unfreeze(net, batchnorm=False)
+        data = lambda e, i: _batches(catalog, s | {'augment': True}, seed, e, net.input_shape[1:3], None, first_step=i)
+        return net, data, _batches(catalog, s | {'augment': False, 'steps': 1}, seed, 0, net.input_shape[1:3], None, fresh=False), None
+    lower, upper = cut_network(unfreeze(net, s['unfreeze']))
+    say = (lambda text: print(text, flush=True)) if bar else (lambda text: None)
+    say(f"what stays as it is makes {' x '.join(map(str, lower.output_shape[1:]))} numbers of a photo: computed once, {s['copies']} copies of each")
+    below = {id(c): cut_features(lower, c, folder, progress=bool(bar)) for c in (catalog, valid) if c is not None}
+    inputs = cut_features(lower, catalog, folder, copies=s['copies'], augment=True, seed=seed, progress=bool(bar)) if s['copies'] > 1 else below[id(catalog)]
+    data = lambda e, i: _batches(catalog, s | {'augment': False}, seed, e, net.input_shape[1:3], inputs, first_step=i, copies=inputs.shape[1])
+    watched = lambda c: _in_blocks(upper, below[id(c)])
+    some = np.sort(np.random.default_rng(seed).permutation(len(catalog))[:256])
+    return upper, data, (np.asarray(below[id(catalog)][some, 0], 'float32'), catalog.labels[some]), watched
+
+# %% ../nbs/19_training.ipynb #80a83726
 def fit(
     catalog, # `Catalog` to learn from, or a folder of product folders
     valid=None, # photos watched after each epoch, best of products not in `catalog`: a `Catalog` or a folder; None: none
-    recipe='strong', # 'seed', 'strong', 'scratch', or a dictionary of settings
+    recipe='strong', # 'seed', 'strong', 'deep', 'scratch', or a dictionary of settings
     size=(224, 224), # height and width at which photos are read, pixels
     net=None, # network made by `base_network`; None: made from the settings
     weights_from=None, # checkpoint to continue from, see `continue_from`
     checkpoints=None, # folder for a `SeedCheckpoint` after each epoch; None: none
     callbacks=(), # more Keras callbacks
-    store=None, # dictionary for the features of a frozen backbone, see `features`
+    store=None, # folder, or dictionary, for the features of a frozen backbone, see `features`
     seed=0, # of weights, batches and augmentation
     verbose='auto', # Keras' progress bar: 0, 1, 2 or 'auto'
-    show_plan=None, # function called with the plan before the first step, such as `print`
+    show_plan=None, # function called with the plan before the first step; None: print it unless verbose=0
     restore_best=False, # end with the weights of the epoch that was best by MAP@R on `valid`
     doctor='warn', # what a `CollapseDoctor` does about a training that goes wrong: 'warn', 'stop'; None: no doctor
+    resume=None, # folder for `Checkpoint`s: the same call goes on where a killed run was, to the same end; None: none
     **changes, # settings to override: epochs, backbone, P, K, learning_rate, ...
 )->Run: # network, history, settings and plan
     "Train an embedding network. ValueError for photos or settings that cannot train, FloatingPointError for a loss that is not finite."
     if recipe == 'strong' and net is not None and _frozen(net): recipe = RECIPES['strong']     # pretrained: not what 'small' needs
+    if recipe == 'deep' and net is not None: recipe = RECIPES['deep']
     s = _settings(recipe, **changes)
     catalog, valid = (Catalog.from_dir(c) if isinstance(c, (str, Path)) else c for c in (catalog, valid))
+    s = _hand(catalog, s)
     info = _batches(catalog, s, seed, 0, size, None).info   # reads no photo, and says at once what is wrong with the catalogue
     keras.utils.set_random_seed(seed)
-    net, store = net or _network(s, size), {} if store is None else store
+    net = net or _network(s, size)
+    store = (Path(resume)/'features' if isinstance(resume, (str, Path)) and _frozen(net) else {}) if store is None else store
     learner, bar = head_of(net) if _frozen(net) else net, int(bool(verbose))
-    inputs = features(net, catalog, store, verbose=bar) if _frozen(net) else None
     model, plan = _compiled(learner, s, s['epochs']*info['steps']), _plan(net, learner, s, info)
-    if show_plan: show_plan(plan)
-    start = continue_from(model, weights_from) if weights_from else 0
-    data = _batches(catalog, s, seed, start, net.input_shape[1:3], inputs)
-    watch = [RetrievalCallback(net, valid, store, restore=restore_best, verbose=bar)] if valid is not None else []
-    save, care = [SeedCheckpoint(checkpoints)] if checkpoints else [], _doctor(catalog, s, seed, net.input_shape[1:3], inputs, doctor)
-    log = model.fit(data, validation_data=_fixed_triplets(net, valid, s, seed, store, bar), epochs=s['epochs'], initial_epoch=start, verbose=verbose, shuffle=False,
-                    callbacks=[*care, *watch, *save, *callbacks, keras.callbacks.TerminateOnNaN()]).history
-    for doc in care: log |= doc.history
-    if lost := bad_report(data): warnings.warn(lost, stacklevel=2)
-    if not np.isfinite(log.get('loss', [0.])).all():
-        raise FloatingPointError(f"the loss is no longer finite in epoch {start + len(log['loss'])}: use a learning_rate below {s['learning_rate']}")
-    return Run(net, model, {k: [float(o) for o in v] for k, v in log.items()}, s | {'seed': seed}, plan, watch[0].best_epoch if watch else None)
+    if show_plan or bar: (show_plan or _print_plan)(plan | {'expected time': _minutes(_expected(net, learner, s, info, len(catalog)))})
+    inputs = features(net, catalog, store, verbose=bar) if _frozen(net) else None
+    first = continue_from(model, weights_from) if weights_from else 0
+    size, deep = net.input_shape[1:3], s.get('unfreeze') and _frozen(net)
+    end = dict(resume=resume, callbacks=callbacks, verbose=verbose, seed=seed, store=store, restore_best=restore_best, apart=None, doctor=doctor, checkpoints=checkpoints,
+               fixed=_fixed_triplets(net, valid, s, seed, store, bar), weights_from=weights_from)
+    if deep and resume: end['resume'] = Path(resume)/'head'
+    look = (inputs, catalog.labels) if inputs is not None else _batches(catalog, s | {'augment': False, 'steps': 1}, seed, 0, size, None, fresh=False)
+    log, best = _stage(net, model, s, lambda e, i: _batches(catalog, s, seed, e, size, inputs, first_step=i), catalog, valid, look, None, first, end)
+    if deep:
+        with tempfile.TemporaryDirectory() as tmp:
+            folder, s2 = store if isinstance(store, (str, Path)) else tmp, s | dict(epochs=s['tune_epochs'], learning_rate=s['tune_rate'], warmup=info['steps'])
+            model, data, look, watched = _tuning(net, catalog, valid, s2, seed, folder, bar)
+            model = _compiled(model, s2, s2['epochs']*info['steps'])
+            end |= dict(resume=resume and Path(resume)/'tuned', fixed=None, checkpoints=checkpoints and Path(checkpoints)/'tuned', weights_from=None)
+            more, best2 = _stage(net, model, s2, data, catalog, valid, look, watched, 0, end)
+        best = best2 and len(log['loss']) + best2
+        log = {k: log.get(k, [math.nan]*len(log['loss'])) + more.get(k, [math.nan]*len(more['loss'])) for k in {**log, **more}}
+    return Run(net, model, log, s | {'seed': seed}, plan, best)
 
 # %% ../nbs/19_training.ipynb #3535be5c
 def before_training(

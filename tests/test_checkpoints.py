@@ -1,0 +1,297 @@
+"""Runs that are killed, damaged files, full disks, callbacks that know things, and the seed's file names."""
+import json, os, resource, subprocess, sys, textwrap, warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from triplet_fashion.base_network import base_network
+from triplet_fashion.checkpoints import (Checkpoint, SeedCheckpoint, _changed, _pack, _plain, _seen, _state, _unpack, _variables, read_state, run_epochs, run_identity, write_state)
+from triplet_fashion.contrast import CrossBatchMemory, SupConLoss
+from triplet_fashion.doctor import Diagnosis
+from triplet_fashion.generator import Augment, pk_dataset
+from triplet_fashion.training import fit
+
+ROOT = Path(__file__).resolve().parents[1]
+ENV = {**os.environ, 'PYTHONPATH': str(ROOT), 'TF_CPP_MIN_LOG_LEVEL': '3'}
+
+
+# ---- killed for real
+
+KILLED = '''
+import hashlib, json, os, random, signal, sys, time
+from pathlib import Path
+import keras, numpy as np, tensorflow as tf
+from triplet_fashion.base_network import base_network
+from triplet_fashion.catalog import Catalog
+from triplet_fashion.checkpoints import Checkpoint, _variables
+from triplet_fashion.contrast import CrossBatchMemory, SupConLoss
+from triplet_fashion.generator import Augment
+from triplet_fashion.training import fit
+
+mode, photos, out, most, seed = sys.argv[1:]
+
+def train(name):
+    "The command that is given again and again; at its end a file with every figure and a digest of every variable."
+    folder, L = Path(out)/name, keras.layers
+    seen, unseen = Catalog.from_dir(photos).split(.34, seed=1)
+    keras.utils.set_random_seed(3)
+    lower = keras.Sequential([keras.Input((48, 48, 3)), *([Augment()] if mode == 'memory' else []), L.Conv2D(6, 5, strides=4, use_bias=False), L.BatchNormalization(),
+                              L.ReLU(), L.SpatialDropout2D(.2), L.GlobalAveragePooling2D()])
+    net = base_network((48, 48, 3), 12, lower, hidden=(16,), activation='sigmoid' if mode == 'seed' else 'l2', dropout=.3, trainable=mode != 'frozen', rescale='unit')
+    kw = dict(memory=dict(recipe='scratch', P=5, K=4, loss=CrossBatchMemory(SupConLoss(), 70)), frozen=dict(P=5, K=4), seed=dict(recipe='seed', batch_size=8, schedule='cosine'))[mode]
+    calls = [keras.callbacks.EarlyStopping('loss', patience=3), keras.callbacks.CSVLogger(f'{folder}.csv')]
+    run = fit(seen, valid=unseen, net=net, size=(48, 48), epochs=3, steps=9, verbose=0, restore_best=True, callbacks=calls, resume=Checkpoint(folder, steps=2), **kw)
+    digest = {k: hashlib.sha256(np.asarray(v).tobytes()).hexdigest() for k, v in _variables(run.model).items()}
+    said = [run.history, run.best_epoch, calls[0].best, calls[0].wait, Path(f'{folder}.csv').read_text(), (folder/'history.csv').read_text(), digest]
+    part = Path(f'{folder}.part')
+    part.write_text(json.dumps(said))
+    part.replace(f'{folder}.json')
+
+def start(name):
+    "A process of its own, forked before TensorFlow has any thread."
+    child = os.fork()
+    if child: return child
+    try: train(name); os._exit(0)
+    except BaseException:
+        import traceback; traceback.print_exc()
+        os._exit(1)
+
+def files(): return sorted(os.listdir(Path(out)/'cut')) if (Path(out)/'cut').is_dir() else []
+
+whole, rng, kills = start('whole'), random.Random(int(seed)), 0
+while not (Path(out)/'cut.json').exists():
+    before, child, ended = files(), start('cut'), 0
+    while not ended and files() == before: ended = os.waitpid(child, os.WNOHANG)[0]; time.sleep(.002)
+    if kills < int(most) and not ended:
+        time.sleep(rng.random()*.1)
+        os.kill(child, signal.SIGKILL)
+        kills += 1
+    if not ended and os.waitpid(child, 0)[1] not in (0, signal.SIGKILL): sys.exit('the run that was killed did not go on')
+assert os.waitpid(whole, 0)[1] == 0
+print(kills)
+'''
+
+
+@pytest.mark.parametrize('mode, kills', [('memory', 3), ('frozen', 2), ('seed', 1)])
+def test_a_run_killed_at_random_moments_ends_as_if_undisturbed(drawn, tmp_path, mode, kills):
+    "SIGKILL wherever it strikes; everything equal to the last bit: weights, optimizer, random states, memory, figures, logs."
+    got = subprocess.run([sys.executable, '-c', KILLED, mode, str(drawn.root), str(tmp_path), str(kills), os.environ.get('KILL_SEED', '5')], capture_output=True, text=True, env=ENV, timeout=280)
+    assert got.returncode == 0, got.stderr[-3000:]
+    assert int(got.stdout.split()[-1]) == kills
+    whole, cut = (json.loads((tmp_path/f'{name}.json').read_text()) for name in ('whole', 'cut'))
+    for a, b in zip(whole, cut): assert a == b
+    assert len(whole[0]['loss']) == 3 and whole[4].count('\n') == 4
+    kinds = {k.split('/')[0] for k in whole[-1]}
+    assert kinds == {'network', 'optimizer', 'running'} | ({'loss'} if mode == 'memory' else set())
+
+
+# ---- small runs in this process
+
+def small(loss=None, width=8):
+    keras.utils.set_random_seed(0)
+    lower = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(4, 3, strides=4, activation='relu'), keras.layers.GlobalAveragePooling2D()])
+    net = base_network((16, 16, 3), width, lower, hidden=(), activation='l2', dropout=.3, rescale='unit')
+    net.compile(keras.optimizers.Adam(1e-2), loss or SupConLoss(), jit_compile=False)
+    return net
+
+
+def batches_of(catalog, **kw):
+    return lambda epoch, step: pk_dataset(catalog, P=4, K=3, size=(16, 16), steps=4, augment=True, first_epoch=epoch, first_step=step, **kw)
+
+
+class Strike(keras.callbacks.Callback):
+    def __init__(self, at): super().__init__(); self.at = at
+    def on_train_batch_end(self, batch, logs=None):
+        self.at -= 1
+        if not self.at: raise KeyboardInterrupt
+
+
+def equal(a, b):
+    a, b = _variables(a), _variables(b)
+    assert list(a) == list(b)
+    for k in a: assert np.asarray(a[k]).tobytes() == np.asarray(b[k]).tobytes(), k
+
+
+@pytest.fixture(scope='module')
+def undisturbed(drawn):
+    net = small()
+    return run_epochs(net, batches_of(drawn), 2), net
+
+
+def test_the_loop_is_fit(drawn, undisturbed):
+    net = small()
+    assert net.fit(batches_of(drawn)(0, 0), epochs=2, verbose=0, shuffle=False).history == undisturbed[0]
+    equal(net, undisturbed[1])
+
+
+@pytest.mark.parametrize('at', [1, 4, 5, 8])
+def test_stopped_at_any_step(drawn, tmp_path, undisturbed, at):
+    "In an epoch, at its last step, and before anything was saved."
+    whole, a = undisturbed
+    with pytest.raises(KeyboardInterrupt): run_epochs(small(), batches_of(drawn), 2, [Strike(at)], Checkpoint(tmp_path, steps=2))
+    assert run_epochs(b := small(), batches_of(drawn), 2, checkpoint=Checkpoint(tmp_path, steps=2)) == whole
+    equal(a, b)
+
+
+def test_a_complete_run_returns_at_once(drawn, tmp_path):
+    told = run_epochs(a := small(), batches_of(drawn), 2, checkpoint=Checkpoint(tmp_path))
+    def none(epoch, step): raise AssertionError('no step is left')
+    assert run_epochs(b := small(), none, 2, checkpoint=Checkpoint(tmp_path)) == told
+    equal(a, b)
+
+
+def test_a_run_that_stopped_itself_stays_stopped(drawn, tmp_path):
+    class Enough(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None): self.model.stop_training = True
+        def on_train_end(self, logs=None): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): run_epochs(small(), batches_of(drawn), 3, [Enough()], Checkpoint(tmp_path, steps=1))
+    assert len(run_epochs(small(), batches_of(drawn), 3, checkpoint=Checkpoint(tmp_path, steps=1))['loss']) == 1
+
+
+def test_the_newest_few_and_the_best_are_kept(drawn, tmp_path):
+    class Judge(keras.callbacks.Callback):
+        best_epoch = None
+        def on_epoch_end(self, epoch, logs=None): self.best_epoch = [1, 2, 2, 2][epoch]
+    net, held = small(), []
+    class Hold(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None): held.append([np.array(w) for w in self.model.get_weights()])
+    run_epochs(net, batches_of(drawn), 4, [Judge(), Hold()], Checkpoint(tmp_path, steps=1, keep=2))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['000003-000003.npz', '000004-000000.npz', 'best.npz', 'history.csv']
+    note, arrays = read_state(tmp_path/'best.npz')
+    assert (note['epoch'], note['step']) == (2, 0)
+    for v, w in zip(net.weights, held[1]):
+        name = next(k for k, o in _variables(net).items() if o is v)
+        np.testing.assert_array_equal(arrays[name], w)
+
+
+def test_the_history_file(drawn, tmp_path):
+    told = run_epochs(small(), batches_of(drawn), 2, checkpoint=Checkpoint(tmp_path))
+    assert (tmp_path/'history.csv').read_text().splitlines() == ['epoch,loss', *(f'{i},{l}' for i, l in enumerate(told['loss'], 1))]
+
+
+def test_other_settings_are_refused_by_name(drawn, tmp_path):
+    kw = dict(net=None, size=(16, 16), epochs=1, steps=1, P=4, K=2, out_dims=8, verbose=0, doctor=None, resume=tmp_path)
+    fit(drawn, **kw)
+    with pytest.raises(ValueError, match=r'another run: P was 4, now 3\.'): fit(drawn, **kw | dict(P=3))
+    with pytest.raises(ValueError, match='another run: photos was'): fit(drawn.subset(np.arange(60)), **kw)
+    with pytest.raises(ValueError, match='learning_rate was'): fit(drawn, learning_rate=.5, **kw)
+    with pytest.raises(ValueError, match='random state of its own'): fit(drawn, augment=Augment(), **kw)
+    with pytest.raises(ValueError, match='photos watched'): fit(drawn, valid=drawn.subset(np.arange(60, 72)), **kw)
+
+
+def test_another_machine_is_a_warning(drawn, tmp_path, monkeypatch):
+    run_epochs(small(), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path))
+    import triplet_fashion.checkpoints as module
+    now = module._machine()
+    monkeypatch.setattr(module, '_machine', lambda: now | {'threads': 999})
+    with pytest.warns(UserWarning, match='threads was .*, now 999.*last bits'): run_epochs(small(), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path))
+
+
+def test_a_network_that_does_not_fit(drawn, tmp_path):
+    run_epochs(small(), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path))
+    with pytest.raises(ValueError, match=r'does not fit.*network/\d has shape'): run_epochs(small(width=9), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path))
+
+
+# ---- files
+
+@pytest.fixture(scope='module')
+def saved(drawn, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('saved')
+    run_epochs(small(), batches_of(drawn), 2, checkpoint=Checkpoint(folder, steps=2))
+    return folder
+
+
+@pytest.mark.parametrize('harm', ['cut', 'flip', 'empty', 'text'])
+def test_a_damaged_newest_falls_back_to_the_one_before(drawn, tmp_path, saved, undisturbed, harm):
+    for p in saved.iterdir(): (tmp_path/p.name).write_bytes(p.read_bytes())
+    newest = Checkpoint(tmp_path).files()[-1]
+    data = bytearray(newest.read_bytes())
+    data[len(data)//2] ^= 1
+    newest.write_bytes({'cut': data[:len(data)//2], 'flip': bytes(data), 'empty': b'', 'text': b'hello'}[harm])
+    with pytest.warns(UserWarning, match=f'{newest.name} is damaged'): told = run_epochs(again := small(), batches_of(drawn), 2, checkpoint=Checkpoint(tmp_path, steps=2))
+    assert told == undisturbed[0]
+    equal(again, undisturbed[1])
+
+
+def test_all_damaged_is_an_error(tmp_path):
+    for name in ('000001-000000.npz', '000002-000000.npz'): (tmp_path/name).write_bytes(b'x')
+    with pytest.raises(ValueError, match='no older one is left'), pytest.warns(UserWarning): Checkpoint(tmp_path).open(small())
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='needs limits of POSIX')
+def test_a_full_disk_is_a_clear_error_and_harms_nothing(drawn, tmp_path, undisturbed):
+    "The system refuses bytes past a limit, in the middle of a file, as a full disk does."
+    net, kept = small(), Checkpoint(tmp_path, steps=2)
+    with pytest.raises(KeyboardInterrupt): run_epochs(net, batches_of(drawn), 2, [Strike(4)], kept)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limit[1]))
+    try:
+        with pytest.raises(OSError, match=r'000001-000000\.npz could not be written: no room is left.*same command again'): run_epochs(small(), batches_of(drawn), 2, checkpoint=Checkpoint(tmp_path, steps=2))
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert before.items() <= {p.name: p.read_bytes() for p in tmp_path.iterdir()}.items()
+    assert not list(tmp_path.glob('part-*'))
+    assert run_epochs(again := small(), batches_of(drawn), 2, checkpoint=Checkpoint(tmp_path, steps=2)) == undisturbed[0]
+    equal(again, undisturbed[1])
+
+
+def test_states_of_any_type(tmp_path):
+    arrays = {'a/b': np.arange(6.).reshape(2, 3), 'half': np.asarray(tf.constant([1.5, -2], tf.bfloat16)), 'none': np.zeros((0, 3), 'int8'), 'one': np.array(7), 'turned': np.arange(6.).reshape(2, 3).T}
+    write_state(tmp_path/'x.npz', {'nan': float('nan'), 'deep': [1, {'k': None}]}, arrays)
+    note, got = read_state(tmp_path/'x.npz')
+    assert np.isnan(note['nan']) and note['deep'] == [1, {'k': None}]
+    assert list(got) == list(arrays)
+    for k in arrays:
+        assert got[k].dtype == arrays[k].dtype and got[k].shape == arrays[k].shape
+        assert got[k].tobytes() == arrays[k].tobytes()
+    with pytest.raises(FileNotFoundError): read_state(tmp_path/'y.npz')
+
+
+def test_values_come_back_as_they_were():
+    held = []
+    pack = lambda x: json.loads(json.dumps(_pack(x, lambda a: held.append(a) or len(held) - 1)))
+    x = {'a': [1, 2.5, None, True], 3: (np.float32(.5), {'s', 't'}), 'w': [np.arange(3), np.zeros((2, 2))]}
+    got, trouble = _unpack(pack(x), held.__getitem__), Diagnosis('collapse', 'all equal', stops=True)
+    assert got['a'] == x['a'] and got[3] == (.5, {'s', 't'})
+    for a, b in zip(got['w'], x['w']): np.testing.assert_array_equal(a, b)
+    assert _unpack(pack(trouble), None, Diagnosis('healthy', '')) == trouble
+    for odd in ([lambda: 0], [trouble], Diagnosis):
+        with pytest.raises(TypeError, match='nothing to write down'): _pack(odd, id)
+
+
+def test_only_what_a_callback_changed_is_kept():
+    class Some(keras.callbacks.Callback):
+        def __init__(self): super().__init__(); self.fixed, self.grows, self.best, self.how, self.photos = 3, [], None, print, np.zeros(9)
+    some = Some()
+    seen = _seen(some)
+    assert _changed(some, seen) == []
+    some.grows.append(1); some.best = [np.ones(2)]; some.new = 4
+    assert _changed(some, seen) == ['grows', 'best', 'new']
+    assert set(_state(some, id, ['grows', 'new'])) == {'grows', 'new'}
+
+
+def test_identities_do_not_depend_on_the_process():
+    "Layers made later in a process get other names; what they do is the same."
+    a, b = small(), small()
+    assert [l.name for l in a.layers] != [l.name for l in b.layers] or a.name == b.name
+    assert run_identity({'x': 1}, a) == run_identity({'x': 1}, b)
+    assert run_identity({'x': 1}, a) != run_identity({'x': 1}, small(width=9))
+    assert run_identity({}, a, model=a)['weights that stay as they are'] == run_identity({}, b)['weights that stay as they are']
+    assert _plain({'loss': SupConLoss(.1)}) != _plain({'loss': SupConLoss(.2)}) and _plain(len) == 'len'
+
+
+def test_keep_needs_a_second(tmp_path):
+    with pytest.raises(ValueError, match='keep=1'): Checkpoint(tmp_path, keep=1)
+
+
+def test_seed_checkpoints_survive_a_full_disk(tmp_path, monkeypatch):
+    callback = SeedCheckpoint(tmp_path)
+    callback.set_model(model := small())
+    callback.on_epoch_end(0, {'loss': 1.08834})
+    monkeypatch.setattr(os, 'fsync', lambda handle: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    with pytest.raises(OSError, match='no room is left'): callback.on_epoch_end(1, {'loss': 1.})
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ['000001-1.0883.weights.h5']

@@ -1,0 +1,294 @@
+"features: where networks are cut, what is kept on disk, when it is invalid, and what happens when things go wrong."
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip('keras')
+import tensorflow as tf
+from triplet_fashion import features as room
+from triplet_fashion.base_network import backbone_of, base_network, freeze, head_of, unfreeze
+from triplet_fashion.catalog import Catalog
+from triplet_fashion.features import cut_features, cut_network, embed, features, fingerprint
+from triplet_fashion.generator import augmentation, image_dataset, pk_dataset
+from triplet_fashion.photo import PhotoError
+
+SIZE = 48, 40
+
+
+def pixels(cat, size=SIZE): return np.concatenate([x.numpy() for x, _ in image_dataset(cat, size=size)])
+
+
+def mobile(seed=0, **kw):
+    keras.utils.set_random_seed(seed)
+    return base_network((*SIZE, 3), 8, 'MobileNetV2', weights=None, hidden=(16,), activation='l2', **{'alpha': .35} | kw)
+
+
+def small(seed=0):
+    keras.utils.set_random_seed(seed)
+    return base_network((*SIZE, 3), 8, 'small', weights=None, hidden=(), activation='l2', trainable=False)
+
+
+@pytest.fixture(scope='module')
+def net(): return mobile()
+
+
+@pytest.fixture
+def photos(): return np.random.default_rng(0).integers(0, 256, (3, *SIZE, 3)).astype('float32')
+
+
+@pytest.fixture(scope='module')
+def few(drawn): return drawn.subset(range(0, len(drawn), 4))
+
+
+# the cut
+
+def check(net, lower, upper, x):
+    np.testing.assert_allclose(upper(lower(x)), net(x), atol=1e-6)
+    assert not lower.trainable_weights
+    assert {id(w) for w in upper.trainable_weights} == {id(w) for w in net.trainable_weights}
+    assert {id(w) for w in lower.weights} | {id(w) for w in upper.weights} == {id(w) for w in net.weights}
+    assert len(lower.outputs) == 1 and None not in lower.output_shape[1:]
+
+
+@pytest.mark.parametrize('share', [.2, .5, .8, 1.])
+def test_lower_and_upper_are_the_network(net, photos, share):
+    lower, upper = cut_network(freeze(net, share))
+    check(net, lower, upper, photos)
+
+
+def test_the_cut_never_passes_what_learns_and_goes_no_lower_than_it_must(net):
+    sizes = []
+    for share in np.linspace(.1, 1, 10):
+        freeze(net, share)
+        sizes.append(len(cut_network(net, slack=0)[0].weights))
+        assert sizes[-1] <= sum(not w.trainable for w in net.weights)
+    assert sizes == sorted(sizes) and len(set(sizes)) > 5
+    freeze(net, .5)
+    for slack in 0, .1: assert np.prod(cut_network(net, slack=slack)[0].output_shape[1:]) >= np.prod(cut_network(net, slack=.1)[0].output_shape[1:])
+
+
+@pytest.mark.parametrize('backbone', ['ResNet50', 'DenseNet121', 'EfficientNetB0', 'small'])
+def test_backbones_of_all_kinds(backbone, photos):
+    net = freeze(base_network((*SIZE, 3), 8, backbone, weights=None, hidden=()), n_stages=2)
+    check(net, *cut_network(net), photos)
+
+
+def test_models_inside_models_shortcuts_around_everything_and_shared_layers(photos):
+    def block(k):
+        x = i = keras.Input((*SIZE, 4))
+        return keras.Model(i, keras.layers.Add()([x, keras.layers.Conv2D(4, 3, padding='same')(x)]), name=f'block{k}')
+    body = keras.Sequential([keras.Input((*SIZE, 3)), keras.layers.Conv2D(4, 1), keras.Sequential([block(1), block(2)], name='twice'), block(3)], name='body')
+    net = freeze(base_network((*SIZE, 3), 8, body, hidden=()), 1.)
+    body.get_layer('block3').layers[1].trainable = True
+    lower, upper = cut_network(net)
+    check(net, lower, upper, photos)
+    assert lower.layers[-1].name.startswith('add') and len(lower.weights) == 6     # below block 3, above the two inside 'twice'
+    x = i = keras.Input((*SIZE, 3))
+    far = keras.Model(i, keras.layers.Concatenate()([x, keras.layers.Conv2D(4, 3, padding='same')(x)]))     # the photo itself passes by
+    net = freeze(base_network((*SIZE, 3), 8, far, hidden=()), 1.)
+    check(net, *cut_network(net), photos)
+    conv = keras.layers.Conv2D(3, 3, padding='same')
+    shared = keras.Sequential([keras.Input((*SIZE, 3)), conv, conv, keras.layers.GlobalAveragePooling2D()])
+    net = freeze(base_network((*SIZE, 3), 8, shared, hidden=()), 1.)
+    check(net, *cut_network(net), photos)
+
+
+def test_asking_for_a_cut(net):
+    freeze(net, .5)
+    assert len(cut_network(net, share=.3)[0].weights) < len(cut_network(net)[0].weights)
+    assert cut_network(net, n_stages=1)[0].output_shape[1] == SIZE[0]//2
+    with pytest.raises(ValueError, match='learns and lies below'): cut_network(net, share=.9)
+    with pytest.raises(ValueError, match='share is 2'): cut_network(net, share=2.)
+    with pytest.raises(ValueError, match='nothing of base_network'): cut_network(unfreeze(net))
+    class Own(keras.Model):
+        def call(self, x): return x
+    with pytest.raises(ValueError, match='not made of layers'): cut_network(Own(name='own'))
+
+
+def test_training_the_upper_part_trains_the_network_and_leaves_frozen_norms_alone(photos):
+    net = freeze(mobile(1), .6)
+    lower, upper = cut_network(net)
+    x, before = lower(photos), [np.array(w) for w in net.weights]
+    moving = [np.array(w) for w in net.non_trainable_weights]
+    upper.compile(keras.optimizers.SGD(.1), 'mse')
+    upper.fit(np.asarray(x), np.eye(8, dtype='float32')[:3], epochs=2, verbose=0)
+    check(net, lower, upper, photos)
+    for a, b in zip(moving, net.non_trainable_weights): np.testing.assert_array_equal(a, b)
+    assert sum(not np.array_equal(a, b) for a, b in zip(before, net.weights)) > 5
+
+
+def test_a_step_above_the_cut_is_the_step_of_the_whole(photos):
+    "Same loss and same gradients, the lower part once computed, as training the whole network with its lower part frozen."
+    net = freeze(mobile(2), .6)
+    lower, upper = cut_network(net)
+    y = np.eye(8, dtype='float32')[:3]
+    def gradients(model, x):
+        with tf.GradientTape() as tape: loss = tf.reduce_mean((model(x, training=True) - y)**2)
+        return float(loss), {w.path: g for w, g in zip(model.trainable_weights, tape.gradient(loss, [w.value for w in model.trainable_weights]))}
+    (a, whole), (b, part) = gradients(net, photos), gradients(upper, lower(photos, training=False))
+    assert abs(a - b) < 1e-6 and whole.keys() == part.keys()
+    for k in whole: np.testing.assert_allclose(whole[k], part[k], atol=1e-5)
+
+
+def test_mixed_precision_is_cut_too(photos):
+    old = keras.config.dtype_policy()
+    keras.config.set_dtype_policy('mixed_bfloat16')
+    try: net = freeze(mobile(), .5)
+    finally: keras.config.set_dtype_policy(old)
+    lower, upper = cut_network(net)
+    np.testing.assert_allclose(upper(tf.cast(lower(photos), tf.float16)), net(photos), atol=.02)
+
+
+# what is kept
+
+def test_features_are_the_backbones_whatever_the_store(few, tmp_path):
+    net = small()
+    expected = np.asarray(backbone_of(net)(pixels(few)), 'float32')
+    store = {}
+    for where in (None, store, store, str(tmp_path/'new'/'folder'), tmp_path/'new'/'folder'):
+        got = features(net, few, where, batch_size=7)
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+        np.testing.assert_allclose(embed(net, few, where), np.asarray(net(pixels(few))), atol=1e-5)
+    assert isinstance(got, np.memmap) and not got.flags.writeable
+    assert len(list((tmp_path/'new'/'folder').iterdir())) == 1
+    np.testing.assert_allclose(np.asarray(head_of(net)(got)), embed(net, few), atol=1e-5)
+
+
+def test_the_second_call_reads_no_photo(few, tmp_path, monkeypatch):
+    net = small()
+    first = np.array(features(net, few, tmp_path))
+    monkeypatch.setattr(room, '_parts', lambda *a: pytest.fail('computed again'))
+    np.testing.assert_array_equal(features(net, few, tmp_path), first)
+    freeze(net)                                       # what is frozen does not change what the backbone makes
+    features(small(), few, tmp_path)                  # equal layers and weights, another object
+
+
+def test_a_change_of_anything_is_noticed(drawn, tmp_path):
+    root, where = tmp_path/'photos', tmp_path/'kept'
+    shutil.copytree(drawn.root, root)
+    cat = Catalog.from_dir(root).subset(range(6))
+    lower = backbone_of(small())
+    def made(cat=cat, lower=lower, **kw):
+        n = len(list(where.glob('*.npy'))) if where.exists() else 0
+        cut_features(lower, cat, where, **kw)
+        return len(list(where.glob('*.npy'))) - n
+    assert made() == 1 and made() == 0
+    assert made(fit='crop') == made(dtype='float32') == made(copies=2) == made(copies=2, seed=1) == 1
+    assert made(copies=2, augment=augmentation(crop=.3)) == 1
+    assert made(copies=2, augment=True) == made(copies=2, seed=1) == 0
+    assert made(cat.subset([0, 1])) == 1
+    assert made(lower=backbone_of(small(seed=1))) == 1
+    s = os.stat(cat.paths[0])
+    os.utime(cat.paths[0], ns=(s.st_atime_ns, s.st_mtime_ns + 1))
+    assert made() == 1
+    with open(cat.paths[0], 'ab') as f: f.write(b'x')
+    os.utime(cat.paths[0], ns=(s.st_atime_ns, s.st_mtime_ns))
+    assert made() == 1
+    for f in where.iterdir(): f.unlink()              # safe to delete
+    assert made() == 1
+
+
+def test_the_whole_folder_may_move(drawn, tmp_path):
+    shutil.copytree(drawn.root, tmp_path/'a')
+    first = features(small(), Catalog.from_dir(tmp_path/'a').subset(range(3)), tmp_path/'kept')
+    (tmp_path/'a').rename(tmp_path/'b')
+    assert features(small(), Catalog.from_dir(tmp_path/'b').subset(range(3)), tmp_path/'kept').filename == first.filename
+
+
+def test_fingerprint_counts_what_matters(photos):
+    def made(name='a', units=4, act='relu', seed=0):
+        keras.utils.set_random_seed(seed)
+        return keras.Sequential([keras.Input((5,)), keras.layers.Dense(units, act, name=name)], name=f'net_{name}')
+    assert fingerprint(made()) == fingerprint(made('b'))
+    frozen = made()
+    frozen.trainable = False
+    assert fingerprint(frozen) == fingerprint(made())
+    prints = {fingerprint(o) for o in (made(), made(units=5), made(act='tanh'), made(seed=1))}
+    assert len(prints) == 4
+
+
+# copies
+
+def test_copies_are_augmented_seeded_and_in_order(few, tmp_path):
+    lower, upper = cut_network(freeze(mobile(), n_stages=2))
+    plain = cut_features(lower, few, dtype='float32')
+    assert plain.shape == (len(few), 1, *lower.output_shape[1:])
+    np.testing.assert_allclose(plain[:, 0], lower(pixels(few)), atol=1e-4)
+    a, b = (cut_features(lower, few, tmp_path/k, copies=3, seed=5) for k in 'ab')
+    assert a.dtype == np.float16 and a.shape == (len(few), 3, *lower.output_shape[1:])
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a[:, 0], a[:, 1])
+    assert not np.array_equal(a, cut_features(lower, few, copies=3, seed=6))
+    slight = cut_features(lower, few, copies=2, augment=augmentation(flip=False, crop=.02, light=.02), dtype='float32', batch_size=5)
+    rows = lambda x: x.reshape(len(few), -1)
+    near = [np.linalg.norm(rows(plain) - o, axis=1).argmin() for c in (0, 1) for o in rows(slight[:, c])]
+    assert near == [*range(len(few))]*2
+    brighter = cut_features(lower, few, augment=lambda x, seed: tf.clip_by_value(x*1.2, 0, 255), dtype='float32')
+    bright = np.clip(pixels(few)*np.float32(1.2), 0, 255)
+    np.testing.assert_allclose(brighter[:, 0], lower(bright), atol=1e-3)
+
+
+def test_rows_feed_pk_batches(few, tmp_path):
+    lower, _ = cut_network(freeze(mobile(), n_stages=3))
+    kept = cut_features(lower, few, tmp_path)
+    x, y = next(iter(pk_dataset(few, P=2, K=2, size=SIZE, inputs=kept[:, 0])))
+    assert x.dtype == tf.float32 and x.shape == (4, *lower.output_shape[1:])
+    for row, label in zip(x.numpy(), y): assert any(np.array_equal(row, kept[i, 0].astype('float32')) for i in np.flatnonzero(few.labels == int(label)))
+
+
+# when things go wrong
+
+def test_a_bad_photo_is_named(few, tmp_path):
+    bad = tmp_path/'bad.jpg'
+    bad.write_bytes(b'not a photo')
+    cat = Catalog([*few.paths, str(bad)], [*few.labels, 0], few.class_names)
+    with pytest.raises(PhotoError, match='bad.jpg'): features(small(), cat, tmp_path/'kept')
+    assert not list((tmp_path/'kept').iterdir())
+    with pytest.raises(FileNotFoundError, match='gone.jpg'): features(small(), Catalog(['gone.jpg'], [0], ['a']), tmp_path/'kept')
+
+
+def test_damaged_and_unfinished_files_are_replaced(few, tmp_path):
+    first = np.array(features(small(), few, tmp_path))
+    file = next(tmp_path.glob('*.npy'))
+    whole = file.read_bytes()
+    (tmp_path/f'.{file.stem}.999999999.part').write_bytes(whole[:500])
+    (tmp_path/f'.{file.stem}.{os.getppid()}.part').write_bytes(whole[:500])     # of a process that lives
+    for damage in whole[:-100], whole[:50], b'':
+        file.write_bytes(damage)
+        np.testing.assert_array_equal(features(small(), few, tmp_path), first)
+        assert file.read_bytes() == whole
+    assert [f.name for f in tmp_path.iterdir() if f.name.startswith('.')] == [f'.{file.stem}.{os.getppid()}.part']
+
+
+def test_a_full_disk_is_told_before_and_leaves_nothing(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(100, 100, 0) if hasattr(shutil, '_ntuple_diskusage') else None)
+    with pytest.raises(OSError, match='the features need'): features(small(), few, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_float16_refuses_what_does_not_fit(few):
+    loud = keras.Sequential([keras.Input((*SIZE, 3)), keras.layers.Rescaling(1e4), keras.layers.GlobalAveragePooling2D()])
+    with pytest.raises(ValueError, match="dtype='float32'"): cut_features(loud, few)
+    assert cut_features(loud, few, dtype='float32').max() > 65504
+
+
+def test_the_runtime_is_chosen_once_for_the_same_weights(few, drawn, monkeypatch):
+    made, net = [], small(seed=9)
+    keep = room.runtime
+    monkeypatch.setattr(room, 'runtime', lambda *a, **kw: made.append(1) or keep(*a, **kw))
+    features(net, few); features(net, drawn.subset(range(5)))
+    assert len(made) == 1
+    net.layers[1].weights[0].assign(net.layers[1].weights[0]*2)
+    features(net, few)
+    assert len(made) == 2
+
+
+def test_lite0_through_litert(lite0, few, tmp_path):
+    net = freeze(base_network((64, 64, 3), 16, str(lite0), activation='l2'), .67)
+    lower, upper = cut_network(net)
+    kept = cut_features(lower, few, tmp_path, engine='litert', dtype='float32')
+    x = pixels(few, (64, 64))
+    np.testing.assert_allclose(upper(np.asarray(kept[:, 0])), net(x), atol=1e-5)
