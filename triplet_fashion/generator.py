@@ -219,6 +219,16 @@ def _place(state, order, seed, first_epoch, first_step, steps):
     if not 0 <= first_step < steps: raise ValueError(f'first_step={first_step}, but an epoch has {steps} steps: give 0 to {steps-1}')
     return seed,first_epoch,first_step
 
+def _of_part(augment, k, i, n):
+    "What `augment` makes of part i of n of a batch with k photos a row: its share of the random numbers for the whole batch."
+    def one(images, seed):
+        x = tf.reshape(images, tf.concat([[k, -1], tf.shape(images)[1:]], 0))
+        b,rest = tf.shape(x)[1],[[0, 0]]*(len(images.shape)-1)
+        whole = tf.reshape(tf.pad(x, [[0, 0], [i*b, (n-1-i)*b], *rest]), tf.concat([[-1], tf.shape(images)[1:]], 0))
+        whole = tf.reshape(augment(whole, seed), tf.concat([[k, n*b], tf.shape(images)[1:]], 0))
+        return tf.reshape(whole[:,i*b:(i+1)*b], tf.shape(images))
+    return one
+
 def _planned(
     plan,         # function (epoch) -> rows of positions, int64 (m, k), for one pass
     reader,       # positions -> pixels
@@ -228,15 +238,19 @@ def _planned(
     augment,      # None, True, a Keras layer, or function (images, seed) -> images
     place,        # (seed, epoch, step) of the first batch
     fresh,        # plan each pass anew
+    part=(0, 1),  # (i, n): of each batch the i-th of n equal parts, and read no other photo
 ):                # tf.data of (k tensors of images, labels of the first column)
     "A dataset that makes a new plan for each pass over it."
-    passes,(seed,epoch,step) = itertools.count(),place
+    passes,(seed,epoch,step),(i,n) = itertools.count(),place,part
+    if not 0 <= i < n or batch_size%n: raise ValueError(f'part={part} of a batch of {batch_size}: give (i, n) with i below n, and a batch that n divides')
     augment = augmentation() if augment is True else (lambda x,_: layer(x, training=True)) if isinstance(layer := augment, keras.layers.Layer) else augment
     def one_pass():
         p = next(passes)
         rows = plan(epoch + (p if fresh else 0))
         rows = np.column_stack([np.full(len(rows), epoch + (p if fresh else 0)), np.arange(len(rows))//batch_size, rows]).astype(np.int64)
-        return rows[step*batch_size:] if p == 0 else rows
+        if p == 0: rows = rows[step*batch_size:]
+        return rows if n == 1 else rows.reshape(-1, n, batch_size//n, rows.shape[1])[:,i].reshape(-1, rows.shape[1])
+    if augment and n > 1: augment = _of_part(augment, k, i, n)
     @_as_is
     def split(rows, images):
         if augment: images = tf.ensure_shape(augment(images, tf.stack([rows[0,0]*1_000_003+seed, rows[0,1]])), (None, *reader.shape))
@@ -244,7 +258,7 @@ def _planned(
     ds = tf.data.Dataset.range(1).map(_as_is(lambda _: tf.ensure_shape(tf.numpy_function(one_pass, [], tf.int64), (None, k+2))))
     m = getattr(reader, 'copies', 1)
     at_of = lambda rows: tf.reshape(tf.transpose(rows[:,2:]*m + (rows[:,2:]+rows[:,:1])%m), [-1])   # copy (photo + epoch) of each photo
-    ds = _read_batches(ds.unbatch().batch(batch_size), reader, at_of)
+    ds = _read_batches(ds.unbatch().batch(batch_size//n), reader, at_of)
     return ds.map(split, num_parallel_calls=2, deterministic=True)
 
 def _finish(ds, steps, reader, place, order, fresh, **info):
@@ -312,6 +326,7 @@ def triplet_dataset(
     first_step=0,      # batches of the first pass to leave out, unread
     state=None,        # go on where another dataset's `.state(step)` was taken: its seed, epoch and step
     copies=1,          # of each photo in `inputs`, (n, copies, ...), such as augmented ones: each epoch shows the next
+    part=(0, 1),       # (i, n): of each batch the i-th of n equal parts, for worker i of n, and read no other photo
 )->tf.data.Dataset:    # of ((anchor, positive, negative), labels): float32 (b, h, w, 3) each, int32 (b,) of the anchors
     """Triplets of photos: anchor and positive are different photos of a product, the negative one of another product.
 
@@ -319,12 +334,14 @@ def triplet_dataset(
     catalog,few = _usable(catalog)
     photos = int((catalog.counts()[catalog.labels] >= 2).sum())
     n = photos if steps is None else steps*batch_size
+    if part[1] > 1: n -= n%batch_size   # whole batches only: they are shared out evenly
+    if not n: raise ValueError(f'batch_size={batch_size}, but an epoch has {photos} triplets: make it smaller')
     steps = -(-n//batch_size)
     order = lambda: _order('triplet', batch_size, n, catalog.ids, catalog.labels.tolist())
     place = seed,*_ = _place(state, order, seed, first_epoch, first_step, steps)
     reader = _catalog_reader(catalog, size, fit, cache, inputs, copies)
     plan = lambda e: _triplet_rows(catalog.labels, n, np.random.default_rng([seed, e, 1]), e*n, seed)
-    ds = _planned(plan, reader, catalog.labels, 3, batch_size, augment, place, fresh)
+    ds = _planned(plan, reader, catalog.labels, 3, batch_size, augment, place, fresh, part)
     return _finish(ds, steps, reader, place, order, fresh, photos=photos, products=len(catalog.products)-len(few), left_out=few,
                    epoch=f'{steps} batches, {n} anchors', coverage=dict(photos=-(-photos//batch_size)))
 
@@ -421,6 +438,7 @@ def pk_dataset(
     categories=None,   # True: the catalogue's own, or a list with the category of each class: balance batches over them
     per_category=None, # products of one category in a batch; None: a quarter of P, 2 at least
     copies=1,          # of each photo in `inputs`, (n, copies, ...), such as augmented ones: each epoch shows the next
+    part=(0, 1),       # (i, n): of each batch the i-th of n equal parts, for worker i of n, and read no other photo
 )->tf.data.Dataset:    # of (images float32 (P*K, h, w, 3), labels int32 (P*K,)), photos of a product side by side
     """Batches of P products with K photos each.
 
@@ -436,7 +454,7 @@ def pk_dataset(
     order = lambda: _order('pk', P, K, steps, kinds, each, catalog.ids, catalog.labels.tolist())
     place = seed,*_ = _place(state, order, seed, first_epoch, first_step, steps)
     table,reader = _Table(catalog.labels, products, P, K, seed, kinds, each),_catalog_reader(catalog, size, fit, cache, inputs, copies)
-    ds = _planned(lambda e: table.rows(e*steps, steps), reader, catalog.labels, 1, P*K, augment, place, fresh)
+    ds = _planned(lambda e: table.rows(e*steps, steps), reader, catalog.labels, 1, P*K, augment, place, fresh, part)
     return _finish(ds.map(_as_is(lambda images,labels: (images[0], labels))), steps, reader, place, order, fresh, photos=photos, products=len(products), left_out=few,
                    epoch=f'{steps} batches of {P} x {K} photos', coverage=_coverage(counts[products], P, K, kinds, each))
 

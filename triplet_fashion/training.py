@@ -24,6 +24,7 @@ from .model import compile_triplet, triplet_model
 from .features import _frozen, cut_features, cut_network, embed, features
 from .evaluation import BASELINES, Evaluation, RetrievalCallback, baselines, evaluate, official, scoreboard
 from .checkpoints import Checkpoint, SeedCheckpoint, continue_from, run_epochs, run_identity
+from .workers import OnWorkers, as_strategy, is_chief, part_of
 
 # %% ../nbs/19_training.ipynb #dfae67fb
 RECIPES = {
@@ -197,11 +198,15 @@ def _stage(net, model, s, batches, catalog, valid, look, watched, first, end):
     care = [] if end['doctor'] is None else [CollapseDoctor(look, on_trouble=end['doctor'], logs=False)]
     save = [SeedCheckpoint(end['checkpoints'])] if end['checkpoints'] else []
     calls, data = [*care, *watch, *save, _LogRate(), *callbacks, keras.callbacks.TerminateOnNaN()], []
+    make = end['workers'] and OnWorkers(model, end['workers'], run_identity(s | {'seed': seed}, net, catalog, valid, model))
     def made(epoch, step):
-        data[:] = [batches(epoch, step)]
+        data[:] = [batches(epoch, step, **({'part': make.part} if make else {}))]
         return data[0]
-    if resume is None: log = model.fit(made(first, 0), validation_data=end['fixed'], epochs=s['epochs'], initial_epoch=first, verbose=verbose, shuffle=False, callbacks=calls).history
-    else: log = run_epochs(model, made, s['epochs'], calls, _kept(resume, s, seed, net, model, catalog, valid, end['weights_from']), end['fixed'], verbose, first)
+    if resume is None and not make: log = model.fit(made(first, 0), validation_data=end['fixed'], epochs=s['epochs'], initial_epoch=first, verbose=verbose, shuffle=False, callbacks=calls).history
+    else:
+        kept = None if resume is None else _kept(resume, s, seed, net, model, catalog, valid, end['weights_from'])
+        if kept and make: kept.writes = make.chief
+        log = run_epochs(model, made, s['epochs'], calls, kept, end['fixed'], verbose, first, make or None)
     for doc in care: log |= doc.history
     if data and (lost := bad_report(data[0])): warnings.warn(lost, stacklevel=3)
     if not np.isfinite(log.get('loss', [0.])).all():
@@ -222,14 +227,14 @@ def _tuning(net, catalog, valid, s, seed, folder, bar):
     "(model to train, function (epoch, step) -> batches, what a doctor looks at, function Catalog -> embeddings) of the second stage."
     if s['unfreeze'] >= 1:
         unfreeze(net, batchnorm=False)
-        data = lambda e, i: _batches(catalog, s | {'augment': True}, seed, e, net.input_shape[1:3], None, first_step=i)
+        data = lambda e, i, **part: _batches(catalog, s | {'augment': True}, seed, e, net.input_shape[1:3], None, first_step=i, **part)
         return net, data, _batches(catalog, s | {'augment': False, 'steps': 1}, seed, 0, net.input_shape[1:3], None, fresh=False), None
     lower, upper = cut_network(unfreeze(net, s['unfreeze']))
     say = (lambda text: print(text, flush=True)) if bar else (lambda text: None)
     say(f"what stays as it is makes {' x '.join(map(str, lower.output_shape[1:]))} numbers of a photo: computed once, {s['copies']} copies of each")
     below = {id(c): cut_features(lower, c, folder, progress=bool(bar)) for c in (catalog, valid) if c is not None}
     inputs = cut_features(lower, catalog, folder, copies=s['copies'], augment=True, seed=seed, progress=bool(bar)) if s['copies'] > 1 else below[id(catalog)]
-    data = lambda e, i: _batches(catalog, s | {'augment': False}, seed, e, net.input_shape[1:3], inputs, first_step=i, copies=inputs.shape[1])
+    data = lambda e, i, **part: _batches(catalog, s | {'augment': False}, seed, e, net.input_shape[1:3], inputs, first_step=i, copies=inputs.shape[1], **part)
     watched = lambda c: _in_blocks(upper, below[id(c)])
     some = np.sort(np.random.default_rng(seed).permutation(len(catalog))[:256])
     return upper, data, (np.asarray(below[id(catalog)][some, 0], 'float32'), catalog.labels[some]), watched
@@ -251,15 +256,18 @@ def fit(
     restore_best=False, # end with the weights of the epoch that was best by MAP@R on `valid`
     doctor='warn', # what a `CollapseDoctor` does about a training that goes wrong: 'warn', 'stop'; None: no doctor
     resume=None, # folder for `Checkpoint`s: the same call goes on where a killed run was, to the same end; None: none
+    workers=None, # 'mirrored': all devices of this machine; 'multi': all machines in TF_CONFIG; 'auto'; a `tf.distribute` strategy; None: one device
     **changes, # settings to override: epochs, backbone, P, K, learning_rate, ...
 )->Run: # network, history, settings and plan
     "Train an embedding network. ValueError for photos or settings that cannot train, FloatingPointError for a loss that is not finite."
     if recipe == 'strong' and net is not None and _frozen(net): recipe = RECIPES['strong']     # pretrained: not what 'small' needs
     if recipe == 'deep' and net is not None: recipe = RECIPES['deep']
+    workers = as_strategy(workers)   # before anything else wakes TensorFlow
+    if workers is not None and not is_chief(workers): verbose, checkpoints = 0, None
     s = _settings(recipe, **changes)
     catalog, valid = (Catalog.from_dir(c) if isinstance(c, (str, Path)) else c for c in (catalog, valid))
     s = _hand(catalog, s)
-    info = _batches(catalog, s, seed, 0, size, None).info   # reads no photo, and says at once what is wrong with the catalogue
+    info = _batches(catalog, s, seed, 0, size, None, part=part_of(workers)).info   # reads no photo, and says at once what is wrong with the catalogue
     keras.utils.set_random_seed(seed)
     net = net or _network(s, size)
     store = (Path(resume)/'features' if isinstance(resume, (str, Path)) and _frozen(net) else {}) if store is None else store
@@ -269,11 +277,11 @@ def fit(
     inputs = features(net, catalog, store, verbose=bar) if _frozen(net) else None
     first = continue_from(model, weights_from) if weights_from else 0
     size, deep = net.input_shape[1:3], s.get('unfreeze') and _frozen(net)
-    end = dict(resume=resume, callbacks=callbacks, verbose=verbose, seed=seed, store=store, restore_best=restore_best, apart=None, doctor=doctor, checkpoints=checkpoints,
+    end = dict(workers=workers, resume=resume, callbacks=callbacks, verbose=verbose, seed=seed, store=store, restore_best=restore_best, apart=None, doctor=doctor, checkpoints=checkpoints,
                fixed=_fixed_triplets(net, valid, s, seed, store, bar), weights_from=weights_from)
     if deep and resume: end['resume'] = Path(resume)/'head'
     look = (inputs, catalog.labels) if inputs is not None else _batches(catalog, s | {'augment': False, 'steps': 1}, seed, 0, size, None, fresh=False)
-    log, best = _stage(net, model, s, lambda e, i: _batches(catalog, s, seed, e, size, inputs, first_step=i), catalog, valid, look, None, first, end)
+    log, best = _stage(net, model, s, lambda e, i, **part: _batches(catalog, s, seed, e, size, inputs, first_step=i, **part), catalog, valid, look, None, first, end)
     if deep:
         with tempfile.TemporaryDirectory() as tmp:
             folder, s2 = store if isinstance(store, (str, Path)) else tmp, s | dict(epochs=s['tune_epochs'], learning_rate=s['tune_rate'], warmup=info['steps'])
