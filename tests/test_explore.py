@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from triplet_fashion.explore import (Html, Table, embedding_map, figure_png, gallery, hardest_triplets, html_report, neighbour_rows, principal_axes,
-                                     triplet_rows, worst_triplets)
+                                     triplet_rows, worst_triplets, write_projector)
 from triplet_fashion.metrics import color_histogram
 from triplet_fashion.photo import load_images
 from triplet_fashion.search import Hit, Hits, HitsList, ImageIndex, Tile
@@ -278,3 +278,30 @@ def test_a_report_fits_desktop_and_phone(drawn, drawn_x, tmp_path):
                           '--dump-dom', f'file://{tmp_path}/measure.html'], capture_output=True, text=True, timeout=120).stdout
     found = re.search('<p id="out">(.*?)</p>', out)[1]
     assert found == ';'.join(['0 0 45']*3), found  # nothing wider than the page, no picture missing
+
+
+def test_the_projector_gets_what_it_reads(drawn, drawn_x, tmp_path):
+    "Numbers, names and thumbnails in one order; odd names stay one line; an unreadable photo is a grey card."
+    from PIL import Image
+    photos, names = list(drawn.paths), {c: f'{n}\t{KOREAN}\n' for c, n in enumerate(drawn.class_names)}
+    (tmp_path/'bad.jpg').write_bytes(b'no photo')
+    photos[1] = str(tmp_path/'bad.jpg')
+    folder = write_projector(tmp_path/'log', photos, drawn_x, drawn.labels, names, side=32)
+    assert sorted(p.name for p in folder.iterdir()) == ['embeddings.tsv', 'photos.png', 'photos.tsv', 'projector_config.pbtxt']
+    np.testing.assert_allclose(np.loadtxt(folder/'embeddings.tsv', delimiter='\t'), drawn_x, rtol=1e-5, atol=1e-12)
+    head, *lines = (folder/'photos.tsv').read_text(encoding='utf-8').splitlines()
+    assert head == 'product\tphoto' and len(lines) == len(drawn) and all(line.count('\t') == 1 for line in lines) and KOREAN in lines[0]
+    sheet, n = np.asarray(Image.open(folder/'photos.png')), int(np.ceil(np.sqrt(len(drawn))))
+    assert sheet.shape == (n*32, n*32, 3) and sheet[:32, :32].std() > 5 and sheet[-32:, -32:].std() == (0 if n*n > len(drawn) else pytest.approx(sheet[-32:, -32:].std()))
+    config = (folder/'projector_config.pbtxt').read_text()
+    assert 'tensor_path: "embeddings.tsv"' in config and config.count('single_image_dim: 32') == 2
+    with pytest.raises(ValueError, match='as many of each'): write_projector(tmp_path/'log', photos[1:], drawn_x, drawn.labels)
+    with pytest.raises(ValueError, match='1 to 1,048,576'): write_projector(tmp_path/'log', [], np.zeros((0, 3)), [])
+
+
+def test_the_projector_of_tensorboard_finds_them(drawn, drawn_x, tmp_path):
+    config = pytest.importorskip('tensorboard.plugins.projector.projector_config_pb2', reason='needs tensorboard')
+    from google.protobuf import text_format
+    folder = write_projector(tmp_path, drawn.paths, drawn_x, drawn.labels)
+    [e] = text_format.Parse((folder/'projector_config.pbtxt').read_text(), config.ProjectorConfig()).embeddings
+    assert all((folder/p).exists() for p in (e.tensor_path, e.metadata_path, e.sprite.image_path)) and list(e.sprite.single_image_dim) == [64, 64]

@@ -9,7 +9,7 @@ from triplet_fashion.doctor import TrainingTrouble
 from triplet_fashion.metrics import retrieval_metrics
 from triplet_fashion.model import compile_triplet, triplet_model
 from triplet_fashion.training import (BASELINES, RECIPES, RetrievalCallback, SeedCheckpoint, baselines, before_training, continue_from, embed, evaluate,
-                                      features, fit, official, plot_history, recipe, scoreboard)
+                                      features, find_rate, fit, official, plot_history, recipe, scoreboard)
 
 REFEREES = Path(__file__).parent/'referees'
 SMALL = dict(size=(32, 32), out_dims=16, verbose=0)
@@ -119,7 +119,7 @@ def test_the_history_holds_what_was_watched(drawn):
     assert signs <= set(run.history) and set(run.history) - signs - {"active", "stale"} == {'loss', 'val_R@1', 'val_MAP@R', 'learning_rate'}
     assert run.history['val_R@1'][-1] == pytest.approx(retrieval_metrics(embed(run.net, unseen), unseen.labels)['R@1'])
     fig = plot_history(run)
-    assert [a.get_title() for a in fig.axes] == ['loss', 'retrieval']
+    assert [a.get_title() for a in fig.axes] == ['loss', 'retrieval', 'd+ within, d- between products', 'learning rate']
     assert '| loss, last epoch |' in run._repr_markdown_()
 
 
@@ -346,3 +346,48 @@ def test_the_plan_is_printed_first_with_the_time_to_expect(drawn, capsys):
     fit(drawn, epochs=1, steps=1, P=4, size=(32, 32), out_dims=8, doctor=None, verbose=2)
     said = capsys.readouterr().out
     assert said.index('expected time') < said.index('loss') and 'about' in said and 'products' in said
+
+
+def test_plot_history_takes_what_there_is():
+    for history, n in (({'loss': [2., 1.]}, 1), ({'loss': [2., 1.], 'learning_rate': [1e-3, 0.]}, 2), ({'loss': [2., np.nan], 'val_MAP@R': [np.nan, .5], 'd+': [.1, .2], 'd-': [1., 1.]}, 3)):
+        assert len(plot_history(history).axes) == n
+
+
+def test_find_rate_knows_the_range_and_leaves_the_network_alone(drawn):
+    "On a quadratic loss the fall is fastest at a rate that moves by itself when the codes are scaled: here, only that it lies inside and repeats."
+    net = base_network((32, 32, 3), 16, 'small', None, hidden=(), activation='l2')
+    before = weights(net)
+    found, again = (find_rate(drawn, net=net, loss='supcon', steps=40, P=6, size=(32, 32)) for _ in range(2))
+    assert all((a == b).all() for a, b in zip(before, weights(net)))
+    assert found == again and 1e-5 < found.best < .3 and len(found.rates) == len(found.losses) == len(found.smooth)
+    assert np.mean(found.losses[:5]) > min(found.smooth) + .1
+    assert found.plot().get_xscale() == 'log'
+    for kw, words in ((dict(steps=5), '10 or more'), (dict(lowest=0.), '10 or more'), (dict(stps=5), 'stps')):
+        with pytest.raises(ValueError, match=words): find_rate(drawn, size=(32, 32), **kw)
+
+
+def test_find_rate_stops_where_the_loss_breaks(drawn):
+    "Without a norm on the codes, a rate of 1e4 must break it long before the last step."
+    found = find_rate(drawn, net=base_network((32, 32, 3), 16, 'small', None, hidden=(), activation=None), loss='hard', lowest=1e-5, highest=1e6, steps=60, P=6, size=(32, 32))
+    assert len(found.rates) < 60 and np.isfinite(found.losses).all() and found.best < 10
+
+
+def test_half_precision_trains_like_full(drawn, monkeypatch):
+    kw = dict(SMALL, epochs=3, P=6, steps=6, augment=False)
+    full, half = fit(drawn, **kw), fit(drawn, precision='bfloat16', **kw)
+    computed = {l.compute_dtype for l in half.net._flatten_layers() if l.weights}
+    assert 'bfloat16' in computed and half.net.layers[-1].compute_dtype == 'float32' and {w.dtype for w in half.net.weights if 'seed' not in w.path} == {'float32'}
+    assert half.history['loss'] == pytest.approx(full.history['loss'], rel=.1) and half.history['loss'] != full.history['loss']
+    assert embed(half.net, drawn).dtype == np.float32
+    with pytest.raises(ValueError, match="precision='float15'"): fit(drawn, precision='float15', **SMALL)
+    monkeypatch.setattr('triplet_fashion.training._has_bfloat16', lambda: False)
+    with pytest.warns(UserWarning, match='no instructions for bfloat16'): fit(drawn, precision='bfloat16', **dict(kw, epochs=1, steps=1))
+
+
+def test_keras_own_callbacks_see_every_figure(drawn, tmp_path):
+    "A CSV log and TensorBoard, as from any Keras training."
+    train, unseen = drawn.split(.25, seed=1)
+    run = fit(train, valid=unseen, epochs=2, steps=2, P=4, callbacks=[keras.callbacks.CSVLogger(tmp_path/'log.csv'), keras.callbacks.TensorBoard(tmp_path/'board')], **SMALL)
+    rows = np.genfromtxt(tmp_path/'log.csv', delimiter=',', names=True, deletechars='')
+    assert rows['val_MAP@R'] == pytest.approx(run.history['val_MAP@R'], abs=1e-6) and rows['learning_rate'] == pytest.approx(run.history['learning_rate'], abs=1e-9)
+    assert list((tmp_path/'board').rglob('events.*'))

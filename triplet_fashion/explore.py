@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['neighbour_rows', 'gallery', 'Triplets', 'hardest_triplets', 'triplet_rows', 'worst_triplets', 'principal_axes',
-           'embedding_map', 'Html', 'figure_png', 'html_report']
+           'embedding_map', 'write_projector', 'Html', 'figure_png', 'html_report']
 
 # %% ../nbs/25_explore.ipynb #b7e7763c
 import base64, io, os
@@ -241,6 +241,43 @@ def _label_map(fig, ax, share, kinds, colours, c, class_names):
         legend = ax.legend(dots, ['']*len(kinds), loc='center left', bbox_to_anchor=(1, .5), frameon=False, fontsize=8)
         for text,k in zip(legend.get_texts(), kinds): _write(text, _cut(_spaced(_caption(k, class_names)), 34))
     return fig
+
+# %% ../nbs/25_explore.ipynb #9a9730aa
+_LARGEST = 8192   # side of the picture that TensorBoard's projector takes, pixels
+
+def _sprite(photos, side):
+    "Square thumbnails in rows, as many of them in a row as there are rows."
+    n = int(np.ceil(np.sqrt(len(photos))))
+    sheet = Image.new('RGB', (n*side, n*side), 'white')
+    for i,p in enumerate(photos):
+        im = thumbnail(p, side)
+        sheet.paste(im, (i%n*side + (side-im.width)//2, i//n*side + (side-im.height)//2))
+    return sheet
+
+def _plain(text): return ' '.join(str(text).split()) or '-'   # no tabs, no line breaks
+
+# %% ../nbs/25_explore.ipynb #58f712b1
+def write_projector(
+    folder, # for TensorBoard, as in `tensorboard --logdir`; a file of the same name is replaced
+    photos, # n paths, or RGB 0..255 images (n, h, w, 3)
+    embeddings, # float32 (n, d)
+    labels, # class ids (n,)
+    class_names=None, # list, or {class id: name}
+    side=64, # of a thumbnail, pixels; smaller where there are very many photos
+)->Path: # the folder
+    "Write embeddings for TensorBoard's projector: `projector_config.pbtxt`, `embeddings.tsv`, `photos.tsv`, `photos.png`."
+    photos,x,y = _same_length(photos, embeddings, labels)
+    side,folder = min(side, _LARGEST//int(np.ceil(np.sqrt(max(len(photos), 1))))),Path(folder)
+    if not len(photos) or side < 8: raise ValueError(f'{len(photos):,} photos: the projector takes 1 to 1,048,576')
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savetxt(folder/'embeddings.tsv', x, '%.6g', '\t')
+    name = lambda i: photos[i] if isinstance(photos[i], (str, os.PathLike)) else i
+    rows = ['product\tphoto', *(f'{_plain(_caption(l, class_names))}\t{_plain(name(i))}' for i,l in enumerate(y))]
+    (folder/'photos.tsv').write_text('\n'.join(rows) + '\n', encoding='utf-8')
+    _sprite(photos, side).save(folder/'photos.png')
+    (folder/'projector_config.pbtxt').write_text('embeddings {\n  tensor_name: "embeddings"\n  tensor_path: "embeddings.tsv"\n  metadata_path: "photos.tsv"\n'
+        f'  sprite {{\n    image_path: "photos.png"\n    single_image_dim: {side}\n    single_image_dim: {side}\n  }}\n}}\n')
+    return folder
 
 # %% ../nbs/25_explore.ipynb #2fc774bf
 class Html(str):
