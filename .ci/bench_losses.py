@@ -1,14 +1,19 @@
 """Losses side by side on a folder of photos: the head of a frozen network, one table.
 
-    python .ci/bench_losses.py TRAIN VALIDATION --backbone lite0.keras [--recipe strong] [--seeds 3] [--only supcon ...]
+    python .ci/bench_losses.py TRAIN VALIDATION --backbone lite0.keras [--recipe strong] [--seeds 3] [--only supcon ...] [--peer PYTHON]
 
 A query is a photo of VALIDATION, the gallery is TRAIN, a hit is a photo of the same class. R@1: the nearest photo is a hit. 5-NN:
 the five nearest vote for the right class. MAP@R: mean of the precisions at the ranks of the hits among the first R, R photos of the class
 in the gallery. Each figure is the mean over the seeds, with their standard deviation. Every row: the same network, batches, epochs and rate.
+Seconds: median wall time of a training, features of the frozen backbone not counted, what lies above them counted (with --recipe deep, the features at
+the cut and their augmented copies too). --peer adds pytorch-metric-learning's rows (see pml_head.py), each run right after ours of the same seed.
 """
 import argparse
 import os
+import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import keras
@@ -18,7 +23,8 @@ from triplet_fashion.catalog import Catalog
 from triplet_fashion.contrast import CrossBatchMemory, MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
 from triplet_fashion.metrics import knn_accuracy, retrieval_metrics
 from triplet_fashion.mining import BatchTripletLoss
-from triplet_fashion.training import RECIPES, embed, features, fit
+from triplet_fashion.features import embed, features
+from triplet_fashion.training import RECIPES, fit
 
 ROWS = {  # name: loss, activation of the head
     'semihard': (lambda: BatchTripletLoss('semihard', margin=.2), 'l2'),
@@ -33,18 +39,32 @@ ROWS = {  # name: loss, activation of the head
     'lossless, weighted, push 0.05': (WeightedLosslessLoss, 'sigmoid'),
 }
 
+PEERS = 'semihard', 'hard', 'multi-similarity', 'supcon'
+
+
+def figures(q, g, val, train):
+    found = retrieval_metrics(q, val.labels, g, train.labels, ks=(1,))
+    return found['R@1'], knn_accuracy(q, val.labels, g, train.labels), found['MAP@R']
+
 
 def one(row, seed, train, val, backbone, store, recipe):
+    "Figures and seconds of one training; of a frozen backbone the features are there before the clock starts."
     loss, activation = ROWS[row]
     keras.utils.set_random_seed(seed)
-    net = base_network(backbone=backbone, trainable=False, activation=activation, dropout=.2)
-    features(net, train, store)
+    net = base_network(backbone=keras.models.load_model(backbone, compile=False), trainable=False, activation=activation, dropout=.2)
+    for c in (train, val): features(net, c, store)
     start = time.perf_counter()
     fit(train, net=net, recipe=RECIPES[recipe], loss=loss(), store=store, seed=seed, verbose=0)
     took = time.perf_counter() - start
-    q, g = (embed(net, c, store) for c in (val, train))
-    found = retrieval_metrics(q, val.labels, g, train.labels, ks=(1,))
-    return found['R@1'], knn_accuracy(q, val.labels, g, train.labels), found['MAP@R'], took
+    return *figures(*(embed(net, c, store) for c in (val, train)), val, train), took
+
+
+def peer(python, loss, seed, train, val, backbone, store):
+    "The same from pytorch-metric-learning's head on the same features."
+    net = base_network(backbone=keras.models.load_model(backbone, compile=False), trainable=False)
+    np.savez(f'{store}/peer.npz', x=features(net, train, store), y=train.labels, q=features(net, val, store))
+    subprocess.run([python, Path(__file__).with_name('pml_head.py'), f'{store}/peer.npz', f'{store}/out.npz', '--loss', loss, '--seed', str(seed)], check=True, stderr=subprocess.DEVNULL)
+    with np.load(f'{store}/out.npz') as z: return *figures(z['q'], z['x'], val, train), float(z['seconds'])
 
 
 def main():
@@ -52,16 +72,22 @@ def main():
     parser.add_argument('train'); parser.add_argument('val'); parser.add_argument('--backbone', required=True)
     parser.add_argument('--seeds', type=int, default=3); parser.add_argument('--only', nargs='*', choices=ROWS)
     parser.add_argument('--recipe', choices=[r for r in RECIPES if RECIPES[r]['batches'] == 'pk'], default='strong')
+    parser.add_argument('--peer', help="a Python that has pytorch-metric-learning: its losses of the same names follow each row, seed by seed")
     args = parser.parse_args()
     train = Catalog.from_dir(args.train)
     val = Catalog.from_dir(args.val, class_names=train.class_names)
-    body = keras.models.load_model(args.backbone, compile=False)
-    store = {}
     print('| loss | R@1 | 5-NN | MAP@R | seconds |\n|---|---|---|---|---|')
-    for row in args.only or ROWS:
-        r = np.array([one(row, s, train, val, body, store, args.recipe) for s in range(args.seeds)])
-        cell = lambda m, sd: f'{m:.3f} ± {sd:.3f}'
-        print(f'| {row} |', ' | '.join(map(cell, r[:, :3].mean(0), r[:, :3].std(0))), f'| {np.median(r[:, 3]):.1f} |', flush=True)
+    with tempfile.TemporaryDirectory() as store:
+        for row in args.only or ROWS:
+            got = {row: [], f'{row}, pytorch-metric-learning': []}
+            for seed in range(args.seeds):
+                got[row].append(one(row, seed, train, val, args.backbone, store, args.recipe))
+                if args.peer and row in PEERS: got[f'{row}, pytorch-metric-learning'].append(peer(args.peer, row, seed, train, val, args.backbone, store))
+            for name, r in got.items():
+                if not r: continue
+                r = np.array(r)
+                cell = lambda m, sd: f'{m:.3f} ± {sd:.3f}'
+                print(f'| {name} |', ' | '.join(map(cell, r[:, :3].mean(0), r[:, :3].std(0))), f'| {np.median(r[:, 3]):.1f} |', flush=True)
 
 
 if __name__ == '__main__': main()
