@@ -247,7 +247,7 @@ def _open(self, model, others=()):
     if said := _differences(self.note['machine'], _machine()): warnings.warn(f'{said}: the run goes on, its last bits may differ', stacklevel=3)
     _put_back(model, self._arrays)
     for o in self.others:
-        if isinstance(o, keras.callbacks.CSVLogger): _cut_csv(o, self.note['epoch'])
+        if isinstance(o, keras.callbacks.CSVLogger) and not self.done: _cut_csv(o, self.note['epoch'])
     return self.note['epoch'], self.note['step']
 
 Checkpoint.open = _open

@@ -219,6 +219,13 @@ def _fixed_triplets(net, valid, s, seed, store, bar):
     return _batches(valid, s | {'augment': False, 'steps': None}, seed, 0, net.input_shape[1:3], inputs, fresh=False)
 
 # %% ../nbs/19_training.ipynb #177a5805
+def _folder(resume): return resume.folder if isinstance(resume, Checkpoint) else resume and Path(resume)
+
+def _within(resume, name):
+    "Checkpoints of one stage of a run, in a folder of their own."
+    if isinstance(resume, Checkpoint): return Checkpoint(resume.folder/name, seconds=resume.seconds, steps=resume.steps, keep=resume.keep, writes=resume.writes)
+    return resume and Path(resume)/name
+
 def _kept(resume, s, seed, net, model, catalog, valid, weights_from):
     "The `Checkpoint` of a run in the folder `resume`, which knows what the run is made of."
     if isinstance(s['augment'], keras.layers.Layer):
@@ -286,13 +293,15 @@ def _begin(catalog, recipe, size, net, seed, part, changes):
     keras.utils.set_random_seed(seed)
     return s, net or _network(s, size), info
 
-def _deepen(net, catalog, valid, s, steps, store, end):
-    "The second stage of a run: (model, history, best epoch)."
+def _deepen(net, catalog, valid, s, steps, store, first, end):
+    "The second stage of a run, whose epochs count on from `first`: (model, history, best epoch)."
+    for c in end['callbacks']:
+        if isinstance(c, keras.callbacks.CSVLogger): c.append = True
     with tempfile.TemporaryDirectory() as tmp:
-        folder, s = store if isinstance(store, (str, Path)) else tmp, s | dict(epochs=s['tune_epochs'], learning_rate=s['tune_rate'], warmup=steps)
+        folder, s = store if isinstance(store, (str, Path)) else tmp, s | dict(epochs=first + s['tune_epochs'], learning_rate=s['tune_rate'], warmup=steps)
         model, data, look, watched = _tuning(net, catalog, valid, s, end['seed'], folder, int(bool(end['verbose'])))
-        model = _compiled(model, s, s['epochs']*steps)
-        return model, *_stage(net, model, s, data, catalog, valid, look, watched, 0, end)
+        model = _compiled(model, s, s['tune_epochs']*steps)
+        return model, *_stage(net, model, s, data, catalog, valid, look, watched, first, end)
 
 def _joined(log, more):
     "One history of two stages; NaN where one of them has no such figure."
@@ -321,23 +330,23 @@ def fit(
 )->Run: # network, history, settings and plan
     "Train an embedding network. ValueError for photos or settings that cannot train, FloatingPointError for a loss that is not finite."
     workers = as_strategy(workers)   # before anything else wakes TensorFlow
-    if workers is not None and not is_chief(workers): verbose, checkpoints = 0, None
+    if not is_chief(workers): verbose, checkpoints, store = 0, None, store if isinstance(store, dict) else {}   # files are for the chief
     catalog, valid = (Catalog.from_dir(c) if isinstance(c, (str, Path)) else c for c in (catalog, valid))
     s, net, info = _begin(catalog, recipe, size, net, seed, part_of(workers), changes)
-    store = (Path(resume)/'features' if isinstance(resume, (str, Path)) and _frozen(net) else {}) if store is None else store
+    store = (_folder(resume)/'features' if resume and _frozen(net) else {}) if store is None else store
     learner, bar, deep = head_of(net) if _frozen(net) else net, int(bool(verbose)), s.get('unfreeze') and _frozen(net)
     model, plan = _compiled(learner, s, s['epochs']*info['steps']), _plan(net, learner, s, info)
     if show_plan or bar: (show_plan or _print_plan)(plan | {'expected time': _minutes(_expected(net, learner, s, info, len(catalog)))})
     inputs = features(net, catalog, store, verbose=bar) if _frozen(net) else None
     first, size = continue_from(model, weights_from) if weights_from else 0, net.input_shape[1:3]
-    end = dict(workers=workers, resume=Path(resume)/'head' if deep and resume else resume, callbacks=callbacks, verbose=verbose, seed=seed, store=store, restore_best=restore_best,
+    end = dict(workers=workers, resume=_within(resume, 'head') if deep else resume, callbacks=callbacks, verbose=verbose, seed=seed, store=store, restore_best=restore_best,
                doctor=doctor, checkpoints=checkpoints, fixed=_fixed_triplets(net, valid, s, seed, store, bar), weights_from=weights_from)
     look = (inputs, catalog.labels) if inputs is not None else _batches(catalog, s | {'augment': False, 'steps': 1}, seed, 0, size, None, fresh=False)
     log, best = _stage(net, model, s, lambda e, i, **part: _batches(catalog, s, seed, e, size, inputs, first_step=i, **part), catalog, valid, look, None, first, end)
     if deep:
-        end |= dict(resume=resume and Path(resume)/'tuned', fixed=None, checkpoints=checkpoints and Path(checkpoints)/'tuned', weights_from=None)
-        model, more, best2 = _deepen(net, catalog, valid, s, info['steps'], store, end)
-        log, best = _joined(log, more), best2 and len(log['loss']) + best2
+        end |= dict(resume=_within(resume, 'tuned'), fixed=None, checkpoints=checkpoints and Path(checkpoints)/'tuned', weights_from=None)
+        model, more, best = _deepen(net, catalog, valid, s, info['steps'], store, first + len(log['loss']), end)
+        log = _joined(log, more)
     return Run(net, model, log, s | {'seed': seed}, plan, best)
 
 # %% ../nbs/19_training.ipynb #42d2f63f
