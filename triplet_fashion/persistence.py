@@ -344,6 +344,7 @@ def _value(group, key):
     "An attribute of an HDF5 group, or None."
     if key not in group.attrs: return None
     at = group.attrs.get_id(key)
+    if 0 in at.shape: return np.empty(at.shape, 'S1')
     if at.dtype.kind == 'O': return _read_text(group, key)
     if at.dtype.kind not in 'SUfiu' or at.get_storage_size() > _json_limit: raise ValueError(f'{key} is no text')
     return group.attrs[key]
