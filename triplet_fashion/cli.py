@@ -177,7 +177,7 @@ def _threshold(embeddings, catalog):
 def _finish(out, title, run, train, queries, others, audit, store, started):
     "Save the network of `run`, measure it beside `others` on `queries`, print and report; the figures."
     from triplet_fashion.persistence import save_bundle
-    from triplet_fashion.training import BASELINES, scoreboard
+    from triplet_fashion.evaluation import BASELINES, scoreboard
     gallery, said = _protocol(queries, train)
     notes = dict(class_names=train.class_names, trained_on=[train.class_names[c] for c in train.products], settings={k: str(v) for k, v in run.settings.items()}, history=run.history)
     save_bundle(out/'network', run.net, **notes)
@@ -193,7 +193,8 @@ def _finish(out, title, run, train, queries, others, audit, store, started):
 
 def _bar(quiet=False): return 0 if quiet else 1 if sys.stdout.isatty() else 2   # Keras' verbose
 
-def _say_plan(plan): print('\n' + '\n'.join(f'{k:36} {v}' for k, v in plan.items()) + '\n', flush=True)
+def _say_plan(plan, quiet=False):
+    print('\n' + '\n'.join(f'{k:36} {v}' for k, v in plan.items() if not (quiet and k == 'expected time')) + '\n', flush=True)
 
 # %% ../nbs/26_cli.ipynb #f9a0a3c1
 @command
@@ -215,7 +216,7 @@ def triplet_demo(
     catalog, audit = _clean(out/f'photos_{products}x{views}_{seed}')
     train, unseen = catalog.split(valid=1/3, by='product', seed=seed)
     from triplet_fashion.training import before_training, fit
-    run = fit(train, valid=_watched(unseen), size=(size, size), epochs=epochs, seed=seed, show_plan=_say_plan, verbose=_bar(quiet))
+    run = fit(train, valid=_watched(unseen), size=(size, size), epochs=epochs, seed=seed, show_plan=partial(_say_plan, quiet=quiet), verbose=_bar(quiet))
     return _finish(out, 'Learning to tell clothes apart', run, train, unseen, before_training(run), audit, {}, started)
 
 # %% ../nbs/26_cli.ipynb #f5d646ae
@@ -227,6 +228,17 @@ def _seen_and_unseen(folder, val, seed):
     train, queries = train.split(valid=0.2, by=by, seed=seed)
     print(f"no --val: a fifth of the {'products' if by == 'product' else 'photos of each product (there are fewer than 10)'} is kept aside")
     return train, queries, audit
+
+def _workers(word):
+    "The strategy that `--workers` stands for; by default the machines in TF_CONFIG."
+    if word == 'none' or not (word or os.environ.get('TF_CONFIG')): return None
+    from triplet_fashion.workers import as_strategy
+    return as_strategy(word or 'auto')
+
+def _continued(resume):
+    "(argument of `fit`, folder or dictionary for features): a file of weights, or a folder of checkpoints."
+    if not resume or Path(resume).is_file() or resume.endswith('.h5'): return {'weights_from': resume}, {}
+    return {'resume': resume}, Path(resume)/'features'
 
 @command
 def triplet_train(
@@ -241,21 +253,24 @@ def triplet_train(
     steps:int=None, # steps an epoch (default: every photo once)
     rate:float=None, # learning rate (default: the recipe's)
     learn:float=None, # share of the backbone that learns, from the top: 0 is frozen, 1 all (default: the recipe's)
-    resume:str=None, # checkpoint to continue from
+    resume:str=None, # a file of weights to continue from; or a folder for checkpoints: after a crash the same command goes on
     seed:int=0, # of the split, the weights and the batches
     overwrite:bool=False, # replace a run that is there
     quiet:bool=False, # no progress
+    workers:str=None, # mirrored: all GPUs here; multi: the machines in TF_CONFIG; none (default: what TF_CONFIG says, where it is set)
 ):
     "Train on a folder of product photos, judge the network on photos it has not seen, and keep both."
-    started, out = time.time(), _new_run(out, overwrite)
+    started, out, workers = time.time(), _new_run(out, overwrite), _workers(workers)
     train, queries, audit = _seen_and_unseen(folder, val, seed)
     from triplet_fashion.training import before_training, fit
+    from triplet_fashion.workers import is_chief
     asked = dict(epochs=epochs, steps=steps, learning_rate=rate, trainable=learn, weights=weights)
     changes = {k: v for k, v in asked.items() if v is not None} | {'backbone': backbone, 'weights': None if weights == 'none' else weights}
-    size, store = size or (64 if backbone == 'small' else 224), {}
+    size, (going_on, store), chief = size or (64 if backbone == 'small' else 224), _continued(resume), is_chief(workers)
     _protocol(queries, train)
-    run = fit(train, valid=_watched(queries), recipe=recipe, size=(size, size), checkpoints=out/'checkpoints', weights_from=resume, store=store, seed=seed,
-              show_plan=_say_plan, verbose=_bar(quiet), **changes)
+    run = fit(train, valid=_watched(queries), recipe=recipe, size=(size, size), checkpoints=out/'checkpoints', store=store, seed=seed, show_plan=partial(_say_plan, quiet=quiet) if chief else None,
+              verbose=_bar(quiet), workers=workers, **going_on, **changes)
+    if not chief: return   # the chief judges the network and keeps it
     return _finish(out, f'Trained on {Path(folder).resolve().name}', run, train, queries, before_training(run, store), audit, store, started)
 
 # %% ../nbs/26_cli.ipynb #7260ae07

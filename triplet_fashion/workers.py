@@ -25,7 +25,7 @@ def as_strategy(
     devices=None, # of a mirrored one, such as ['GPU:0', 'GPU:1']; None: all GPUs
 ): # `tf.distribute.Strategy`, or None for one device
     "The strategy that a word stands for."
-    if workers is None or isinstance(workers, tf.distribute.Strategy): return workers
+    if workers in (None, 'none') or isinstance(workers, tf.distribute.Strategy): return None if workers == 'none' else workers
     several = sum(len(v) for k, v in _cluster().items() if k in ('chief', 'worker')) > 1
     if workers == 'auto': workers = 'multi' if several else 'mirrored' if len(tf.config.list_physical_devices('GPU')) > 1 else None
     if workers is None: return None
@@ -69,15 +69,16 @@ def all_of(
     "Rows of all replicas; the gradient reaches those of one's own. Inside `strategy.run`."
     here = tf.distribute.get_replica_context()
     if here.num_replicas_in_sync == 1: return x
+    x = tf.identity(x)   # which gives it a place on a device
     if not x.dtype.is_floating: return here.all_gather(x, axis=0)
     @tf.custom_gradient
     def gather(x):
         n, i = tf.shape(x)[0], here.replica_id_in_sync_group
-        return here.all_gather(x, axis=0), lambda g: g[i*n:(i + 1)*n]
-    return gather(x)
+        return here.all_gather(tf.identity(x), axis=0), lambda g: g[i*n:(i + 1)*n]
+    return tf.ensure_shape(gather(x), (x.shape[0] and x.shape[0]*here.num_replicas_in_sync, *x.shape[1:]))
 
 # %% ../nbs/18_workers.ipynb #ab328b54
-class WorkerLost(RuntimeError):
+class WorkerLost(ConnectionError):
     "Another worker is gone, so that this one cannot go on."
 
 class OnWorkers(Steps):
@@ -94,7 +95,7 @@ class OnWorkers(Steps):
             raise ValueError('CrossBatchMemory: its memory is kept once in a process, so give each worker a process of its own, with one device')
         if not model.optimizer.built: model.optimizer.build(model.trainable_variables)
         with strategy.scope(): self.twin = _twin(model)
-        self._train = tf.function(self._step, reduce_retracing=True)
+        self._train = tf.function(self._step, reduce_retracing=True, autograph=False)
 
     @property
     def part(self): return self.index, self.machines
@@ -105,7 +106,9 @@ class OnWorkers(Steps):
 def _twin(model):
     "The same network and optimizer, within a strategy; the same loss."
     twin = keras.models.clone_model(model)
-    for a, b in zip(model._flatten_layers(include_self=False), twin._flatten_layers(include_self=False)): b.trainable = a.trainable
+    for a, b in zip(model._flatten_layers(include_self=False), twin._flatten_layers(include_self=False)):
+        b.trainable = a.trainable
+        if isinstance(b, keras.layers.BatchNormalization): b.synchronized = True   # statistics of the whole batch
     optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
     twin.compile(optimizer, model.loss, jit_compile=False)
     optimizer.build(twin.trainable_variables)
@@ -129,13 +132,15 @@ OnWorkers.sync = _sync
 def _replica(self, x, y):
     "What each replica does with its part of a batch; the loss of the whole batch."
     here, weights = tf.distribute.get_replica_context(), self.twin.trainable_variables
-    divided = getattr(self.model.loss, 'reduction', 'mean') not in ('sum', 'none', None)
+    n, divided = here.num_replicas_in_sync, getattr(self.model.loss, 'reduction', 'mean') not in ('sum', 'none', None)
     with tf.GradientTape() as tape:
         codes, labels = all_of(self.twin(x, training=True)), all_of(y)
-        loss = self.twin.compute_loss(y=labels, y_pred=codes)*(here.num_replicas_in_sync if divided else 1)
-    grads = here.all_reduce(tf.distribute.ReduceOp.SUM, tape.gradient(loss, weights))
+        own = tf.add_n(self.twin.losses)/n if self.twin.losses else 0.   # of weights: each replica answers for its share
+        loss = (self.twin.compute_loss(y=labels, y_pred=codes) - own)*(n if divided else 1)
+        shared = loss + own
+    grads = here.all_reduce(tf.distribute.ReduceOp.SUM, tape.gradient(shared, weights))
     self.twin.optimizer.apply_gradients(zip(grads, weights))
-    return loss
+    return loss + own*n
 
 def _step(self, x, y): return self.strategy.experimental_local_results(self.strategy.run(self._replica, args=(x, y)))[0]
 
@@ -170,15 +175,16 @@ OnWorkers.step, OnWorkers.epoch = _make_step, _epoch
 
 # %% ../nbs/18_workers.ipynb #722b6bdc
 def _lost(error):
+    said = [l.strip() for l in str(error).splitlines() if l.strip() and not l.startswith((' ', 'Graph execution', 'Detected at'))]
     return WorkerLost('a worker is lost, or cannot be reached: its own messages say why. Start all workers again with the same command; with resume=FOLDER on a '
-                      f'disk that all of them see they go on from the last checkpoint. TensorFlow says: {str(error).splitlines()[0]}')
+                      f'disk that all of them see they go on from the last checkpoint. TensorFlow says: {(said or [type(error).__name__])[0]}')
 
 def _begin(self):
     "Check that all workers begin with the same weights and settings."
     if self.machines == 1: return
     state = zlib.crc32(b''.join(np.asarray(v).tobytes() for v in _variables(self.model).values()))
     mine = np.array([[zlib.crc32(json.dumps(self.about, sort_keys=True, default=str).encode()), state]], np.int64).view(np.int32)
-    try: all_ = self.strategy.run(tf.function(lambda: tf.distribute.get_replica_context().all_gather(tf.constant(mine), 0)))
+    try: all_ = self.strategy.run(tf.function(lambda: all_of(tf.constant(mine))))
     except tf.errors.OpError as e: raise _lost(e) from e
     all_ = np.asarray(self.strategy.experimental_local_results(all_)[0])
     for what, cols in (('settings or photos', slice(0, 2)), ('weights, or another checkpoint', slice(2, 4))):
