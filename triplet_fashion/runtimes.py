@@ -104,22 +104,33 @@ def _litert(model, shape, threads):
     return lambda x: np.concatenate(list(pool.map(one, np.split(x, len(x)))))
 
 # %% ../nbs/14_runtimes.ipynb #144aaa78
-def _openvino(model, shape, threads, precision='f32'):
+@contextlib.contextmanager
+def _openvino_model(model, shape):
+    "The network as OpenVINO has it, for the time of a `with` block."
     import openvino as ov
     with _quietly(), tempfile.TemporaryDirectory() as folder:
         holder = tf.Module()
         holder.graph = _graph(model, shape, frozen=True)
         tf.saved_model.save(holder, folder, signatures=holder.graph)
-        made = ov.Core().compile_model(ov.convert_model(folder), 'CPU', {
+        yield ov.convert_model(folder)
+
+def _openvino(model, shape, threads, precision='f32'):
+    import openvino as ov
+    with _openvino_model(model, shape) as converted: made = ov.Core().compile_model(converted, 'CPU', {
             'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_NUM_THREADS': threads, 'INFERENCE_PRECISION_HINT': precision})
     request = made.create_infer_request()
     return _in_groups(lambda x: np.array(request.infer([x])[0], 'float32'), shape[0])
 
-def _onnxruntime(model, shape, threads):
-    import onnxruntime, tf2onnx
+def _onnx(model, shape):
+    "The network as ONNX has it."
+    import tf2onnx
     graph = _graph(model, shape, frozen=True)
-    with _quietly(): proto, _ = tf2onnx.convert._convert_common(graph.graph.as_graph_def(), name='net', opset=18,
-        input_names=[o.name for o in graph.inputs], output_names=[o.name for o in graph.outputs], large_model=False)
+    with _quietly(): return tf2onnx.convert._convert_common(graph.graph.as_graph_def(), name='net', opset=18,
+        input_names=[o.name for o in graph.inputs], output_names=[o.name for o in graph.outputs], large_model=False)[0]
+
+def _onnxruntime(model, shape, threads):
+    import onnxruntime
+    proto = _onnx(model, shape)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=['CPUExecutionProvider'])

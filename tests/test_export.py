@@ -1,0 +1,161 @@
+"Exports: every format and precision against Keras on real photos, bytes against read_image, odd names, damage."
+import io, json
+
+import numpy as np, pytest
+from PIL import Image
+
+keras = pytest.importorskip('keras')
+import tensorflow as tf
+from triplet_fashion.base_network import base_network
+from triplet_fashion.catalog import Catalog
+from triplet_fashion.export import FORMATS, _decoder, _orientation, export, export_report, load_export
+from triplet_fashion.model import triplet_model
+from triplet_fashion.persistence import save_bundle
+from triplet_fashion.photo import load_images, read_image
+
+L = keras.layers
+NEEDS = {'onnx': ('onnxruntime', 'tf2onnx'), 'openvino': ('openvino',)}
+EXACT = {'float32': 1e-4, 'float16': 1e-2, 'bfloat16': .1, 'int8': .5}
+
+
+def need(name):
+    for module in NEEDS.get(name, ()): pytest.importorskip(module, reason=f'needs {module}, triplet_fashion[export]')
+
+
+def network():
+    keras.utils.set_random_seed(0)
+    return base_network((48, 40, 3), 8, 'small', None, hidden=(16,), activation='l2')
+
+
+@pytest.fixture(scope='module')
+def net(): return network()
+
+
+@pytest.fixture(scope='module')
+def photos(clothing): return Catalog.from_dir(clothing/'validation').sample(40, seed=0)
+
+
+@pytest.mark.parametrize('format,precision', [(f, p) for f, (_, ps, *_) in FORMATS.items() for p in ps])
+def test_every_way_agrees_with_keras_on_real_photos(net, photos, tmp_path, format, precision):
+    need(format)
+    made = load_export(export(net, tmp_path/'out', format, precision, sample=photos))
+    x = load_images(photos.paths, (48, 40))
+    expected = net.predict(x, verbose=0)
+    got = made(x)
+    assert got.dtype == np.float32 and got.shape == expected.shape
+    assert abs(got - expected).max() <= EXACT[precision]*abs(expected).max()
+    np.testing.assert_allclose(made(x[:3]), got[:3], atol=1e-5 if precision != 'bfloat16' else .05)   # any number of photos
+    assert made.note['precision'] == precision and made.note['size'] == [48, 40] and made.note['out_dims'] == 8
+
+
+def test_lite0_as_a_server_gets_it(lite0, photos, tmp_path):
+    "JPEG bytes in, embedding out: as Keras on read_image's pixels, R@1 on nearest photos the same."
+    net = base_network((224, 224, 3), 16, str(lite0), activation='l2')
+    made = load_export(export(net, tmp_path/'out', sample=photos.subset(range(8))))
+    got = made.files([open(p, 'rb').read() for p in photos.paths[:12]])
+    expected = net.predict(load_images(photos.paths[:12], (224, 224)), verbose=0)
+    assert (got*expected).sum(1).min() > .999
+    np.testing.assert_allclose(made(load_images(photos.paths[:4], (224, 224))), expected[:4], atol=1e-4)
+
+
+def saved(im, format='JPEG', **kw):
+    out = io.BytesIO()
+    im.save(out, format, **kw)
+    return out.getvalue()
+
+
+def decoded(data, size): return _decoder(size)(tf.constant([data])).numpy()[0]
+
+
+@pytest.mark.parametrize('size', [(48, 40), (224, 224), (30, 90)])
+def test_files_become_the_pixels_of_read_image(photos, size):
+    "Photos as they are, turned eight ways with either byte order, large, grey, palette, transparent, 16 bits, BMP, GIF."
+    first = Image.open(photos.paths[0]).convert('RGB')
+    exif = lambda k, order: (lambda e: (e.__setitem__(0x0112, k), e)[1])(Image.Exif())
+    cases = {f'photo {i}': open(p, 'rb').read() for i, p in enumerate(photos.paths[:6])}
+    for k in range(1, 9): cases[f'turned {k}'] = saved(first, exif=exif(k, 'II').tobytes(), quality=95)
+    cases |= {'large': saved(first.resize((1600, 2100))), 'grey': saved(first.convert('L')), 'palette': saved(first.quantize(32), 'PNG'), 'png': saved(first, 'PNG'), 'bmp': saved(first, 'BMP'),
+              'wide': saved(first.resize((1300, 90))), 'gif': saved(first.quantize(64), 'GIF'), 'tiny': saved(first.resize((9, 7)))}
+    clear = first.convert('RGBA'); clear.putalpha(Image.linear_gradient('L').resize(first.size))
+    cases['transparent'] = saved(clear, 'PNG')
+    for name, data in cases.items():
+        apart = abs(decoded(data, size) - read_image(io.BytesIO(data), size).astype('float32'))
+        assert apart.mean() < 1 and np.percentile(apart, 99) <= 4, (name, apart.mean(), apart.max())
+
+
+def test_orientation_is_read_in_either_byte_order_and_never_guessed():
+    first = Image.new('RGB', (8, 8))
+    def tiff(order, k, tag=0x0112):
+        n = lambda v, size: v.to_bytes(size, 'little' if order == b'II' else 'big')
+        return order + n(42, 2) + n(8, 4) + n(2, 2) + n(0x0100, 2) + n(3, 2) + n(1, 4) + n(8, 2) + b'\0\0' + n(tag, 2) + n(3, 2) + n(1, 4) + n(k, 2) + b'\0\0' + n(0, 4)
+    for order in (b'II', b'MM'):
+        for k in range(1, 9): assert int(_orientation(tf.constant(saved(first, exif=b'Exif\0\0' + tiff(order, k))))) == k
+        assert int(_orientation(tf.constant(saved(first, exif=b'Exif\0\0' + tiff(order, 6, 0x0113))))) == 1
+        for k in (0, 9, 60000): assert int(_orientation(tf.constant(saved(first, exif=b'Exif\0\0' + tiff(order, k))))) == 1
+    assert int(_orientation(tf.constant(saved(first)))) == 1
+    rng = np.random.default_rng(0)
+    for n in (0, 5, 40, 300):   # noise after the word: no error, no turn out of range
+        for _ in range(5): assert 1 <= int(_orientation(tf.constant(b'\xff\xd8Exif\0\0' + rng.bytes(n)))) <= 8
+
+
+@pytest.mark.parametrize('format', FORMATS)
+def test_layers_may_have_any_name(tmp_path, format):
+    need(format)
+    keras.utils.set_random_seed(0)
+    i = keras.Input((16, 16, 3), name='photo in')
+    body = keras.Model(i, L.GlobalAveragePooling2D(name='_pool')(L.Conv2D(4, 3, name='_conv (1)')(i)), name='옷 body')
+    net = keras.Sequential([keras.Input((16, 16, 3)), body, L.Dense(5, name='a.b c')], name='_net')
+    made, x = load_export(export(net, tmp_path/'exported 옷', format)), np.random.default_rng(1).integers(0, 256, (5, 16, 16, 3)).astype('uint8')
+    np.testing.assert_allclose(made(x), np.asarray(net(x.astype("float32"), training=False)), rtol=1e-3, atol=1e-3)
+    assert [l.name for l in net.layers] == ['옷 body', 'a.b c']
+
+
+def test_bundles_and_three_inputs(net, tmp_path):
+    save_bundle(tmp_path/'bundle', triplet_model(net), threshold={'value': .3})
+    made = load_export(export(tmp_path/'bundle', tmp_path/'out', 'litert'))
+    x = np.random.default_rng(1).integers(0, 256, (3, 48, 40, 3)).astype('uint8')
+    np.testing.assert_allclose(made(x), net.predict(x, verbose=0), atol=1e-4)
+    assert made.note['threshold'] == {'value': .3}
+    with pytest.raises(ValueError, match='only a savedmodel'): made.files([b''])
+    with pytest.raises(ValueError, match=r'takes photos \(n, 48, 40, 3\)'): made(x[:, :-1])
+
+
+def test_an_export_is_whole_or_not_there(net, tmp_path, monkeypatch):
+    out = export(net, tmp_path/'out', 'litert')
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with pytest.raises(ValueError, match='differs from Keras'): export(net, out, 'litert', 'float16', tolerance=1e-9)
+    def full(*a): raise OSError(28, 'No space left on device')
+    monkeypatch.setitem(FORMATS, 'litert', (*FORMATS['litert'][:2], full, FORMATS['litert'][3]))
+    with pytest.raises(OSError, match='No space'): export(net, out, 'litert')
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before and [p.name for p in tmp_path.iterdir()] == ['out']
+    monkeypatch.undo()
+    export(net, out, 'litert', 'float16')                                    # replaces an export
+    assert load_export(out).note['precision'] == 'float16'
+    (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'letter.txt').write_text('dear')
+    with pytest.raises(FileExistsError, match='mine is there and no export'): export(net, tmp_path/'mine', 'litert')
+
+
+def test_changed_exports_are_refused(net, tmp_path):
+    out = export(net, tmp_path/'out', 'litert')
+    data = bytearray((out/'network.tflite').read_bytes()); data[len(data)//2] ^= 1
+    (out/'network.tflite').write_bytes(data)
+    with pytest.raises(ValueError, match='network.tflite is not the file that was exported'): load_export(out)
+    for text, words in (('{', 'no JSON'), ('[]', 'does not describe'), (json.dumps({'format': 'triplet_fashion export, litert', 'precision': 'float32', 'file': '../../x.tflite'}), 'does not describe')):
+        (out/'export.json').write_text(text)
+        with pytest.raises(ValueError, match=words): load_export(out)
+    with pytest.raises(FileNotFoundError, match='no export'): load_export(tmp_path)
+
+
+def test_what_cannot_be_exported_is_said_first(net, tmp_path, monkeypatch):
+    for words, a, kw in (("'savedmodel', 'onnx'", (net, tmp_path/'x', 'coreml'), {}), ("'float16', 'int8'", (net, tmp_path/'x', 'litert', 'bfloat16'), {}), ('needs sample', (net, tmp_path/'x', 'onnx', 'int8'), {}),
+                         ('sample has shape', (net, tmp_path/'x'), dict(sample=np.zeros((2, 40, 48, 3), 'uint8'))), ('photos of one size', (keras.Sequential([keras.Input((7,)), L.Dense(2)]), tmp_path/'x'), {})):
+        with pytest.raises(ValueError, match=words): export(*a, **kw)
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(ImportError, match=r'triplet_fashion\[export\]'): export(net, tmp_path/'x', 'onnx')
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_report_counts_what_is_lost(net, drawn):
+    rows = export_report(net, drawn, drawn, ways=[('litert', 'float32'), ('litert', 'int8')])
+    assert [(r['format'], r['precision']) for r in rows] == [('keras', 'float32'), ('litert', 'float32'), ('litert', 'int8')]
+    assert rows[0]['change'] == 0 and rows[1]['R@1'] == pytest.approx(rows[0]['R@1'], abs=.02) and rows[2]['MB'] < .5*rows[1]['MB'] and rows[2]['difference'] > rows[1]['difference']
