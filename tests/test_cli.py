@@ -7,7 +7,7 @@ from PIL import Image
 
 from triplet_fashion import cli
 
-COMMANDS = 'triplet_demo', 'triplet_audit', 'triplet_train', 'triplet_eval', 'triplet_embed', 'triplet_search'
+COMMANDS = 'triplet_demo', 'triplet_audit', 'triplet_train', 'triplet_eval', 'triplet_embed', 'triplet_search', 'triplet_export'
 root = Path(__file__).resolve().parents[1]
 
 
@@ -174,3 +174,11 @@ def test_demo_reaches_its_figures(tmp_path):
     best, *others = (r['R@1'] for r in rows)
     assert best >= .90 and best > max(others) + .2, rows
     assert (tmp_path/'demo'/'report.html').stat().st_size > 100_000
+
+
+def test_export_writes_what_another_runtime_opens(run, drawn, capsys, tmp_path):
+    from triplet_fashion.export import load_export
+    made = cli.triplet_export(str(run), str(tmp_path/'out'), 'litert', sample=str(drawn.root))
+    assert 'network.tflite' in capsys.readouterr().out and made.note['threshold'] is None or 'value' in made.note['threshold']
+    assert load_export(tmp_path/'out').note == made.note
+    with pytest.raises(SystemExit, match="'savedmodel', 'onnx'"): cli.triplet_export.main([str(run), '--out', str(tmp_path/'x'), '--format', 'coreml'])
