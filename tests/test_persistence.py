@@ -337,6 +337,32 @@ save_bundle(folder, net, note='new')
     assert not (tmp_path/'b').exists() and load_bundle(tmp_path/'b')[1] == {'note': 'old'}
 
 
+@pytest.mark.skipif(sys.platform == 'win32', reason='needs the resource module')
+def test_full_disk(tmp_path):
+    "A real process whose writes fail after so many bytes, wherever that is: the old bundle stays, with nothing beside it."
+    code = '''
+import os, resource, signal, sys, keras
+from triplet_fashion.persistence import load_bundle, save_bundle
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+net = keras.Sequential([keras.Input((100,)), keras.layers.Dense(100)], name='dense')
+for name in 'b', 'b.tfz':
+    path = save_bundle(os.path.join(sys.argv[1], name), net, note='old')
+    limits = [0, 500, 3000, 20_000, 40_000] + ([48_000] if path.suffix else [])
+    for n in limits:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n, resource.RLIM_INFINITY))
+        try: save_bundle(path, net, note='new')
+        except OSError: pass
+        else: sys.exit(f'{path} was written with room for {n} bytes')
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,)*2)
+        assert load_bundle(path)[1] == {'note': 'old'}, n
+    assert sorted(os.listdir(sys.argv[1])) == ['b', 'b.tfz'][:1 + bool(path.suffix)], os.listdir(sys.argv[1])
+    save_bundle(path, net, note='new')
+    assert load_bundle(path)[1] == {'note': 'new'}
+'''
+    done = subprocess.run([sys.executable, '-c', code, str(tmp_path)], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_error_while_saving_leaves_the_old_one(net, tmp_path, monkeypatch):
     folder = save_bundle(tmp_path/'b', net, note='old')
     with pytest.raises(ValueError, match='figure cannot be kept as JSON'): save_bundle(folder, net, figure=object())
