@@ -3,7 +3,7 @@ import keras, numpy as np, pytest, tensorflow as tf
 from keras import layers
 from triplet_fashion.base_network import base_network, res_base_network
 from triplet_fashion.loss import LosslessTripletLoss, TripletLoss
-from triplet_fashion.model import StackTriplets, UnstackTriplets, compile_triplet, draw_model, triplet_model
+from triplet_fashion.model import StackTriplets, UnstackTriplets, compile_triplet, draw_model, ready, triplet_model
 
 rng = np.random.default_rng(0)
 size = lambda ws: sum(int(np.prod(w.shape)) for w in ws)
@@ -82,6 +82,28 @@ def test_compile_defaults(net):
     sgd = keras.optimizers.SGD(.1)
     assert compile_triplet(model, optimizer=sgd).optimizer is sgd
     assert compile_triplet(model, clipnorm=None).optimizer.clipnorm is None
+
+
+class Traced(layers.Layer):
+    "Counts how often its graph is made."
+    times = 0
+    def call(self, x):
+        Traced.times += 1
+        return x
+
+
+def test_one_trace_for_all_steps(photos):
+    traces = []
+    for prepare in lambda m: m, ready:
+        inp = keras.Input((32, 32, 3))
+        model = keras.Model(inp, layers.Dense(4)(layers.GlobalAveragePooling2D()(Traced()(inp))))
+        model.compile('adam', 'mse', jit_compile=False)
+        assert prepare(model) is model
+        Traced.times = 0
+        model.fit(photos[0], np.zeros((5, 4)), batch_size=5, epochs=3, verbose=0)
+        traces.append(Traced.times)
+    assert traces[0] > traces[1], traces
+    assert ready(model).optimizer.built and len(model.optimizer.variables) == 2 + 2*2
 
 
 @pytest.mark.parametrize('joint', [True, False])

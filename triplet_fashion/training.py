@@ -21,7 +21,7 @@ from .loss import loss_levels
 from .mining import BatchTripletLoss
 from .contrast import MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
 from .doctor import CollapseDoctor
-from .model import compile_triplet, triplet_model
+from .model import compile_triplet, ready, triplet_model
 from .features import _frozen, cut_features, cut_network, embed, features
 from .runtimes import in_precision
 from .evaluation import BASELINES, Evaluation, RetrievalCallback, baselines, evaluate, official, scoreboard
@@ -163,7 +163,7 @@ def _compiled(learner, s, steps):
         return compile_triplet(triplet_model(learner), loss=loss, optimizer=optimizer)
     loss = s['loss'] if not isinstance(s['loss'], str) else _LOSSES[s['loss']]() if s['loss'] in _LOSSES else BatchTripletLoss(mining=s['loss'], margin=s['margin'])
     learner.compile(optimizer=optimizer, loss=loss, jit_compile=False)
-    return learner
+    return ready(learner)
 
 # %% ../nbs/19_training.ipynb #c28f72d6
 def _plan(net, learner, s, info):
