@@ -6,8 +6,8 @@ Every way runs in a process of its own, once a round, one after the other. first
 network already built. step: median of the steps after it. Ratios are medians of the ratios within a round. Photos of 224 x 224, in memory.
 
     resnet  ResNet50 with a head of 1,024 and 128, 16 triplets a step, lossless loss, Adam, gradients clipped to norm 5, everything learns
-            seed      three towers in float32: the network called for anchors, positives and negatives, as in the seed's model
-            joint     one pass over all 48 photos (triplet_model), float32; joint bf16: mixed_bfloat16
+            seed      three towers in float32: the network called for anchors, positives and negatives, as in the seed's model, compiled plainly
+            joint     one pass over all 48 photos (triplet_model, compile_triplet: BatchNorm fused, traced once), float32; joint bf16: mixed_bfloat16
             torch     PyTorch's own, float32, and bf16 under autocast (--peer: a Python that has torch; see torch_steps.py)
     lite0   the backbone in FILE.keras with a head of 1,024 and 128; its upper third learns, BatchNorm as it is; 8 products x 4 photos, batch-hard
             photos    from photos, through all layers
@@ -29,10 +29,15 @@ ASKED = {'resnet': [('first', 'joint', 'seed', '<= 0.55'), ('step', 'joint', 'se
 def resnet(way):
     import keras, numpy as np
     from triplet_fashion.base_network import base_network
+    from triplet_fashion.loss import LosslessTripletLoss
     from triplet_fashion.model import compile_triplet, triplet_model
     if way.endswith('bf16'): keras.config.set_dtype_policy('mixed_bfloat16')
     net = base_network((224, 224, 3), 128, 'ResNet50', weights=None)
-    model = compile_triplet(triplet_model(net, joint=way != 'seed'), optimizer=keras.optimizers.Adam(1e-4, clipnorm=5.))
+    adam = keras.optimizers.Adam(1e-4, clipnorm=5.)
+    if way == 'seed':     # compiled as any Keras model
+        model = triplet_model(net, joint=False)
+        model.compile(adam, LosslessTripletLoss(), jit_compile=False)
+    else: model = compile_triplet(triplet_model(net), optimizer=adam)
     x = [np.random.default_rng(i).integers(0, 256, (16, 224, 224, 3)).astype('float32') for i in range(3)]
     return lambda: model.train_on_batch(x, np.zeros(16, 'float32'))
 

@@ -3,7 +3,7 @@ import keras, numpy as np, pytest, tensorflow as tf
 from keras import layers
 from triplet_fashion.base_network import base_network, res_base_network
 from triplet_fashion.loss import LosslessTripletLoss, TripletLoss
-from triplet_fashion.model import StackTriplets, UnstackTriplets, compile_triplet, draw_model, ready, triplet_model
+from triplet_fashion.model import StackTriplets, UnstackTriplets, compile_triplet, draw_model, fuse_batchnorm, ready, triplet_model
 
 rng = np.random.default_rng(0)
 size = lambda ws: sum(int(np.prod(w.shape)) for w in ws)
@@ -104,6 +104,60 @@ def test_one_trace_for_all_steps(photos):
         traces.append(Traced.times)
     assert traces[0] > traces[1], traces
     assert ready(model).optimizer.built and len(model.optimizer.variables) == 2 + 2*2
+
+
+def norm_step(net, x, **kw):
+    "Output, gradients and statistics of one training call."
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = net(x, training=True)
+        loss = tf.reduce_mean(tf.cast(y, 'float32')**3)
+    return [np.asarray(a, 'float32') for a in (y, *tape.gradient(loss, [x, *(w.value for w in net.trainable_variables)]), *net.get_weights())]
+
+
+@pytest.mark.parametrize('dtype,limit', [('float32', 1e-5), ('mixed_bfloat16', 2e-2)])
+@pytest.mark.parametrize('kw', [{}, dict(scale=False), dict(center=False), dict(scale=False, center=False), dict(momentum=.5, epsilon=1.001e-5), dict(axis=3)])
+def test_fused_norm_is_kerass(kw, dtype, limit):
+    inp = keras.Input((6, 5, 7))
+    norm = layers.BatchNormalization(gamma_initializer='random_uniform', beta_initializer='random_normal', dtype=dtype, **kw)
+    plain = keras.Model(inp, norm(inp))
+    one = fuse_batchnorm(keras.models.clone_model(plain))
+    one.set_weights(plain.get_weights())
+    x = tf.constant(rng.normal(2, 3, (4, 6, 5, 7)).astype('float32'))
+    for a, b in zip(norm_step(plain, x), norm_step(one, x)):
+        assert a.shape == b.shape and np.abs(a - b).max() <= limit*max(np.abs(a).max(), 1)
+    assert one(x, training=True).dtype == plain(x, training=True).dtype
+    plain.set_weights(one.get_weights())
+    assert (one(x).numpy() == plain(x).numpy()).all()     # outside training: Keras' own
+
+
+def test_fused_norm_of_one_number():
+    one = fuse_batchnorm(keras.Sequential([keras.Input((1, 1, 2)), layers.BatchNormalization(momentum=0.)]))
+    one(tf.constant([[[[3., 4.]]]]), training=True)
+    assert [w.tolist() for w in one.get_weights()[2:]] == [[3., 4.], [0., 0.]]
+
+
+@pytest.mark.parametrize('what', ['synchronized', 'flat', 'axis', 'epsilon', 'frozen', 'float64'])
+def test_where_fused_norm_does_not_fit(what, monkeypatch):
+    shape = (7,) if what == 'flat' else (6, 5, 7)
+    kw = {'axis': dict(axis=1), 'epsilon': dict(epsilon=1e-7), 'float64': dict(dtype='float64')}.get(what, {})
+    net = fuse_batchnorm(keras.Sequential([keras.Input(shape), layers.BatchNormalization(**kw)]))
+    if what == 'frozen': net.trainable = False
+    if what == 'synchronized': net.layers[0].synchronized = True
+    seen = []
+    monkeypatch.setattr(layers.BatchNormalization, 'call', lambda self, x, training=None, mask=None: seen.append(what) or x)
+    net(rng.normal(size=(4, *shape)), training=True)
+    assert seen == [what]
+
+
+def test_fused_norm_is_saved_as_keras(net, tmp_path):
+    before = net.to_json()
+    compile_triplet(triplet_model(net))
+    assert net.to_json() == before and any('call' in vars(l) for l in net._flatten_layers())
+    net.save(tmp_path/'net.keras')
+    back = keras.models.load_model(tmp_path/'net.keras', compile=False)
+    x = rng.integers(0, 256, (3, 32, 32, 3)).astype('float32')
+    assert (back(x).numpy() == net(x).numpy()).all() and not any('call' in vars(l) for l in back._flatten_layers())
 
 
 @pytest.mark.parametrize('joint', [True, False])
