@@ -8,7 +8,7 @@ keras = pytest.importorskip('keras')
 import tensorflow as tf
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.export import FORMATS, _decoder, _orientation, export, export_report, load_export
+from triplet_fashion.export import FORMATS, _batched, _decoder, _orientation, export, export_report, load_export
 from triplet_fashion.model import triplet_model
 from triplet_fashion.persistence import save_bundle
 from triplet_fashion.photo import load_images, read_image
@@ -33,6 +33,18 @@ def net(): return network()
 
 @pytest.fixture(scope='module')
 def photos(clothing): return Catalog.from_dir(clothing/'validation').sample(40, seed=0)
+
+
+@pytest.mark.parametrize('n', [1, 31, 32, 33, 70])
+def test_many_photos_go_through_in_small_groups(n):
+    "Memory does not grow with the number of photos: at most 32 are in the network at a time, and every one comes back in its place."
+    sizes = []
+    def run(x):
+        sizes.append(len(x))
+        return np.asarray(x).reshape(len(x), -1)[:, :1]
+    got = _batched(run)(np.arange(n*2*2*3, dtype='float32').reshape(n, 2, 2, 3))
+    np.testing.assert_array_equal(got[:, 0], np.arange(n)*12)
+    assert max(sizes) <= 32 and sum(sizes) == n
 
 
 @pytest.mark.parametrize('format,precision', [(f, p) for f, (_, ps, *_) in FORMATS.items() for p in ps])

@@ -177,6 +177,14 @@ FORMATS = {  # name: (end of the file's name, precisions, function that writes, 
     'onnx': ('.onnx', ('float32', 'int8'), _write_onnx, _open_onnx),
     'openvino': ('.xml', ('float32', 'float16', 'bfloat16'), _write_openvino, _open_openvino),
     'litert': ('.tflite', ('float32', 'float16', 'int8'), _write_litert, _open_litert)}
+_BATCH = 32   # photos that are in a network at a time: what flows between its layers takes a thousand times the memory of the embeddings
+
+def _batched(run): return lambda x: np.concatenate([np.asarray(run(x[i:i+_BATCH]), 'float32') for i in range(0, len(x), _BATCH)])
+
+def _opened(format, path, precision):
+    "(function from pixels, function from files or None) of a written network, both for any number of photos in bounded memory."
+    return [run and _batched(run) for run in FORMATS[format][3](path, precision)]
+
 _TOLERANCE = {'float32': 1e-4, 'float16': .01, 'bfloat16': .1, 'int8': .5}
 
 def _need(*modules):
@@ -192,7 +200,7 @@ def _network(bundle):
     if len(shape) != 4 or None in shape[1:] or len(net.outputs) != 1: raise ValueError(f'export: {net.name} takes {tuple(shape)}: wanted is a network for photos of one size, (n, height, width, 3), with one output')
     return net, meta
 
-def _keras(net, x): return np.concatenate([np.asarray(net(tf.constant(x[i:i+32], 'float32'), training=False), 'float32') for i in range(0, len(x), 32)])
+def _keras(net, x): return _batched(lambda x: net(tf.constant(x, 'float32'), training=False))(x)
 
 def _photos_for(net, sample, precision):
     "Photos to calibrate with and to compare on, uint8."
@@ -223,7 +231,7 @@ def export(
 )->Path: # `out`, for `load_export`
     "Write a network for another runtime, open it again, and compare it with Keras. ValueError where they differ by more than `tolerance`."
     if format not in FORMATS: raise ValueError(f"export: format={format!r} is unknown: use {', '.join(map(repr, FORMATS))}")
-    end, precisions, write, open_again = FORMATS[format]
+    end, precisions, write, _ = FORMATS[format]
     if precision not in precisions: raise ValueError(f"export: precision={precision!r} is not there for {format}: use {', '.join(map(repr, precisions))}")
     net, meta = _network(bundle)
     sample, out = _photos_for(net, sample, precision), Path(os.path.abspath(out))
@@ -233,7 +241,7 @@ def export(
     try:
         path = tmp/f'network{end}'
         write(net, path, precision, sample)
-        apart = _difference(open_again(path, precision)[0](sample), _keras(net, sample))
+        apart = _difference(_opened(format, path, precision)[0](sample), _keras(net, sample))
         limit = _TOLERANCE[precision] if tolerance is None else tolerance
         if apart > limit: raise ValueError(f'export: {format} in {precision} differs from Keras by {apart:.2g} of the largest number, more than {limit:g}: take a higher precision, a more typical sample, or a larger tolerance')
         (tmp/'export.json').write_text(json.dumps(_note(net, meta, format, precision, path.name, sample, apart) | dict(files=_sums(tmp)), indent=1), encoding='utf-8')
@@ -261,15 +269,17 @@ def _put(tmp, out):
 
 # %% ../nbs/21_export.ipynb #425393a4
 class Export:
-    "An export, ready to use: `export(pixels)`, and `export.files(list of bytes)` where the format decodes files itself."
+    "An export, ready to use, 32 photos at a time: `export(pixels)`, and `export.files(list of bytes)` where the format decodes files itself."
     def __init__(self, path, note, run, files): self.path, self.note, self._run, self._files = path, note, run, files
     def __call__(self, images): # RGB 0..255 (n, h, w, 3) -> float32 (n, out_dims)
         x = np.asarray(images)
         if x.ndim != 4 or list(x.shape[1:]) != [*self.note['size'], 3] or not len(x): raise ValueError(f"{self.path} takes photos (n, {self.note['size'][0]}, {self.note['size'][1]}, 3); the shape is {x.shape}")
-        return np.asarray(self._run(x), 'float32')
+        return self._run(x)
     def files(self, photos): # list of bytes -> float32 (n, out_dims)
         if self._files is None: raise ValueError(f"{self.path} takes pixels, see read_image; only a savedmodel decodes files itself")
-        return np.asarray(self._files(list(photos)), 'float32')
+        photos = list(photos)
+        if not photos: raise ValueError(f'{self.path}: no photos were given')
+        return self._files(photos)
 
 def load_export(
     path, # folder written by `export`
@@ -285,7 +295,7 @@ def load_export(
     if there != said:
         odd = sorted(k for k in {*there, *(said or {})} if there.get(k) != (said or {}).get(k))[0]
         raise ValueError(f'load_export: {path}/{odd} is not the file that was exported (its SHA-256 differs): export again')
-    return Export(path, note, *FORMATS[name][3](path/note['file'], note['precision']))
+    return Export(path, note, *_opened(name, path/note['file'], note['precision']))
 
 # %% ../nbs/21_export.ipynb #7066e1b5
 _ALL = tuple((f, p) for f, (_, ps, *_) in FORMATS.items() for p in ps)
