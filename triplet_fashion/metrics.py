@@ -202,7 +202,7 @@ _Space.reach, _Space.scores, _Space.measure = _reach, _scores, _measure
 # %% ../nbs/11_metrics.ipynb #6b12e45f
 def _pick(s, floor, margin, k):
     "Pairs in a block of scores that may be among the `k` best: rows, columns, scores; and the floor, raised where it was unknown"
-    L = next(l for l in (32, 16, 8, 4, 2, 1) if l == 1 or s.shape[1] >= 4*l*k)
+    L = next(l for l in (32, 16, 8, 4, 2, 1) if l == 1 or s.shape[1] >= 5*k*l*l)   # groups cost a look each, those that hold a candidate L
     w = s.shape[1]//L
     best = s.reshape(len(s), L, w).max(axis=1) if L > 1 else s
     if w >= k and np.isneginf(floor).any(): floor = np.maximum(floor, np.partition(best, w - k, axis=1)[:,w-k])
@@ -266,9 +266,9 @@ def _limits():
     return threadpool_limits
 
 def _parts(self, idx, chunk=None):
-    "`idx` cut such that a block of scores stays below 34 MB"
+    "`idx` cut such that a block of scores stays below 13 MB, which a processor's cache may hold"
     if self.blocks is None: self.build()
-    chunk = chunk or max(16, 2**23//self.width)
+    chunk = chunk or max(16, 3*2**20//self.width)
     return [idx[i:i+chunk] for i in range(0, len(idx), chunk)]
 
 def _each(self, call, idx, chunk=None):
@@ -302,7 +302,7 @@ def nearest(
     k=10, # neighbours to find for each query
     metric='cosine', # 'cosine', 'euclidean' or 'sqeuclidean'
     exclude_self=None, # leave out gallery photo i for query i; None: yes when there is no gallery, else no
-    chunk=None, # queries at a time; None: as many as make a block of 8 million scores
+    chunk=None, # queries at a time; None: as many as make a block of 3 million scores
     query_ids=None, # ids, (n,): a query never finds a photo of its own id; they take the place of `exclude_self`
     gallery_ids=None, # ids of the gallery, (m,)
     verbose=None # print the estimate of size and memory; None: from 2e9 distances
@@ -485,7 +485,7 @@ def retrieval_metrics(
     gallery_labels=None, # class of each, (m,)
     ks=(1,5,10,20), # the K of R@K, P@K and nDCG@K
     metric='cosine', # 'cosine', 'euclidean' or 'sqeuclidean'
-    chunk=None, # queries at a time; None: as many as make a block of 8 million scores
+    chunk=None, # queries at a time; None: as many as make a block of 3 million scores
     query_ids=None, # ids, (n,): a query never finds a photo of its own id
     gallery_ids=None # ids of the gallery, (m,)
 )->Retrieval: # figures by name: 'R@1', ..., 'P@1', ..., 'nDCG@1', ..., 'MAP@R', 'R-precision', 'MRR', 'queries', 'skipped'
