@@ -6,16 +6,19 @@
 __all__ = ['read_encodings', 'encode_cluster', 'encode']
 
 # %% ../nbs/22_encoding.ipynb #9ef03eea
-import hashlib, importlib.util, json, os, tempfile, warnings
+import hashlib, importlib.util, itertools, json, os, tempfile, warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from .catalog import Catalog
-from .features import _batches, _digest, _sweep, fingerprint
+from .features import _digest, _sweep, fingerprint
+from .generator import _Photos, _cores, _tf_photo
 from .photo import PhotoError, load_images, read_image, track
 from .runtimes import Runtime, runtime as make_runtime
 
@@ -89,45 +92,53 @@ def _one_by_one(paths, size, fit, bad):
             bad[os.fspath(path)] = e.problem
     return out
 
-def _decoded(paths, size, batch_size, fit, bad):
-    "Batches of photos, float32, read ahead"
-    start = 0
-    while start < len(paths):
-        stream = iter(_batches(paths[start:], size, batch_size, 1, None, 0, fit))
-        try:
-            for images in stream:
-                yield images.numpy()
-                start += batch_size
-        except tf.errors.OpError:
-            yield _one_by_one(paths[start:start + batch_size], size, fit, bad)
-            start += batch_size
+@lru_cache(8)
+def _jpegs(size, fit):
+    "Graph from files, (n,), and the ways of plain JPEGs, int32 (n, 7), to photos, float32 (n, h, w, 3); kept, since making it takes as long as many photos"
+    def photos(files, ways):
+        one = _tf_photo(SimpleNamespace(size=size, fit=fit, one=read_image), files)
+        return tf.map_fn(lambda o: one(*o), (tf.range(tf.size(files)), ways), fn_output_signature=tf.TensorSpec((*size, 3)), parallel_iterations=1)
+    return tf.function(photos, [tf.TensorSpec((None,), tf.string), tf.TensorSpec((None, 7), tf.int32)], autograph=False)
+
+def _read(paths, size, fit, bad):
+    "The photos of a batch, float32: plain JPEGs by TensorFlow, others, and all where one is broken, by Pillow"
+    way, ways = _Photos(paths, np.zeros(len(paths), int), None, size, fit, False).way, np.zeros((len(paths), 7), np.int32)
+    for i in range(len(paths)): ways[i] = way(i)
+    plain, out = ways[:,0] > 0, np.empty((len(paths), *size, 3), np.float32)
+    try:
+        if plain.any(): out[plain] = _jpegs(tuple(size), fit)([os.fsencode(p) for p, k in zip(paths, plain) if k], ways[plain])
+    except tf.errors.OpError: plain[:] = False
+    out[~plain] = _one_by_one([p for p, k in zip(paths, plain) if not k], size, fit, bad)
+    return out
 
 # %% ../nbs/22_encoding.ipynb #c442a4ad
-def _ahead(f, items, n=2):
-    "`map(f, items)`, computed up to n items ahead in a thread"
+def _ahead(f, items, workers=1):
+    "`map(f, items)`, computed ahead in threads"
     items, jobs = iter(items), []
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         for item in items:
             jobs.append(pool.submit(f, item))
-            if len(jobs) > n: yield jobs.pop(0).result()
+            if len(jobs) > workers + 1: yield jobs.pop(0).result()
         for job in jobs: yield job.result()
 
 def _stream(photos, model, size, batch_size, fit, bad):
     "Batches of photos in order"
-    starts = range(0, len(photos), batch_size)
-    if not isinstance(photos, list): return (photos[i:i+batch_size] for i in starts)
-    if isinstance(model, keras.Model): return _decoded(photos, size, batch_size, fit, bad)
-    whole = lambda i: _one_by_one(photos[i:i+batch_size], size, fit, bad).astype('uint8') if bad is not None else load_images(photos[i:i+batch_size], size, fit=fit)
-    return _ahead(whole, starts)
+    if not isinstance(photos, list): return (photos[i:i+batch_size] for i in range(0, len(photos), batch_size))
+    if isinstance(model, keras.Model): read = lambda some: _read(some, size, fit, bad)
+    elif bad is None: read = lambda some: load_images(some, size, fit=fit)
+    else: read = lambda some: _one_by_one(some, size, fit, bad).astype('uint8')
+    return _ahead(read, (photos[i:i+batch_size] for i in range(0, len(photos), batch_size)), max(1, _cores()//2))
 
 # %% ../nbs/22_encoding.ipynb #4f825a16
 def _rows(photos, model, size, batch_size, runtime, precision, fit, bad, progress):
     "Encodings, float32 (b, d), batch by batch; NaN for photos in `bad`"
-    run, n = None, -(-len(photos)//batch_size)
-    stream = _stream(photos, model, size, batch_size, fit, bad)
-    for i, x in enumerate(track(stream, n, progress, 'batches encoded')):
-        run = run or _computer(model, x, runtime, precision, batch_size, len(photos))
-        rows = np.asarray(run(x), np.float32).reshape(len(x), -1)
+    stream = iter(_stream(photos, model, size, batch_size, fit, bad))
+    first = next(stream)
+    run = _computer(model, first, runtime, precision, batch_size, len(photos))
+    stream = itertools.chain([first], stream)
+    made = _ahead(run, stream, 2) if isinstance(run, Runtime) else map(run, stream)   # a batch begins while the last photos of another are computed
+    for i, rows in enumerate(track(made, -(-len(photos)//batch_size), progress, 'batches encoded')):
+        rows = np.asarray(rows, np.float32).reshape(len(rows), -1)
         lost = [j for j, p in enumerate(photos[i*batch_size:(i + 1)*batch_size]) if os.fspath(p) in bad] if bad else []
         if lost: rows = np.array(rows); rows[lost] = np.nan
         yield rows

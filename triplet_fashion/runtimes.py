@@ -47,18 +47,27 @@ def _tf(model, shape, threads):
 
 # %% ../nbs/14_runtimes.ipynb #89914f78
 def _in_groups(
-    run, # function from exactly `size` rows to as many
+    runs, # function from a list of groups, of exactly `size` rows each, to their outputs
     size, # rows
 ): # function from any number of rows to as many
-    "Feed `run` groups of one size."
+    "Feed `runs` groups of one size, the last one filled up."
     def grouped(x):
-        out = []
-        for i in range(0, len(x), size):
-            part = x[i:i+size]
-            fill = size - len(part)
-            out.append(run(np.concatenate([part, np.repeat(part[-1:], fill, axis=0)]) if fill else part)[:len(part)])
-        return np.concatenate(out)
+        fill = -len(x)%size
+        full = np.concatenate([x, np.repeat(x[-1:], fill, axis=0)]) if fill else x
+        return np.concatenate(list(runs(np.split(full, len(full)//size))))[:len(x)]
     return grouped
+
+def _pooled(
+    runs, # functions that do the same, each in a thread of its own
+): # function from a list of groups to their outputs
+    "Each group is done by whichever of `runs` is free."
+    pool, free = ThreadPoolExecutor(len(runs)), queue.SimpleQueue()
+    for run in runs: free.put(run)
+    def one(x):
+        run = free.get()
+        try: return run(x)
+        finally: free.put(run)
+    return lambda groups: pool.map(one, groups)
 
 # %% ../nbs/14_runtimes.ipynb #ca5dee98
 @contextlib.contextmanager
@@ -95,13 +104,7 @@ def _invoke(content, threads):
 def _litert(model, shape, threads):
     with _quietly(): content = tf.lite.TFLiteConverter.from_concrete_functions([_graph(model, (1, *shape[1:]), frozen=True)]).convert()
     n = min(threads, 8)
-    pool, free = ThreadPoolExecutor(n), queue.SimpleQueue()
-    for _ in range(n): free.put(_invoke(content, threads//n))
-    def one(x):
-        run = free.get()
-        try: return run(x)
-        finally: free.put(run)
-    return lambda x: np.concatenate(list(pool.map(one, np.split(x, len(x)))))
+    return _in_groups(_pooled([_invoke(content, threads//n) for _ in range(n)]), 1)
 
 # %% ../nbs/14_runtimes.ipynb #144aaa78
 @contextlib.contextmanager
@@ -116,10 +119,11 @@ def _openvino_model(model, shape):
 
 def _openvino(model, shape, threads, precision='f32'):
     import openvino as ov
+    n = min(threads, 8) + 1   # one more than threads: what decodes photos meanwhile leaves gaps
     with _openvino_model(model, shape) as converted: made = ov.Core().compile_model(converted, 'CPU', {
-            'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_NUM_THREADS': threads, 'INFERENCE_PRECISION_HINT': precision})
-    request = made.create_infer_request()
-    return _in_groups(lambda x: np.array(request.infer([x])[0], 'float32'), shape[0])
+            'NUM_STREAMS': n, 'ENABLE_CPU_PINNING': False, 'INFERENCE_NUM_THREADS': threads, 'INFERENCE_PRECISION_HINT': precision})
+    request = lambda: (lambda r: lambda x: np.array(r.infer([x])[0], 'float32'))(made.create_infer_request())
+    return _in_groups(_pooled([request() for _ in range(n)]), shape[0])
 
 def _onnx(model, shape):
     "The network as ONNX has it."
@@ -135,7 +139,7 @@ def _onnxruntime(model, shape, threads):
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=['CPUExecutionProvider'])
     name = session.get_inputs()[0].name
-    return _in_groups(lambda x: session.run(None, {name: x})[0], shape[0])
+    return _in_groups(lambda groups: [session.run(None, {name: x})[0] for x in groups], shape[0])
 
 # %% ../nbs/14_runtimes.ipynb #172e39f0
 def _last_weights(model): return next((l for l in reversed(model.layers) if l.weights), None)
