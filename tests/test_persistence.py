@@ -191,6 +191,50 @@ def test_old_functional_idioms(tmp_path):
     against_keras_2(k, k.Model(i, k.layers.Dense(3)(k.layers.Dropout(.5)(x))), tmp_path)
 
 
+OLD_LAYERS = dict(Dense=dict(units=3), Conv2D=dict(filters=3, kernel_size=3, padding='same'), DepthwiseConv2D=dict(kernel_size=3, depth_multiplier=2), SeparableConv2D=dict(filters=3, kernel_size=3),
+    BatchNormalization={}, LayerNormalization={}, UnitNormalization={}, Normalization={}, Rescaling=dict(scale=.5, offset=.1), Activation=dict(activation='tanh'), ReLU=dict(max_value=1., negative_slope=.1, threshold=.2),
+    LeakyReLU=dict(alpha=.2), PReLU=dict(shared_axes=[1, 2]), ELU=dict(alpha=.7), Softmax={}, ZeroPadding2D=dict(padding=((1, 0), (2, 1))), Cropping2D=dict(cropping=1),
+    UpSampling2D=dict(interpolation='bilinear'), MaxPooling2D=dict(pool_size=3, strides=2, padding='same'), AveragePooling2D={}, GlobalAveragePooling2D=dict(keepdims=True), GlobalMaxPooling2D={}, Flatten={},
+    Reshape=dict(target_shape=(2, -1)), Permute=dict(dims=(2, 3, 1)), RepeatVector=dict(n=2), Dropout=dict(rate=.3), SpatialDropout2D=dict(rate=.3), GaussianNoise=dict(stddev=.1), GaussianDropout=dict(rate=.1),
+    ActivityRegularization=dict(l2=.1), Dot=dict(axes=-1))   # those that are not here take two inputs and no argument
+
+
+@pytest.mark.parametrize('name', sorted(persistence._old_layers))
+def test_every_layer_that_is_let_in(name, tmp_path):
+    "Each layer on the list, written by Keras 2 and opened here, answers as it did there."
+    k = referee()
+    r, shape = np.random.default_rng(5), (5,) if name == 'RepeatVector' else (6, 6, 2)
+    i, two = k.Input(shape), name in ('Add', 'Subtract', 'Multiply', 'Average', 'Maximum', 'Minimum', 'Concatenate', 'Dot')
+    layer = getattr(k.layers, name)(**OLD_LAYERS.get(name, {}))
+    o = layer([k.layers.Rescaling(2.)(i), k.layers.Rescaling(-.5, .3)(i)] if two else i)
+    net = k.Model(i, o)
+    if net.weights: net.set_weights([(r.uniform(.5, 2, w.shape)).astype(w.dtype) for w in net.get_weights()])
+    if name == 'Normalization': layer.finalize_state()
+    sys.path.insert(0, str(OLD.parent))
+    import keras2_nets
+    x = r.normal(size=(3, *shape)).astype('float32')
+    keras2_nets.write(net, tmp_path, 'n')
+    back = load_model(tmp_path/'n.json', tmp_path/'n.h5') if net.weights else persistence._from_config(json.loads((tmp_path/'n.json').read_text()), 'n.json')
+    np.testing.assert_allclose(np.asarray(back(x)), np.asarray(net(x)), atol=1e-5)
+
+
+def test_every_activation(tmp_path):
+    "All functions of Keras 2 on layers of their own; one of them, hard_sigmoid, means another function today."
+    k = referee()
+    names = [n for n in dir(k.activations) if n[0] != '_' and n not in ('get', 'serialize', 'deserialize') and callable(getattr(k.activations, n))]
+    assert {'relu', 'sigmoid', 'hard_sigmoid', 'gelu', 'softmax'} <= set(names)
+    i = k.Input((3, 3, 2))
+    net = k.Model(i, [f for n in names for f in (k.layers.Dense(4, activation=n)(i), k.layers.Activation(n)(i))])
+    sys.path.insert(0, str(OLD.parent))
+    import keras2_nets
+    keras2_nets.write(keras2_nets.shaken(net, np.random.default_rng(0)), tmp_path, 'n')
+    x = np.random.default_rng(1).normal(size=(20, 3, 3, 2)).astype('float32')*3
+    back = load_model(tmp_path/'n.json', tmp_path/'n.h5')
+    for n, a, b in zip(np.repeat(names, 2), net(x), back(x)): np.testing.assert_allclose(np.asarray(b), np.asarray(a), atol=1e-5, err_msg=n)
+    save_model(back, tmp_path/'new.json', tmp_path/'new.h5')
+    for a, b in zip(back(x), load_model(tmp_path/'new.json', tmp_path/'new.h5')(x)): np.testing.assert_array_equal(a, b)
+
+
 # faults
 
 def test_missing_files(net, tmp_path):

@@ -230,7 +230,18 @@ def _lists_to_tuples(x): return tuple(map(_lists_to_tuples, x)) if isinstance(x,
 
 def _arguments(cls):
     "Names of the arguments of a class and those it hands on."
-    return {n for k in cls.__mro__ if k is not object and '__init__' in vars(k) for n in inspect.signature(k.__init__).parameters} - {'self', 'args', 'kwargs'}
+    names = set()
+    for k in cls.__mro__:
+        if '__init__' not in vars(k): continue
+        takes = inspect.signature(k.__init__).parameters
+        names |= set(takes)
+        if 'kwargs' not in takes: break            # hands nothing on
+    return names - {'self', 'args', 'kwargs'}
+
+@keras.saving.register_keras_serializable(package='triplet_fashion', name='hard_sigmoid_of_keras_2')
+def _old_hard_sigmoid(x): # any shape; 0 .. 1
+    "Keras 2's `hard_sigmoid`; today's function of that name is x/6 + 0.5 between the ends."
+    return keras.ops.clip(.2*x + .5, 0., 1.)
 
 # %% ../nbs/20_persistence.ipynb #1dc56275
 def _old_part(value, home, path):
@@ -247,6 +258,7 @@ def _old_arguments(cls, config, path):
     for k, v in config.items():
         if k == 'dtype' and isinstance(v, dict): v = v.get('config', {}).get('name')      # a policy such as mixed_float16
         if k == 'activation' and not isinstance(v, (str, type(None))): raise ValueError(f"load_model: {path}: layer {config.get('name')} has an activation of its own: {str(v)[:80]}")
+        if v == 'hard_sigmoid' and k == 'activation': v = _old_hard_sigmoid
         for end, home in ('_initializer', keras.initializers), ('_regularizer', keras.regularizers), ('_constraint', keras.constraints):
             if k.endswith(end): v = _old_part(v, home, path)
         if cls is layers.LeakyReLU and k == 'alpha': k = 'negative_slope'
@@ -384,6 +396,12 @@ def _fill(layer, group, order):
     for (k, w), v in zip(wanted, values):
         if tuple(w.shape) != v.shape: raise ValueError(f'{k} is {tuple(w.shape)} in the network and {v.shape} in the file')
     for (_, w), v in zip(wanted, values): w.assign(v)
+    _settled(layer)
+
+def _settled(layer):
+    "A layer that computes with copies of its numbers makes them anew."
+    for l in layer._flatten_layers():
+        if isinstance(l, layers.Normalization): l.finalize_state()
 
 def _fill_old(model, f, order):
     "Put the numbers of an open Keras 2 file into a network."

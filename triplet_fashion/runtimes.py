@@ -159,6 +159,8 @@ def in_precision(
     last = _last_weights(model)
     twin = _twin(model, policy, None if isinstance(last, keras.Model) else last)
     twin.set_weights(model.get_weights())
+    for l in twin._flatten_layers():
+        if isinstance(l, keras.layers.Normalization): l.finalize_state()   # it computes with copies of its weights
     return twin
 
 # %% ../nbs/14_runtimes.ipynb #377c5f78
