@@ -147,6 +147,23 @@ def test_an_export_is_whole_or_not_there(net, tmp_path, monkeypatch):
     with pytest.raises(FileExistsError, match='mine is there and no export'): export(net, tmp_path/'mine', 'litert')
 
 
+def test_an_export_changes_places_in_one_step_and_a_link_stays(net, tmp_path, monkeypatch):
+    "A process that dies while the new export takes the old one's place leaves one of them whole, under its name or where the next call finds it."
+    from triplet_fashion import persistence
+    (tmp_path/'disk').mkdir(); (tmp_path/'out').symlink_to(tmp_path/'disk'/'out')
+    out = export(net, tmp_path/'out', 'litert')
+    class Killed(BaseException): pass
+    def dies(*a): raise Killed
+    with monkeypatch.context() as m, pytest.raises(Killed):
+        m.setattr(persistence, '_swap', lambda *a: False)
+        real = persistence.os.replace
+        m.setattr(persistence.os, 'replace', lambda a, b: dies() if str(b) == str(tmp_path/'disk'/'out') else real(a, b))
+        export(net, out, 'litert', 'float16')
+    assert load_export(out).note['precision'] == 'float32' and not out.exists()
+    export(net, out, 'litert', 'float16')
+    assert load_export(out).note['precision'] == 'float16' and out.is_symlink() and [p.name for p in (tmp_path/'disk').iterdir()] == ['out']
+
+
 def test_changed_exports_are_refused(net, tmp_path):
     out = export(net, tmp_path/'out', 'litert')
     data = bytearray((out/'network.tflite').read_bytes()); data[len(data)//2] ^= 1

@@ -1,5 +1,5 @@
 "Networks on disk: exact round trips, crashes, damage, foreign and unsafe files."
-import json, os, shutil, subprocess, sys
+import json, os, shutil, subprocess, sys, threading, time
 from pathlib import Path
 import h5py, keras, numpy as np, pytest
 from keras import layers
@@ -7,7 +7,7 @@ from triplet_fashion import persistence
 from triplet_fashion.base_network import base_network, head_of, res_base_network
 from triplet_fashion.loss import LosslessTripletLoss
 from triplet_fashion.model import compile_triplet, triplet_model
-from triplet_fashion.persistence import atomic_path, load_bundle, load_model, save_bundle, save_model
+from triplet_fashion.persistence import atomic_path, bundle_info, load_bundle, load_model, save_bundle, save_model
 
 rng = np.random.default_rng(0)
 x = rng.integers(0, 256, (2, 32, 32, 3)).astype('uint8')
@@ -346,39 +346,145 @@ def test_kill_in_two_files(net, tmp_path, monkeypatch, k):
     np.testing.assert_array_equal(run(load_model(a, b)), run(new))
 
 
+@pytest.fixture(params=['exchange', 'two renames'])
+def step(request, monkeypatch):
+    "How a folder takes the place of another: in one step, or as on systems without it."
+    if request.param == 'two renames': monkeypatch.setattr(persistence, '_swap', lambda *a: False)
+    elif not sys.platform.startswith('linux'): pytest.skip('needs Linux, where two folders can change names in one step')
+    return request.param
+
+
 @pytest.mark.parametrize('k', [1, 2, 3, 4, 5, 6])
-def test_kill_in_bundle(net, tmp_path, monkeypatch, k):
-    folder = save_bundle(tmp_path/'b', net, note='old')
+def test_kill_in_bundle(net, tmp_path, monkeypatch, step, k):
+    folder, last = save_bundle(tmp_path/'b', net, note='old'), 4 if step == 'exchange' else 6
     new = base_network((32, 32, 3), 6, backbone='small', hidden=(8,))
     with monkeypatch.context() as m:
         kill_at(m, k)
-        if k < 6:
+        if k < last:
             with pytest.raises(Killed): save_bundle(folder, new, note='new')
         else: save_bundle(folder, new, note='new')
+    assert folder.exists() or step == 'two renames'
     back, meta = load_bundle(folder)
-    assert meta == {'note': 'old' if k < 6 else 'new'}
-    np.testing.assert_array_equal(run(back), run(net if k < 6 else new))
+    assert meta == {'note': 'old' if k < last else 'new'}
+    np.testing.assert_array_equal(run(back), run(net if k < last else new))
     save_bundle(folder, new, note='again')
     assert load_bundle(folder)[1] == {'note': 'again'} and not (tmp_path/'.b.old').exists()
 
 
+def child(code, *args):
+    "A process of its own that runs `code`; its exit status and what it said."
+    done = subprocess.run([sys.executable, '-c', code, *map(str, args)], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    return done.returncode, done.stderr[-3000:]
+
+
 def test_killed_process(tmp_path):
-    "A real process, ended without a goodbye between the two renames of a bundle."
+    "A real process without the one step, ended without a goodbye between the two renames: the old bundle is read where it lies, and the next save puts it back."
     code = '''
 import os, sys, keras
-from triplet_fashion.persistence import save_bundle
+from triplet_fashion import persistence
 net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name='dense')
-folder = save_bundle(sys.argv[1], net, note='old')
+folder = persistence.save_bundle(sys.argv[1], net, note='old')
+persistence._swap = lambda *a: False
 real = os.replace
 def replace(a, b):
     if str(b) == str(folder): os._exit(9)
     real(a, b)
 os.replace = replace
-save_bundle(folder, net, note='new')
+persistence.save_bundle(folder, net, note='new')
 '''
-    done = subprocess.run([sys.executable, '-c', code, str(tmp_path/'b')], cwd=Path(__file__).parents[1], capture_output=True, text=True)
-    assert done.returncode == 9, done.stderr[-2000:]
-    assert not (tmp_path/'b').exists() and load_bundle(tmp_path/'b')[1] == {'note': 'old'}
+    code, said = child(code, tmp_path/'b')
+    assert code == 9, said
+    net, meta = load_bundle(tmp_path/'b')
+    assert meta == {'note': 'old'} and not (tmp_path/'b').exists()          # a reader moves nothing
+    from triplet_fashion.cli import _open_run
+    (tmp_path/'b').rename(tmp_path/'network') if (tmp_path/'b').exists() else (tmp_path/'.b.old').rename(tmp_path/'.network.old')
+    assert _open_run(tmp_path)[1] == {'note': 'old'}
+    save_bundle(tmp_path/'network', net, note='new')
+    assert load_bundle(tmp_path/'network')[1] == {'note': 'new'} and not (tmp_path/'.network.old').exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='needs Linux, where two folders can change names in one step')
+def test_killed_at_any_moment(tmp_path):
+    "Processes that save without end, each killed after some milliseconds: under the name lies a whole bundle every time, and an hour later nothing beside it."
+    code = '''
+import itertools, os, random, signal, sys, time, keras
+from triplet_fashion.persistence import bundle_info, save_bundle
+net, r, reached = keras.Sequential([keras.Input((40,)), keras.layers.Dense(40)], name='dense'), random.Random(0), set()
+for name in 'b', 'b.tfz':
+    path, before = save_bundle(os.path.join(sys.argv[1], name), net, note=0), 0
+    for trial in range(16):
+        pid = os.fork()
+        if not pid:
+            for i in itertools.count(before + 1): save_bundle(path, net, note=i)
+        time.sleep(r.uniform(0, .06))
+        os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
+        assert path.exists()
+        now = bundle_info(path)['meta']['note']
+        assert now >= before, (now, before)
+        before = now
+    assert before > 16, before
+left = [p for p in os.scandir(sys.argv[1]) if p.name[0] == '.']
+assert left
+for p in left: os.utime(p, (0, 0))
+for name in 'b', 'b.tfz': save_bundle(os.path.join(sys.argv[1], name), net)
+assert sorted(os.listdir(sys.argv[1])) == ['b', 'b.tfz'], os.listdir(sys.argv[1])
+'''
+    code, said = child(code, tmp_path)
+    assert code == 0, said
+
+
+@pytest.mark.parametrize('name', ['b', 'b.tfz'])
+def test_readers_during_saves(tmp_path, step, name):
+    "Whoever reads while a bundle is saved over and over gets one of its states, whole, and is in nobody's way."
+    nets = [keras.Sequential([keras.Input((4,)), layers.Dense(2, kernel_initializer='zeros', bias_initializer=keras.initializers.Constant(i))], name='dense') for i in range(2)]
+    path, stop, seen, wrong = save_bundle(tmp_path/name, nets[0], note=0), threading.Event(), set(), []
+    def read(load):
+        while not stop.is_set():
+            try:
+                if load:
+                    net, meta = load_bundle(path)
+                    seen.add((meta['note'], float(net.get_weights()[1][0])))
+                else: bundle_info(path)
+            except Exception as e: wrong.append(e)
+            time.sleep(.001)
+    readers = [threading.Thread(target=read, args=(load,)) for load in (False, False, True)]
+    for t in readers: t.start()
+    try:
+        for i in range(1, 31): save_bundle(path, nets[i % 2], note=i % 2); time.sleep(.01)
+    finally:
+        stop.set()
+        for t in readers: t.join()
+    assert not wrong, wrong[:3]
+    assert seen <= {(0, 0.), (1, 1.)} and seen
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_links_stay_links(net, tmp_path):
+    "A bundle is saved where a link leads, twice."
+    (tmp_path/'disk').mkdir(); (tmp_path/'run').mkdir()
+    for name in 'b', 'b.tfz':
+        link = tmp_path/'run'/name
+        link.symlink_to(tmp_path/'disk'/name)
+        for note in 1, 2:
+            save_bundle(link, net, note=note)
+            assert link.is_symlink() and load_bundle(link)[1] == load_bundle(tmp_path/'disk'/name)[1] == {'note': note}
+    assert sorted(p.name for p in (tmp_path/'run').iterdir()) == sorted(p.name for p in (tmp_path/'disk').iterdir()) == ['b', 'b.tfz']
+    (tmp_path/'link.h5').symlink_to(tmp_path/'disk'/'w.h5')
+    save_model(net, tmp_path/'n.json', tmp_path/'link.h5')
+    assert (tmp_path/'link.h5').is_symlink() and (tmp_path/'disk'/'w.h5').is_file()
+
+
+def test_old_leftovers_are_swept_and_strangers_files_are_not(net, tmp_path):
+    mine, others = ['.n.json.0123abcd.part', '.n.json.0123abcd.part.json'], ['.n.json.swp', '.n.json.bak.part', '.other.json.0123abcd.part', 'n.json.0123abcd.part']
+    for n in mine + others: (tmp_path/n).write_text('x'); os.utime(tmp_path/n, (0, 0))
+    (tmp_path/'.n.json.89abcdef.part').write_text('of a save that is going on')
+    save_model(net, tmp_path/'n.json', tmp_path/'n.h5')
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, '.n.json.89abcdef.part', 'n.json', 'n.h5'])
+
+
+def test_two_names_for_two_files(net, tmp_path):
+    with pytest.raises(ValueError, match='is the name of both files'): save_model(net, tmp_path/'x', tmp_path/'.'/'x')
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='needs the resource module')

@@ -98,9 +98,9 @@ def _new_run(out, overwrite=False):
 
 def _open_run(run):
     "The network in a run's folder and what was noted beside it."
-    from triplet_fashion.persistence import load_bundle
+    from triplet_fashion.persistence import _at, load_bundle
     folder = Path(run)
-    if not (folder/'network').exists(): raise FileNotFoundError(f'{folder} holds no run: give the folder that triplet_train or triplet_demo wrote with --out')
+    if not _at(folder/'network').exists(): raise FileNotFoundError(f'{folder} holds no run: give the folder that triplet_train or triplet_demo wrote with --out')
     return load_bundle(folder/'network')
 
 # %% ../nbs/26_cli.ipynb #e217884c
@@ -371,7 +371,8 @@ def triplet_export(
     "Write the network of a run for another runtime, and compare it with Keras."
     from triplet_fashion.catalog import Catalog
     from triplet_fashion.export import export, load_export
-    bundle = Path(run)/'network' if (Path(run)/'network').exists() else Path(run)
+    from triplet_fashion.persistence import _at
+    bundle = Path(run)/'network' if _at(Path(run)/'network').exists() else Path(run)
     made = load_export(export(bundle, out, format, precision, sample=sample and Catalog.from_dir(sample)))
     print('\n'.join(f'{k:12} {made.note[k]}' for k in ('file', 'input', 'out_dims', 'precision', 'difference')))
     return made

@@ -6,7 +6,7 @@
 __all__ = ['atomic_path', 'save_model', 'load_model', 'fingerprint', 'save_bundle', 'bundle_info', 'load_bundle']
 
 # %% ../nbs/20_persistence.ipynb #91a34b55
-import errno, functools, hashlib, inspect, json, math, os, shutil, stat, struct, subprocess, sys, tempfile, time, warnings, zipfile, zlib
+import ctypes, errno, functools, hashlib, inspect, json, math, os, re, secrets, shutil, stat, struct, subprocess, sys, tempfile, time, warnings, zipfile, zlib
 from contextlib import contextmanager
 from pathlib import Path
 import h5py
@@ -18,15 +18,25 @@ from .loss import LosslessTripletLoss
 from .model import StackTriplets, UnstackTriplets
 
 # %% ../nbs/20_persistence.ipynb #23f79f9c
+_stale = 3600   # seconds after which what a save left half-made belongs to nobody
+
+def _sweep(folder, pattern):
+    "Remove what saves left half-made in a folder an hour ago or earlier."
+    for p in folder.iterdir():
+        if not re.fullmatch(pattern, p.name) or time.time() - p.lstat().st_mtime < _stale: continue
+        if p.is_dir() and not p.is_symlink(): shutil.rmtree(p, ignore_errors=True)
+        else: p.unlink(missing_ok=True)
+
 @contextmanager
 def atomic_path(
-    path, # of the file that shall appear
+    path, # of the file that shall appear; where it is a link, of the file it leads to
     suffix='', # end of the temporary name, for writers that look at it
 ):
     "A temporary path to write to, renamed to `path` when the block ends well and removed when it does not."
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.parent/f'.{path.name}.{os.getpid()}{suffix or path.suffix}'
+    _sweep(path.parent, rf'\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.part(\..*)?')
+    tmp = path.parent/f'.{path.name}.{secrets.token_hex(4)}.part{suffix or path.suffix}'
     try:
         yield tmp
         with open(tmp, 'rb+') as f: os.fsync(f.fileno())   # on the disk, not only on its way
@@ -61,6 +71,7 @@ def save_model(
     weights_path, # for the weights: HDF5, whatever the name ('x.h5', 'x.weights.h5')
 ):
     "Architecture and weights as two files; each is replaced at once or not at all."
+    if os.path.realpath(json_path) == os.path.realpath(weights_path): raise ValueError(f'save_model: {json_path} is the name of both files: the weights need one of their own')
     if not model.built: raise ValueError(f'save_model: {model.name} has no weights yet: call it once on a batch')
     text = _architecture(model)
     _write_weights(model, weights_path)
@@ -547,14 +558,9 @@ def _manifest(folder, net, data, meta):
 def _aside(folder): return folder.parent/f'.{folder.name}.old'
 
 def _settle(folder):
-    "Finish or undo what a crash interrupted."
+    "Finish or undo what a crash interrupted; for writers, a reader would be in their way."
     old = _aside(folder)
     if old.exists() and not os.path.lexists(folder): os.replace(old, folder)
-
-def _sweep(path):
-    "Remove what saves of this bundle left half-made an hour ago or earlier."
-    for p in path.parent.iterdir():
-        if p.name.startswith(f'.{path.name}.') and p.name.endswith('.new') and time.time() - p.lstat().st_mtime > 3600: shutil.rmtree(p, ignore_errors=True)
 
 def _one_file(path): return path.suffix.lower() in ('.tfz', '.zip')
 
@@ -578,8 +584,17 @@ def _fill_folder(folder, net, index, data, meta):
         with open(folder/_extra[0], 'rb+') as f: os.fsync(f.fileno())
     with atomic_path(folder/'manifest.json') as tmp: tmp.write_bytes(_manifest(folder, net, data, meta).encode())
 
+def _swap(a, b):
+    "Two folders change names in one step; False where the system cannot do that."
+    try: rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError): return False
+    if rename(-100, os.fsencode(a), -100, os.fsencode(b), 2) == 0: return True        # paths as they are; 2: exchange
+    if (e := ctypes.get_errno()) in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP): return False
+    raise OSError(e, os.strerror(e), str(b))
+
 def _replace_folder(new, folder):
-    "The new folder in place of the old one."
+    "The new folder in place of the old one, which ends up under the new one's name or is gone."
+    if folder.exists() and _swap(new, folder): return
     shutil.rmtree(_aside(folder), ignore_errors=True)
     if folder.exists(): os.replace(folder, _aside(folder))
     os.replace(new, folder)
@@ -602,21 +617,21 @@ def save_bundle(
     **meta # what to keep beside it, anything JSON can say, and a `Threshold`: class_names, threshold, history, figures
 )->Path: # the folder or file
     "Network, notes and checksums under one name, replaced at once or not at all."
-    path = Path(os.path.abspath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    home = Path(os.path.realpath(path))          # a link stays a link
+    home.parent.mkdir(parents=True, exist_ok=True)
     if getattr(net, 'threshold', None) is not None: meta = {'threshold': net.threshold} | meta
-    if not _one_file(path): _settle(path)
-    _ours(path)
-    _sweep(path)
-    tmp = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', suffix='.new', dir=path.parent))
+    if not _one_file(home): _settle(home)
+    _ours(home)
+    _sweep(home.parent, rf'\.{re.escape(home.name)}\.\w+\.new')
+    tmp = Path(tempfile.mkdtemp(prefix=f'.{home.name}.', suffix='.new', dir=home.parent))
     try:
         _fill_folder(tmp, net, index, data, meta)
-        if _one_file(path): _pack(tmp, path)
-        else: _replace_folder(tmp, path)
+        if _one_file(home): _pack(tmp, home)
+        else: _replace_folder(tmp, home)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
-        if not _one_file(path): _settle(path)
-    return path
+        if not _one_file(home): _settle(home)
+    return Path(os.path.abspath(path))
 
 # %% ../nbs/20_persistence.ipynb #a6541660
 def _check_entries(folder):
@@ -667,11 +682,22 @@ def _check_net(net, d, path):
         if k in d and d[k] != v: raise ValueError(f'load_bundle: {path}: the manifest says {k} {d[k]}, the network has {v}')
 
 # %% ../nbs/20_persistence.ipynb #0e31ac32
+def _at(path):
+    "Where a bundle lies: under its name, or beside it where a save was cut off between two renames."
+    path, real = Path(os.path.abspath(path)), Path(os.path.realpath(path))
+    return _aside(real) if not real.exists() and _aside(real).exists() else path
+
+def _which(path):
+    "What tells a bundle from another one that a save puts in its place."
+    at = _at(path)
+    try: s = os.stat(at/'manifest.json' if at.is_dir() else at)
+    except OSError: return None
+    return s.st_ino, s.st_mtime_ns, s.st_size
+
 @contextmanager
 def _opened(path):
     "The folder of a bundle, unpacked for a while where it is one file."
-    path = Path(os.path.abspath(path))
-    if not _one_file(path): _settle(path)
+    path = _at(path)
     if path.is_dir(): yield path; return
     if not path.exists(): raise FileNotFoundError(f'load_bundle: no folder or file {path}')
     with tempfile.TemporaryDirectory() as tmp:
@@ -679,26 +705,41 @@ def _opened(path):
         try: yield Path(tmp)
         except (ValueError, FileNotFoundError) as e: raise type(e)(str(e).replace(tmp + os.sep, f'{path}: ').replace(tmp, str(path))) from e
 
+def _read(path, f, tries=20):
+    "`f` of a bundle's folder; again where a save put another bundle in its place meanwhile."
+    for i in range(tries):
+        which = _which(path)
+        try:
+            with _opened(path) as folder: found = f(folder)
+            if which == _which(path): return found
+        except (ValueError, OSError):
+            if which == _which(path): raise
+        time.sleep(.02*i)
+    raise ValueError(f'load_bundle: {path} was replaced {tries} times while it was read: wait until the program that writes it is done')
+
 def bundle_info(
     path, # written by `save_bundle`
 )->dict: # its manifest: input, preprocessing, N, data, package, notes (`meta`), files
     "What a bundle says about itself, its files checked, no network built."
-    with _opened(path) as folder: return _check_bundle(folder)
+    return _read(path, _check_bundle)
 
 # %% ../nbs/20_persistence.ipynb #8f52257a
+def _load(folder, custom_objects, index):
+    "Network and notes in a bundle's folder."
+    d = _check_bundle(folder)
+    net = load_model(*(folder/n for n in _files), custom_objects)
+    _check_net(net, d, folder)
+    if index is not None:
+        if _extra[0] not in d['files']: raise FileNotFoundError(f'load_bundle: there is no index in {folder}')
+        with atomic_path(index) as tmp: shutil.copyfile(folder/_extra[0], tmp)
+    return net, d.get('meta', {})
+
 def load_bundle(
     path, # written by `save_bundle`, by this version of the package or an earlier one
     custom_objects=None, # classes of your own in the architecture that are not registered, by name
     index=None, # file to write the index to that came along; it opens with `ImageIndex.load`
 )->tuple: # the network, uncompiled, and the notes (dict) given to `save_bundle`
     "Network and notes, checked."
-    with _opened(path) as folder:
-        d = _check_bundle(folder)
-        net = load_model(*(folder/n for n in _files), custom_objects)
-        _check_net(net, d, folder)
-        if index is not None:
-            if _extra[0] not in d['files']: raise FileNotFoundError(f'load_bundle: there is no index in {path}')
-            with atomic_path(index) as tmp: shutil.copyfile(folder/_extra[0], tmp)
-    meta = d.get('meta', {})
+    net, meta = _read(path, lambda folder: _load(folder, custom_objects, index))
     if isinstance(meta.get('threshold'), dict): object.__setattr__(net, 'threshold', meta['threshold'])   # past Keras, which would track a dict
     return net, meta
