@@ -48,6 +48,14 @@ def test_train_leaves_a_run(run):
     assert len(list((run/'checkpoints').glob('00000?-*.weights.h5'))) == 2
 
 
+def test_a_run_says_what_it_was_trained_on_and_what_it_is_worth(run):
+    from triplet_fashion.persistence import bundle_info
+    d, rows = bundle_info(run/'network'), json.loads((run/'scores.json').read_text())['rows']
+    assert d['data']['photos'] == 60 and d['data']['products'] == 10 and len(d['data']['sha256']) == 64
+    assert d['meta']['figures'] == {n: rows[0][n] for n in ('R@1', 'MAP@R')} and len(d['meta']['history']['loss']) == 2
+    assert len(d['meta']['class_names']) == 12 and d['meta']['protocol'].startswith('12 queries')
+
+
 def test_a_run_is_not_overwritten_unless_told(run, drawn):
     with pytest.raises(SystemExit, match='already holds a run'): cli.triplet_train.main([str(drawn.root), '--out', str(run)])
 

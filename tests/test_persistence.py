@@ -561,6 +561,193 @@ def test_bad_manifest(net, tmp_path, manifest, words):
     with pytest.raises(ValueError, match=words): load_bundle(folder)
 
 
+V1 = Path(__file__).parent/'fixtures'/'bundle_v1'
+
+
+def test_a_bundle_of_version_1_opens():
+    "Written by an earlier version of the package, with what it answered."
+    net, meta = load_bundle(V1)
+    y = np.load(V1.with_suffix('.npy'))
+    x = np.random.default_rng(0).integers(0, 256, (len(y), *net.input_shape[1:])).astype('uint8')
+    np.testing.assert_allclose(net.predict(x, verbose=0), y, atol=1e-6)
+    assert meta['class_names'] == ['코트 (A)', 'boot'] and net.threshold['interval'] == [0.14104018360376358, 0.3106345981359482]
+    assert bundle_info(V1)['version'] == 1
+
+
+def test_what_a_bundle_says_of_its_making(net, drawn, tmp_path):
+    "Versions, the data, its class names; a name that is no UTF-8 is kept as well as JSON can."
+    import platform, tensorflow
+    d = bundle_info(save_bundle(tmp_path/'b', net, data=drawn, odd=os.fsdecode(b'a\xff'), history={'loss': [1.]}))
+    assert d['python'] == platform.python_version() and d['tensorflow'] == tensorflow.__version__ and d['numpy'] == np.__version__ and d['keras'] == keras.__version__
+    assert d['data'] == persistence.fingerprint(drawn) and d['meta'] == dict(class_names=list(drawn.class_names), odd='a?', history={'loss': [1.]})
+    assert load_bundle(save_bundle(tmp_path/'c', net, data=drawn, class_names=['x']))[1]['class_names'] == ['x']
+
+
+def test_an_index_that_is_none_or_of_another_network(net, tmp_path):
+    from triplet_fashion.search import ImageIndex
+    (tmp_path/'text.npz').write_text('not an index'); np.savez(tmp_path/'other.npz', embeddings=np.zeros((2, 6), 'float32'), meta=np.zeros(60, 'uint8')); np.savez(tmp_path/'bare.npz', np.zeros(3))
+    for name in 'text', 'other', 'bare':
+        with pytest.raises(ValueError, match=f'{name}.npz is not the file of an ImageIndex'): save_bundle(tmp_path/'b', net, index=tmp_path/f'{name}.npz')
+    wide = ImageIndex(np.eye(7), list('abcdefg'))
+    with pytest.raises(ValueError, match=r'shape \(7, 7\), the network gives 6'): save_bundle(tmp_path/'b', net, index=wide)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['bare.npz', 'other.npz', 'text.npz']
+    save_bundle(tmp_path/'b', triplet_model(net), index=ImageIndex(np.eye(6), list('abcdef')))          # of one photo, whatever the net
+    for content, words in ((wide.save(tmp_path/'w.npz').read_bytes(), 'index.npz holds embeddings of shape'), (b'text', 'index.npz is not the file')):
+        (tmp_path/'b'/'index.npz').write_bytes(content)
+        resign(tmp_path/'b', files=json.loads((tmp_path/'b'/'manifest.json').read_text())['files'] | {'index.npz': dict(bytes=len(content), sha256=persistence._sha256(tmp_path/'b'/'index.npz'))})
+        with pytest.raises(ValueError, match=words): load_bundle(tmp_path/'b')
+
+
+def resign(folder, **changes):
+    "Change the manifest and put its checksum right again, as one who means it would."
+    d = json.loads((folder/'manifest.json').read_text()) | changes
+    d = {k: v for k, v in d.items() if v is not None}
+    (folder/'manifest.json').write_text(persistence._dump(d | dict(digest=persistence._digest(d))))
+
+
+@pytest.mark.parametrize('change,words', [(dict(N=7), 'says N 7, the network has 6'), (dict(out_dims=5), 'says out_dims 5'), (dict(input_shape=[[32, 33, 3]]), 'says input_shape .*33'), (dict(preprocessing=[]), 'says preprocessing'),
+    (dict(preprocessing=[['InputScaling', {'mode': 'caffe'}]]), 'says preprocessing .*caffe.*has .*tf'), (dict(input_dtype=['uint8']), 'says input_dtype')])
+def test_a_manifest_of_another_network(net, tmp_path, change, words):
+    folder = save_bundle(tmp_path/'b', net)
+    resign(folder, **change)
+    with pytest.raises(ValueError, match=f'b: the manifest {words}'): load_bundle(folder)
+    (key, value), = change.items()
+    d = {k: v for k, v in json.loads((folder/'manifest.json').read_text()).items() if k != key}
+    (folder/'manifest.json').write_text(persistence._dump(d | dict(digest=persistence._digest(d))))
+    with pytest.raises(ValueError, match=f'the manifest says {key} None'): load_bundle(folder)      # left out is no way round
+
+
+@pytest.mark.parametrize('file', ['architecture.json', 'model.weights.h5', 'manifest.json', 'index.npz', 'b.tfz'])
+@pytest.mark.parametrize('keep', [0, .3, -1])
+def test_truncated_bundles(net, tmp_path, file, keep):
+    from triplet_fashion.search import ImageIndex
+    path = save_bundle(tmp_path/('b.tfz' if file == 'b.tfz' else 'b'), net, index=ImageIndex(np.eye(6), list('abcdef')))
+    cut = path if file == 'b.tfz' else path/file
+    data = cut.read_bytes()
+    cut.write_bytes(data[:int(keep*len(data)) if keep >= 0 else keep])
+    for f in bundle_info, load_bundle:
+        with pytest.raises(ValueError, match=f'{file}.*(is not the file that was saved|is no JSON|is no zip archive)'): f(path)
+
+
+def test_one_file_holds_everything(net, tmp_path):
+    "A .tfz with index, data and threshold opens elsewhere, and the index finds what it found before."
+    from triplet_fashion.metrics import fit_threshold
+    from triplet_fashion.search import ImageIndex
+    r, products = np.random.default_rng(0), np.repeat(np.arange(8), 4)
+    e = r.normal(size=(8, 6))[products] + r.normal(size=(32, 6))*.3
+    index, threshold = ImageIndex(e, [f'{p}/{i}.jpg' for i, p in enumerate(products)], products), fit_threshold(e, products, fmr='eer')
+    save_bundle(tmp_path/'b.tfz', net, index, data=index.ids, threshold=threshold, class_names=list('abcdefgh'))
+    shutil.move(tmp_path/'b.tfz', tmp_path/'c.tfz')
+    back, meta = load_bundle(tmp_path/'c.tfz', index=tmp_path/'i.npz')
+    np.testing.assert_array_equal(run(back), run(net))
+    same = ImageIndex.load(tmp_path/'i.npz')
+    assert same.ids == index.ids and [h.id for h in same.search(e[3], k=9)] == [h.id for h in index.search(e[3], k=9)]
+    low, high = back.threshold['interval']
+    assert low <= back.threshold['value'] <= high and low < high and meta['threshold'] == back.threshold == json.loads(json.dumps(threshold.note()))
+    assert bundle_info(tmp_path/'c.tfz')['data'] == persistence.fingerprint(index.ids) and sorted(bundle_info(tmp_path/'c.tfz')['files']) == ['architecture.json', 'index.npz', 'model.weights.h5']
+    save_bundle(tmp_path/'d', back, tmp_path/'i.npz')                                    # the file of an index will do
+    assert (tmp_path/'d'/'index.npz').read_bytes() == (tmp_path/'i.npz').read_bytes()
+    with pytest.raises(FileNotFoundError, match='there is no index in .*e'): load_bundle(save_bundle(tmp_path/'e', net), index=tmp_path/'j.npz')
+
+
+def test_fingerprint_tells_catalogues_apart(drawn):
+    f = persistence.fingerprint
+    assert f(drawn) == f(drawn) == f(drawn.subset(range(len(drawn))[::-1])) and f(drawn)['photos'] == 72 and f(drawn)['products'] == 12
+    assert f(['a', 'b']) == f(['b', 'a']) and f(['a', 'b'])['products'] is None
+    others = [f(i)['sha256'] for i in (['a', 'b'], ['a'], ['ab'], ['a', 'B'], ['a', 'b', 'b'], [os.fsdecode(b'a\xff'), 'b'])]
+    assert len(set(others)) == 6
+
+
+@pytest.mark.parametrize('text,words', [('{"format": "triplet_fashion bundle", "version": true}', 'version True'), ('{"format": "triplet_fashion bundle", "version": 2.0}', 'version 2.0'),
+    ('{"format": "triplet_fashion bundle", "version": 2, "name": "\\ud800"}', 'half a letter'), ('{"format": "triplet_fashion bundle", "version": 1, "meta": {"loss": NaN}}', 'NaN'),
+    ('{"format": "triplet_fashion bundle", "version": 1, "files": {"model.weights.h5": {"bytes": "x", "sha256": ""}}}', 'no list of files'),
+    ('{"format": "triplet_fashion bundle", "version": 1, "files": {"model.weights.h5": {"bytes": true, "sha256": ""}}}', 'no list of files'),
+    ('{"format": "triplet_fashion bundle", "version": 1, "files": {"model.weights.h5": {}}}', 'no list of files')])
+def test_manifests_that_say_strange_things(net, tmp_path, text, words):
+    folder = save_bundle(tmp_path/'b', net)
+    (folder/'manifest.json').write_text(text)
+    for f in bundle_info, load_bundle:
+        with pytest.raises(ValueError, match=f'manifest.json.*{words}'): f(folder)
+
+
+def test_packed_archives(net, tmp_path):
+    "LZMA and bzip2 are refused before they are unpacked: a damaged stream of theirs ends in errors of its own."
+    import zipfile
+    folder = save_bundle(tmp_path/'b', net)
+    for method in zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2:
+        with zipfile.ZipFile(tmp_path/'p.tfz', 'w', method) as z:
+            for p in folder.iterdir(): z.write(p, p.name)
+        with pytest.raises(ValueError, match='p.tfz.*packed in a way'): load_bundle(tmp_path/'p.tfz')
+    with zipfile.ZipFile(tmp_path/'q.tfz', 'w', zipfile.ZIP_DEFLATED) as z:
+        for p in folder.iterdir(): z.write(p, p.name)
+    np.testing.assert_array_equal(run(load_bundle(tmp_path/'q.tfz')[0]), run(net))
+
+
+def test_names_that_are_not_for_load_model(net, tmp_path):
+    with pytest.raises(ValueError, match='give the names'): load_model(None, None)
+    for name in 'b', 'b.tfz', 'b.zip':
+        with pytest.raises(ValueError, match='is a bundle: use load_bundle'): load_model(save_bundle(tmp_path/name, net))
+
+
+def test_json_that_asks_for_too_much(net, tmp_path, monkeypatch):
+    "A line of text that would keep Keras busy for hours is refused at once; what a network needs is not."
+    from keras import ops
+    i = keras.Input((8, 8, 3))
+    save_model(keras.Model(i, ops.split(i, 2, axis=1)[0]), tmp_path/'n.json', tmp_path/'n.h5')
+    text = (tmp_path/'n.json').read_text()
+    assert load_model(tmp_path/'n.json', tmp_path/'n.h5').output_shape == (None, 4, 8, 3)
+    assert text.count('"indices_or_sections": 2') == 1
+    for n in '50000000', 'true', str(list(range(5000))):
+        (tmp_path/'n.json').write_text(text.replace('"indices_or_sections": 2', f'"indices_or_sections": {n}'))
+        with pytest.raises(ValueError, match='n.json has indices_or_sections=.* in Split'): load_model(tmp_path/'n.json', tmp_path/'n.h5')
+    (tmp_path/'n.json').write_text(text.replace('"Split"', '"Unstack"').replace('keras.src.ops.numpy', 'keras.src.ops.core').replace('"indices_or_sections": 2', '"num": 50000000'))
+    with pytest.raises(ValueError, match='n.json has num=50000000 in Unstack'): load_model(tmp_path/'n.json', tmp_path/'n.h5')
+
+
+def chain(n):
+    "JSON of Keras 2: layers one after the other, each listed before the one that it is called on."
+    layer = lambda k: dict(class_name='ReLU', name=f'l{k}', config=dict(name=f'l{k}'), inbound_nodes=[[[f'l{k-1}', 0, 0, {}]]])
+    first = dict(class_name='InputLayer', name='l0', config=dict(batch_input_shape=[None, 4], dtype='float32', name='l0'), inbound_nodes=[])
+    return dict(class_name='Functional', config=dict(name='net', layers=[layer(k) for k in range(n, 0, -1)] + [first], input_layers=[['l0', 0, 0]], output_layers=[[f'l{n}', 0, 0]]), keras_version='2.2.4-tf')
+
+
+def test_old_layers_in_any_order_and_not_too_many(tmp_path, monkeypatch):
+    net = persistence._from_config(chain(60), 'n.json')
+    assert [l.name for l in net.layers] == [f'l{k}' for k in range(61)]
+    looked = []
+    refs = persistence._refs
+    monkeypatch.setattr(persistence, '_refs', lambda node: looked.append(node) or refs(node))
+    persistence._from_config(chain(200), 'n.json')
+    assert len(looked) < 4*200                                     # not once for each pair of layers
+    for config in chain(5001), dict(class_name='Sequential', config=[chain(1)['config']['layers'][0]]*5001):
+        with pytest.raises(ValueError, match='n.json has more than 5,000 layers'): persistence._from_config(config, 'n.json')
+    lost = chain(3); del lost['config']['layers'][1]
+    with pytest.raises(ValueError, match='called on something that is not in the network'): persistence._from_config(lost, 'n.json')
+
+
+def test_texts_of_many_groups_are_read_in_one_go(tmp_path, monkeypatch):
+    "Names as texts of variable length, as other programs write them: one process reads them all."
+    net = keras.Sequential([keras.Input((2,)), *(layers.Dense(2, name=f'd{i}') for i in range(12))])
+    (tmp_path/'n.json').write_text(json.dumps(old_json([dict(class_name='InputLayer', config=dict(batch_input_shape=[None, 2], dtype='float32', name='i')),
+                                                        *(dict(class_name='Dense', config=dict(name=l.name, units=2)) for l in net.layers)])))
+    keras_2_weights(net, tmp_path/'old.h5')
+    with h5py.File(tmp_path/'old.h5', 'r+') as f:
+        assert all(f[l.name].attrs.get_id('weight_names').dtype.kind == 'O' for l in net.layers)
+    calls, run_ = [], subprocess.run
+    monkeypatch.setattr(persistence.subprocess, 'run', lambda *a, **kw: calls.append(a) or run_(*a, **kw))
+    y = np.ones((1, 2), 'float32')
+    np.testing.assert_allclose(load_model(tmp_path/'n.json', tmp_path/'old.h5').predict(y, verbose=0), net.predict(y, verbose=0), rtol=1e-6)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize('module,name,kw', [('os', 'Mine', dict(registered_name=None)), ('os', 'Mine', dict(registered_name='zzz')), ('os', 'function', dict(registered_name='of_a_test>Known')), ('os', 'function', dict(registered_name='Mine'))])
+def test_a_name_you_know_from_a_module_you_do_not(module, name, kw):
+    "What Keras looks up is the registered name, then the module's: one of one's own names in another module is not one's own."
+    part = dict(module=module, class_name=name, config='system' if name == 'function' else {}, **kw)
+    with pytest.raises(ValueError, match='n.json uses'): persistence._check_class(part, {'Mine': Known, 'of_a_test>Known': Known}, 'n.json')
+    persistence._check_class(dict(module='anything', class_name='Mine', config={}, registered_name='Mine'), {'Mine': Known}, 'n.json')
+
+
 def test_never_replaces_a_folder_of_something_else(net, tmp_path):
     (tmp_path/'photos').mkdir(); (tmp_path/'photos'/'a.jpg').write_bytes(b'1')
     with pytest.raises(FileExistsError, match='holds a.jpg'): save_bundle(tmp_path/'photos', net)

@@ -181,11 +181,12 @@ def _finish(out, title, run, train, queries, others, audit, store, started):
     from triplet_fashion.evaluation import BASELINES, scoreboard
     gallery, said = _protocol(queries, train)
     notes = dict(class_names=train.class_names, trained_on=[train.class_names[c] for c in train.products], settings={k: str(v) for k, v in run.settings.items()}, history=run.history)
-    save_bundle(out/'network', run.net, **notes)
+    save_bundle(out/'network', run.net, data=train, **notes)
     print('\nembedding the queries and what they search', flush=True)
     trained = _embedded(run.net, store, queries, gallery)
     rows = scoreboard({'trained network': trained, **others, **BASELINES}, queries, gallery, store, seen=train)
-    if threshold := _threshold(trained(queries), queries): save_bundle(out/'network', run.net, threshold=threshold, **notes)
+    if threshold := _threshold(trained(queries), queries): notes['threshold'] = threshold
+    save_bundle(out/'network', run.net, data=train, figures={n: rows[0][n] for n in ('R@1', 'MAP@R') if n in rows[0]}, protocol=said, **notes)
     (out/'scores.json').write_text(json.dumps({'protocol': said, 'rows': rows}, indent=1), encoding='utf-8')
     print(f'\n{said}\n\n{_table(rows)}', flush=True)
     _report(out/'report.html', title, run, rows, said, queries, gallery, [trained(c) for c in (queries, gallery) if c is not None], audit, time.time() - started)
