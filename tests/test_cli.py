@@ -100,6 +100,26 @@ def test_embed_then_search_in_the_file(run, drawn, capsys, tmp_path):
     assert [len(h) for h in found] == [2, 2]
 
 
+def test_embed_leaves_nothing_beside_its_file_and_goes_on_after_a_kill(run, drawn, tmp_path, monkeypatch):
+    from triplet_fashion.search import ImageIndex
+    out, save = tmp_path/'i.npz', ImageIndex.save
+    def killed(self, file): raise KeyboardInterrupt
+    monkeypatch.setattr(ImageIndex, 'save', killed)
+    with pytest.raises(SystemExit, match='stopped'): cli.triplet_embed.main([str(run), str(drawn.root), '--out', str(out)])
+    parts = {p: p.stat().st_mtime_ns for p in (tmp_path/'i.npz.parts').glob('part-*')}
+    assert parts
+    def looked(self, file): assert {p: p.stat().st_mtime_ns for p in parts} == parts; return save(self, file)
+    monkeypatch.setattr(ImageIndex, 'save', looked)
+    assert len(cli.triplet_embed(str(run), str(drawn.root), out=str(out))) == 72
+    assert [p.name for p in tmp_path.iterdir()] == ['i.npz']
+
+
+@pytest.mark.parametrize('error', [ImportError('pip install this'), RuntimeError('no runtime agrees')])
+def test_an_error_is_one_line(error, capsys):
+    def triplet_fails(): raise error
+    with pytest.raises(SystemExit, match=f'^triplet_fails: {error}$'): cli.command(triplet_fails).main([])
+
+
 def test_audit_lists_what_is_wrong(drawn, tmp_path, capsys):
     folder = tmp_path/'사진들 (2)'
     shutil.copytree(drawn.root, folder)

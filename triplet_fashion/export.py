@@ -283,19 +283,26 @@ class Export:
         if not photos: raise ValueError(f'{self.path}: no photos were given')
         return self._files(photos)
 
+def _described(note, name):
+    "Whether the note beside an export says what is needed to use it."
+    size, files = note.get('size'), note.get('files')
+    return note.get('file') == f'network{FORMATS[name][0]}' and note.get('precision') in FORMATS[name][1] and isinstance(size, list) and len(size) == 2 \
+        and all(type(n) is int and n > 0 for n in (*size, note.get('out_dims'))) and isinstance(files, dict) and all(isinstance(v, str) for v in files.values())
+
 def load_export(
     path, # folder written by `export`
 )->Export:
-    "Open an export with its own runtime. ValueError for a folder that is none, or that was changed."
+    "Open an export with its own runtime. ValueError for a folder that is none, or that was changed. A SavedModel is a program: open what you trust."
     path = _at(path)
     try: note = json.loads((path/'export.json').read_text(encoding='utf-8'))
     except FileNotFoundError: raise FileNotFoundError(f'load_export: {path} is no export: no export.json in it') from None
     except ValueError as e: raise ValueError(f'load_export: {path}/export.json is no JSON, or only a part of it: {e}') from e
+    except RecursionError: raise ValueError(f'load_export: {path}/export.json is no JSON of an export') from None
     name = str(note.get('format', '')).removeprefix('triplet_fashion export, ') if isinstance(note, dict) else ''
-    if name not in FORMATS or note.get('file') != f'network{FORMATS[name][0]}' or note.get('precision') not in FORMATS[name][1]: raise ValueError(f'load_export: {path}/export.json does not describe an export that this package knows')
-    there, said = _sums(path), note.get('files')
+    if name not in FORMATS or not _described(note, name): raise ValueError(f'load_export: {path}/export.json does not describe an export that this package knows')
+    there, said = _sums(path), note['files']
     if there != said:
-        odd = sorted(k for k in {*there, *(said or {})} if there.get(k) != (said or {}).get(k))[0]
+        odd = sorted(k for k in {*there, *said} if there.get(k) != said.get(k))[0]
         raise ValueError(f'load_export: {path}/{odd} is not the file that was exported (its SHA-256 differs): export again')
     return Export(path, note, *_opened(name, path/note['file'], note['precision']))
 
@@ -332,7 +339,7 @@ def export_report(
     for name, precision in ways or _ALL:
         with tempfile.TemporaryDirectory() as tmp:
             try: made = load_export(export(net, Path(tmp)/'e', name, precision, sample, tolerance=np.inf))
-            except ImportError as e: rows.append(dict(format=name, precision=precision, problem=str(e))); continue
+            except Exception as e: rows.append(dict(format=name, precision=precision, problem=f'{"" if isinstance(e, (ImportError, ValueError)) else type(e).__name__ + ": "}{e}')); continue
             mb = sum(p.stat().st_size for p in made.path.rglob('*') if p.is_file())/1e6
             rows.append(row(name, precision, made, mb, exact, first['R@1'])[1])
     return rows
