@@ -198,6 +198,18 @@ def test_lite0(lite0):
     assert sum(l.count_params() for s in backbone_stages(net) for l in s) == net.layers[0].count_params()
 
 
+def test_a_file_that_asks_for_more_than_it_holds(tmp_path):
+    "A backbone of a hundred billion numbers in a file of some kilobytes is refused by its description, before memory is asked for."
+    import shutil
+    tiny(pooled=False).save(tmp_path/'b.keras')
+    shutil.unpack_archive(tmp_path/'b.keras', tmp_path/'b', 'zip')
+    text = (tmp_path/'b'/'config.json').read_text()
+    assert text.count('"filters": 4') == 1
+    (tmp_path/'b'/'config.json').write_text(text.replace('"filters": 4', '"filters": 4000000000'))
+    shutil.make_archive(tmp_path/'c', 'zip', tmp_path/'b'); (tmp_path/'c.zip').rename(tmp_path/'c.keras')
+    with pytest.raises(ValueError, match=r'c.keras cannot be opened.*describes a network of 1\d\d,000,000,00'): base_network((32, 32, 3), 5, backbone=tmp_path/'c.keras')
+
+
 def test_unsafe_file_is_refused(tmp_path):
     x = keras.Input((8, 8, 3))
     y = layers.GlobalAveragePooling2D()(layers.Lambda(lambda t: t)(x))

@@ -48,6 +48,14 @@ def test_train_leaves_a_run(run):
     assert len(list((run/'checkpoints').glob('00000?-*.weights.h5'))) == 2
 
 
+def test_a_run_says_what_it_was_trained_on_and_what_it_is_worth(run):
+    from triplet_fashion.persistence import bundle_info
+    d, rows = bundle_info(run/'network'), json.loads((run/'scores.json').read_text())['rows']
+    assert d['data']['photos'] == 60 and d['data']['products'] == 10 and len(d['data']['sha256']) == 64
+    assert d['meta']['figures'] == {n: rows[0][n] for n in ('R@1', 'MAP@R')} and len(d['meta']['history']['loss']) == 2
+    assert len(d['meta']['class_names']) == 12 and d['meta']['protocol'].startswith('12 queries')
+
+
 def test_a_run_is_not_overwritten_unless_told(run, drawn):
     with pytest.raises(SystemExit, match='already holds a run'): cli.triplet_train.main([str(drawn.root), '--out', str(run)])
 
@@ -90,6 +98,26 @@ def test_embed_then_search_in_the_file(run, drawn, capsys, tmp_path):
     cli.triplet_embed.main([str(run), str(drawn.root), '--out', str(tmp_path/'i.npz')])
     found = cli.triplet_search(str(run), [drawn.paths[0], drawn.paths[20]], catalog=str(tmp_path/'i.npz'), k=2, out=str(tmp_path/'s.html'))
     assert [len(h) for h in found] == [2, 2]
+
+
+def test_embed_leaves_nothing_beside_its_file_and_goes_on_after_a_kill(run, drawn, tmp_path, monkeypatch):
+    from triplet_fashion.search import ImageIndex
+    out, save = tmp_path/'i.npz', ImageIndex.save
+    def killed(self, file): raise KeyboardInterrupt
+    monkeypatch.setattr(ImageIndex, 'save', killed)
+    with pytest.raises(SystemExit, match='stopped'): cli.triplet_embed.main([str(run), str(drawn.root), '--out', str(out)])
+    parts = {p: p.stat().st_mtime_ns for p in (tmp_path/'i.npz.parts').glob('part-*')}
+    assert parts
+    def looked(self, file): assert {p: p.stat().st_mtime_ns for p in parts} == parts; return save(self, file)
+    monkeypatch.setattr(ImageIndex, 'save', looked)
+    assert len(cli.triplet_embed(str(run), str(drawn.root), out=str(out))) == 72
+    assert [p.name for p in tmp_path.iterdir()] == ['i.npz']
+
+
+@pytest.mark.parametrize('error', [ImportError('pip install this'), RuntimeError('no runtime agrees')])
+def test_an_error_is_one_line(error, capsys):
+    def triplet_fails(): raise error
+    with pytest.raises(SystemExit, match=f'^triplet_fails: {error}$'): cli.command(triplet_fails).main([])
 
 
 def test_audit_lists_what_is_wrong(drawn, tmp_path, capsys):

@@ -135,6 +135,116 @@ def test_runtimes_and_halves(net, drawn):
     with pytest.raises(ValueError, match='coreml'): encode(drawn, net, runtime='coreml')
 
 
+def colours(x): return np.asarray(x, 'float32').mean((1, 2))
+def greys(x): return np.asarray(x, 'float32').mean((1, 2, 3))[:, None]
+
+
+def test_parts_belong_to_one_function(drawn, tmp_path):
+    "A function is known by its name and code; one without a name of its own is refused before it is called."
+    make = lambda: (lambda x: colours(x))
+    rows = encode(drawn.paths[:4], colours, out=tmp_path/'out', size=(8, 8))
+    np.testing.assert_array_equal(encode(drawn.paths[:4], colours, out=tmp_path/'out', size=(8, 8)), rows)
+    with pytest.raises(ValueError, match='made with other model'): encode(drawn.paths[:4], greys, out=tmp_path/'out', size=(8, 8))
+    import functools
+    for f in (lambda x: colours(x)), make(), functools.partial(colours), network().predict_on_batch:
+        with pytest.raises(ValueError, match='cannot be told from others'): encode(drawn.paths[:4], f, out=tmp_path/'lambda', size=SIZE)
+    assert encode(drawn.paths[:4], lambda x: colours(x), size=(8, 8)).shape == (4, 3)
+
+
+def test_a_runtime_of_another_network_is_refused(net, drawn):
+    "Same shape, other numbers; and the same network after it learned on, which a frozen engine does not know of."
+    ours = network()
+    made, live = runtime(ours, 'litert'), runtime(ours, 'tf')
+    other = network(); other.layers[-2].set_weights([w + .1 for w in other.layers[-2].get_weights()])
+    for m in made, live:
+        encode(drawn.paths[:3], ours, runtime=m)
+        with pytest.raises(ValueError, match='made of another network'): encode(drawn.paths[:3], other, runtime=m)
+    ours.layers[-2].set_weights([-w for w in ours.layers[-2].get_weights()])
+    encode(drawn.paths[:3], ours, runtime=live)
+    with pytest.raises(ValueError, match='before model learned on'): encode(drawn.paths[:3], ours, runtime=made)
+
+
+def test_damaged_parts_and_notes_are_named(net, drawn, tmp_path):
+    out = tmp_path/'out'
+    encode(drawn, net, out=out, part_size=30)
+    part, note = sorted(out.glob('part-*'))[1], out/'encoding.json'
+    good, said = part.read_bytes(), note.read_text()
+    for data in b'', good[:len(good)//2], b'not a part':
+        part.write_bytes(data)
+        for call in (lambda: encode(drawn, net, out=out, part_size=30)), (lambda: read_encodings(out)):
+            with pytest.raises(ValueError, match=f'{part.name} is damaged.*delete it'): call()
+    part.unlink(); encode(drawn, net, out=out, part_size=30)
+    for text in '', '{', '[]', '{"parts": "x"}', '['*5000:
+        note.write_text(text)
+        for call in (lambda: encode(drawn, net, out=out, part_size=30)), (lambda: read_encodings(out)):
+            with pytest.raises(ValueError, match='encoding.json'): call()
+    note.write_text(said); read_encodings(out)
+    with pytest.raises(FileNotFoundError, match='nothing.*holds no encodings'): read_encodings(tmp_path/'nothing')
+
+
+def test_numbers_that_make_no_sense(net, drawn, tmp_path):
+    for kw in dict(batch_size=0), dict(batch_size=-1), dict(batch_size=1.5), dict(part_size=0):
+        with pytest.raises(ValueError, match=f'{next(iter(kw))}=.*whole number'): encode(drawn, net, **kw)
+
+
+def test_the_choice_is_said_and_kept(net, drawn, capsys):
+    encode(drawn, net, runtime='auto', progress=True)
+    made = net.encoding_runtime
+    assert f'encoded by {made.name}: {made.why}' in capsys.readouterr().err
+    assert [r['runtime'] for r in made.report][0] == 'tf' and made.name in {r['runtime'] for r in made.report if r['verdict'] == 'agrees'}
+    encode(drawn, net, runtime='auto')
+    assert capsys.readouterr().err == ''
+
+
+def test_progress_comes_to_its_end(net, drawn, tmp_path):
+    said = []
+    encode(drawn, net, 16, progress=lambda i, n: said.append((i, n)))
+    assert said == [(i, 5) for i in range(1, 6)]
+    said.clear()
+    encode(drawn, net, 16, progress=lambda i, n: said.append((i, n)), out=tmp_path/'out', part_size=20)
+    assert said[-1] == (5, 5)
+
+
+def test_the_next_photos_are_read_while_these_are_computed(drawn, monkeypatch):
+    "Inside the first call of the model the photos of the second batch are already being read: it waits for that, in vain where nothing overlaps."
+    from triplet_fashion import encoding
+    second, read, waited = threading.Event(), encoding.load_images, []
+    def reads(paths, *a, **kw):
+        if paths[0] == drawn.paths[4]: second.set()
+        return read(paths, *a, **kw)
+    monkeypatch.setattr(encoding, 'load_images', reads)
+    def model(x):
+        waited.append(second.wait(20))
+        return colours(x)
+    encode(drawn.paths[:12], model, 4, size=(8, 8))
+    assert waited == [True]*3
+
+
+def test_bad_photos_in_a_dictionary(net, odd, tmp_path):
+    import warnings
+    paths, bad = sorted(odd.iterdir()), {}
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        encode(paths, net, 4, bad=bad)
+    assert {Path(p).name for p in bad} == set(BAD)
+    again = {}
+    encode(paths, net, 4, bad=again, out=tmp_path/'out')
+    assert again == bad
+
+
+def test_half_written_parts_of_others_stay(net, drawn, tmp_path):
+    "On a disk of many machines: what a process of another machine is writing is not swept away, a dead one's of this machine is."
+    from triplet_fashion import encoding
+    out = tmp_path/'out'; out.mkdir()
+    mine = encoding._me().rpartition('-')[0]
+    dead = subprocess.Popen(['true']); dead.wait()
+    names = dict(theirs=f'.part-000000.elsewhere-{dead.pid}.part', stale=f'.part-000001.elsewhere-{dead.pid}.part', ours=f'.part-000002.{mine}-{dead.pid}.part', running=f'.part-000003.{mine}-{os.getpid()}.part')
+    for n in names.values(): (out/n).write_bytes(b'half')
+    os.utime(out/names['stale'], (0, 0))
+    encode(drawn, net, out=out, part_size=40)
+    assert sorted(p.name for p in out.glob('.*')) == sorted([names['theirs'], names['running']])
+
+
 RUN = textwrap.dedent('''
     import sys
     sys.path[:0] = sys.argv[4:6]
@@ -163,7 +273,8 @@ def test_killed_at_any_moment_and_gone_on(net, drawn, tmp_path):
     np.testing.assert_allclose(rows, encode(drawn, net, 4), atol=1e-6)
 
 
-def test_a_cluster_makes_each_part_once_though_a_worker_is_killed(net, drawn, tmp_path):
+def test_a_cluster_makes_each_part_once_though_a_worker_is_killed(net, drawn, odd, tmp_path):
+    "And a second work on it: a photo that cannot be read, and an engine that the worker makes once, by name or as a `Runtime`."
     ray = pytest.importorskip('ray', reason='needs Ray, triplet_fashion[cluster]')
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8, _temp_dir='/tmp/ray_' + str(os.getpid()))
     out, seen, killed, stop = tmp_path/'out', {}, [], threading.Event()
@@ -185,16 +296,33 @@ def test_a_cluster_makes_each_part_once_though_a_worker_is_killed(net, drawn, tm
     try:
         look.start()
         rows = encode(drawn, net, 4, out=out, part_size=3, cluster='auto')
+        with pytest.warns(UserWarning, match='1 of 9 photos could not be read') as said:
+            few = encode([*drawn.paths[:8], odd/'text.jpg'], net, 4, out=tmp_path/'few', part_size=2, cluster='auto', workers=1, runtime=runtime(net, 'litert'))
+        with pytest.raises(PhotoError, match='text.jpg'): encode([*drawn.paths[:8], odd/'text.jpg'], net, 4, out=tmp_path/'few', part_size=2, cluster='auto', runtime='litert', bad='raise')
     finally:
         stop.set(); look.join(); ray.shutdown()
     assert killed and len(seen) == 24 and {len(s) for s in seen.values()} == {1}
     np.testing.assert_allclose(rows, encode(drawn, net, 4), atol=1e-6)
+    assert np.isnan(few[8]).all() and 'text.jpg' in str(said[-1].message)
+    np.testing.assert_allclose(few[:8], rows[:8], atol=1e-4)
 
 
 def test_what_a_cluster_cannot_do_is_said(net, drawn, tmp_path):
     pytest.importorskip('ray', reason='needs Ray, triplet_fashion[cluster]')
     with pytest.raises(ValueError, match='needs out'): encode(drawn, net, cluster='auto')
     with pytest.raises(ValueError, match='encodes files'): encode(np.zeros((2, *SIZE, 3), 'uint8'), net, out=tmp_path, cluster='auto')
+
+
+def test_a_worker_keeps_its_engine(net, drawn, tmp_path, monkeypatch):
+    "A worker of the cluster, without one: it makes the engine for its first part, not for each."
+    from triplet_fashion import encoding
+    made, worker = [], object.__new__(encoding._Worker)
+    real = encoding.make_runtime
+    monkeypatch.setattr(encoding, 'make_runtime', lambda *a, **kw: made.append(a[1]) or real(*a, **kw))
+    worker.model = network()
+    worker.work = dict(size=SIZE, batch_size=4, runtime='litert', precision=None, fit='stretch', names=list(drawn.ids), photos=drawn.paths, out=str(tmp_path), part_size=10)
+    for k in range(3): worker({'part': [k]})
+    assert made == ['litert'] and len(list(tmp_path.glob('part-*'))) == 3
 
 
 def test_without_ray_the_extra_is_named(net, drawn, tmp_path, monkeypatch):

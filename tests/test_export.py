@@ -147,12 +147,33 @@ def test_an_export_is_whole_or_not_there(net, tmp_path, monkeypatch):
     with pytest.raises(FileExistsError, match='mine is there and no export'): export(net, tmp_path/'mine', 'litert')
 
 
+def test_an_export_changes_places_in_one_step_and_a_link_stays(net, tmp_path, monkeypatch):
+    "A process that dies while the new export takes the old one's place leaves one of them whole, under its name or where the next call finds it."
+    from triplet_fashion import persistence
+    (tmp_path/'disk').mkdir(); (tmp_path/'out').symlink_to(tmp_path/'disk'/'out')
+    out = export(net, tmp_path/'out', 'litert')
+    class Killed(BaseException): pass
+    def dies(*a): raise Killed
+    with monkeypatch.context() as m, pytest.raises(Killed):
+        m.setattr(persistence, '_swap', lambda *a: False)
+        real = persistence.os.replace
+        m.setattr(persistence.os, 'replace', lambda a, b: dies() if str(b) == str(tmp_path/'disk'/'out') else real(a, b))
+        export(net, out, 'litert', 'float16')
+    assert load_export(out).note['precision'] == 'float32' and not out.exists()
+    export(net, out, 'litert', 'float16')
+    assert load_export(out).note['precision'] == 'float16' and out.is_symlink() and [p.name for p in (tmp_path/'disk').iterdir()] == ['out']
+
+
 def test_changed_exports_are_refused(net, tmp_path):
     out = export(net, tmp_path/'out', 'litert')
     data = bytearray((out/'network.tflite').read_bytes()); data[len(data)//2] ^= 1
     (out/'network.tflite').write_bytes(data)
     with pytest.raises(ValueError, match='network.tflite is not the file that was exported'): load_export(out)
-    for text, words in (('{', 'no JSON'), ('[]', 'does not describe'), (json.dumps({'format': 'triplet_fashion export, litert', 'precision': 'float32', 'file': '../../x.tflite'}), 'does not describe')):
+    note = json.loads((out/'export.json').read_text())
+    for change in (dict(size=None), dict(size=[48]), dict(size=['48', '40']), dict(size=[48, True]), dict(out_dims='8'), dict(files=[1]), dict(files=3), dict(files={'a': 1}), dict(precision=['float32']), dict(format=3), dict(file=None)):
+        (out/'export.json').write_text(json.dumps(note | change))
+        with pytest.raises(ValueError, match='does not describe'): load_export(out)
+    for text, words in (('{', 'no JSON'), ('['*100_000, 'no JSON'), ('[]', 'does not describe'), (json.dumps({'format': 'triplet_fashion export, litert', 'precision': 'float32', 'file': '../../x.tflite'}), 'does not describe')):
         (out/'export.json').write_text(text)
         with pytest.raises(ValueError, match=words): load_export(out)
     with pytest.raises(FileNotFoundError, match='no export'): load_export(tmp_path)
@@ -165,6 +186,13 @@ def test_what_cannot_be_exported_is_said_first(net, tmp_path, monkeypatch):
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     with pytest.raises(ImportError, match=r'triplet_fashion\[export\]'): export(net, tmp_path/'x', 'onnx')
     assert not list(tmp_path.iterdir())
+
+
+def test_the_report_goes_on_where_one_way_fails(net, drawn, monkeypatch):
+    def fails(*a): raise RuntimeError('this converter has no such layer')
+    monkeypatch.setitem(FORMATS, 'litert', (*FORMATS['litert'][:2], fails, FORMATS['litert'][3]))
+    rows = export_report(net, drawn, drawn, ways=[('litert', 'float32'), ('savedmodel', 'float32')])
+    assert rows[1] == dict(format='litert', precision='float32', problem='RuntimeError: this converter has no such layer') and rows[2]['change'] == 0
 
 
 def test_the_report_counts_what_is_lost(net, drawn):

@@ -18,18 +18,21 @@ def sources(folder):
     "Files of a small network in each form, by the name of the form."
     import keras
     from keras import layers
+    import numpy as np
     from triplet_fashion.persistence import save_bundle, save_model
+    from triplet_fashion.search import ImageIndex
     i = keras.Input((8, 8, 3), name='photo')
     x = layers.BatchNormalization()(layers.Conv2D(4, 3, activation='relu', kernel_regularizer='l2')(layers.Rescaling(1/255)(i)))
     head = keras.Sequential([keras.Input((4,)), layers.Dense(5), layers.UnitNormalization()], name='head')
     net = keras.Model(i, head(layers.Dropout(.1)(layers.GlobalAveragePooling2D()(x))), name='small')
     save_model(net, folder/'n.json', folder/'n.weights.h5')
-    b = save_bundle(folder/'b', net, class_names=['a', 'b'], figure=.5)
+    index = ImageIndex(np.eye(5), list('abcde'), [0, 0, 1, 1, 1])
+    b = save_bundle(folder/'b', net, index, class_names=['a', 'b'], figure=.5)
     net.save(folder/'n.keras')
     shutil.unpack_archive(folder/'n.keras', folder/'k', 'zip')
     read = lambda p, *names: {n: (p/n).read_bytes() for n in names}
     return dict(two=[read(folder, 'n.json', 'n.weights.h5')], folder=[read(b, *sorted(p.name for p in b.iterdir()))], tfz=[read(b, *sorted(p.name for p in b.iterdir()))],
-                keras=[read(folder/'k', 'metadata.json', 'config.json', 'model.weights.h5')],
+                index=[read(b, 'index.npz')], keras=[read(folder/'k', 'metadata.json', 'config.json', 'model.weights.h5')],
                 old=[read(old_nets, *p) for p in old_pairs], whole=[read(old_nets, 'whole.h5')])
 
 
@@ -134,9 +137,20 @@ def h5_edit(r, data):
         else: f['extra'] = f[name].ref
     return out.getvalue()
 
+def npz_edit(r, data):
+    "Arrays changed one by one: notes, shapes, kinds, heads that promise more than there is."
+    import numpy as np
+    out, (m, n) = io.BytesIO(), (r.random(), r.randrange(1, 9))
+    with np.load(io.BytesIO(data)) as z: arrays = dict(z)
+    if m < .4: arrays['meta'] = np.frombuffer(json_edit(r, arrays['meta'].tobytes()), 'uint8')
+    elif m < .8: arrays[r.choice(['embeddings', 'labels', 'probe', 'meta', 'more'])] = r.choice([np.zeros(n), np.zeros((n, 5)), np.array(['a']*n), np.full((5, 5), np.nan), np.zeros((5, 5), 'complex64'), np.float64(1), np.zeros((0, 5)), np.arange(5)])
+    else: del arrays[r.choice(list(arrays))]
+    (np.savez if r.random() < .9 else np.savez_compressed)(out, **arrays)
+    return out.getvalue() if m < .7 else out.getvalue().replace(b"'shape': (5,", b"'shape': (%d," % 10**r.choice([2, 6, 9, 15]), 1)
+
 def edit(r, name, data):
     if r.random() < .3: return bytes_edit(r, data)
-    try: return json_edit(r, data) if name.endswith('.json') else h5_edit(r, data)
+    try: return (json_edit if name.endswith('.json') else npz_edit if name.endswith('.npz') else h5_edit)(r, data)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError): return bytes_edit(r, data)         # HDF5 would not write it
 
 def signed(files, old):
@@ -182,7 +196,7 @@ def pack(r, files, spoil):
 def case(number, sources, folder):
     "Writes input `number`; the arguments to load it with, and the form."
     r = random.Random(number)
-    form = r.choice(['two', 'two', 'folder', 'tfz', 'tfz', 'keras', 'keras', 'old', 'old', 'whole'])
+    form = r.choice(['two', 'two', 'folder', 'tfz', 'tfz', 'keras', 'keras', 'old', 'old', 'whole', 'index'])
     files = dict(r.choice(sources[form]))
     zipped, m = form in ('tfz', 'keras'), r.random()
     if not zipped or m < .55:
@@ -226,11 +240,15 @@ def outcome(form, args):
     "What a load gives: a network, or a clean error; anything else is a defect."
     import keras, numpy as np
     from triplet_fashion.persistence import bundle_info, load_bundle, load_model
+    from triplet_fashion.search import ImageIndex
     try:
         if form in ('folder', 'tfz'):
             assert isinstance(bundle_info(args[0]), dict)
             net, meta = load_bundle(args[0])
             assert isinstance(meta, dict)
+        elif form == 'index':
+            assert len(ImageIndex.load(args[0]))
+            return 'index', ''
         else: net = load_model(*args)
         assert isinstance(net, keras.Model) and all(np.asarray(w).shape == tuple(w.shape) for w in net.weights)
         return 'network', ''

@@ -1,5 +1,5 @@
 "Networks on disk: exact round trips, crashes, damage, foreign and unsafe files."
-import json, os, shutil, subprocess, sys
+import json, os, shutil, subprocess, sys, threading, time
 from pathlib import Path
 import h5py, keras, numpy as np, pytest
 from keras import layers
@@ -7,7 +7,7 @@ from triplet_fashion import persistence
 from triplet_fashion.base_network import base_network, head_of, res_base_network
 from triplet_fashion.loss import LosslessTripletLoss
 from triplet_fashion.model import compile_triplet, triplet_model
-from triplet_fashion.persistence import atomic_path, load_bundle, load_model, save_bundle, save_model
+from triplet_fashion.persistence import atomic_path, bundle_info, load_bundle, load_model, save_bundle, save_model
 
 rng = np.random.default_rng(0)
 x = rng.integers(0, 256, (2, 32, 32, 3)).astype('uint8')
@@ -191,6 +191,50 @@ def test_old_functional_idioms(tmp_path):
     against_keras_2(k, k.Model(i, k.layers.Dense(3)(k.layers.Dropout(.5)(x))), tmp_path)
 
 
+OLD_LAYERS = dict(Dense=dict(units=3), Conv2D=dict(filters=3, kernel_size=3, padding='same'), DepthwiseConv2D=dict(kernel_size=3, depth_multiplier=2), SeparableConv2D=dict(filters=3, kernel_size=3),
+    BatchNormalization={}, LayerNormalization={}, UnitNormalization={}, Normalization={}, Rescaling=dict(scale=.5, offset=.1), Activation=dict(activation='tanh'), ReLU=dict(max_value=1., negative_slope=.1, threshold=.2),
+    LeakyReLU=dict(alpha=.2), PReLU=dict(shared_axes=[1, 2]), ELU=dict(alpha=.7), Softmax={}, ZeroPadding2D=dict(padding=((1, 0), (2, 1))), Cropping2D=dict(cropping=1),
+    UpSampling2D=dict(interpolation='bilinear'), MaxPooling2D=dict(pool_size=3, strides=2, padding='same'), AveragePooling2D={}, GlobalAveragePooling2D=dict(keepdims=True), GlobalMaxPooling2D={}, Flatten={},
+    Reshape=dict(target_shape=(2, -1)), Permute=dict(dims=(2, 3, 1)), RepeatVector=dict(n=2), Dropout=dict(rate=.3), SpatialDropout2D=dict(rate=.3), GaussianNoise=dict(stddev=.1), GaussianDropout=dict(rate=.1),
+    ActivityRegularization=dict(l2=.1), Dot=dict(axes=-1))   # those that are not here take two inputs and no argument
+
+
+@pytest.mark.parametrize('name', sorted(persistence._old_layers))
+def test_every_layer_that_is_let_in(name, tmp_path):
+    "Each layer on the list, written by Keras 2 and opened here, answers as it did there."
+    k = referee()
+    r, shape = np.random.default_rng(5), (5,) if name == 'RepeatVector' else (6, 6, 2)
+    i, two = k.Input(shape), name in ('Add', 'Subtract', 'Multiply', 'Average', 'Maximum', 'Minimum', 'Concatenate', 'Dot')
+    layer = getattr(k.layers, name)(**OLD_LAYERS.get(name, {}))
+    o = layer([k.layers.Rescaling(2.)(i), k.layers.Rescaling(-.5, .3)(i)] if two else i)
+    net = k.Model(i, o)
+    if net.weights: net.set_weights([(r.uniform(.5, 2, w.shape)).astype(w.dtype) for w in net.get_weights()])
+    if name == 'Normalization': layer.finalize_state()
+    sys.path.insert(0, str(OLD.parent))
+    import keras2_nets
+    x = r.normal(size=(3, *shape)).astype('float32')
+    keras2_nets.write(net, tmp_path, 'n')
+    back = load_model(tmp_path/'n.json', tmp_path/'n.h5') if net.weights else persistence._from_config(json.loads((tmp_path/'n.json').read_text()), 'n.json')
+    np.testing.assert_allclose(np.asarray(back(x)), np.asarray(net(x)), atol=1e-5)
+
+
+def test_every_activation(tmp_path):
+    "All functions of Keras 2 on layers of their own; one of them, hard_sigmoid, means another function today."
+    k = referee()
+    names = [n for n in dir(k.activations) if n[0] != '_' and n not in ('get', 'serialize', 'deserialize') and callable(getattr(k.activations, n))]
+    assert {'relu', 'sigmoid', 'hard_sigmoid', 'gelu', 'softmax'} <= set(names)
+    i = k.Input((3, 3, 2))
+    net = k.Model(i, [f for n in names for f in (k.layers.Dense(4, activation=n)(i), k.layers.Activation(n)(i))])
+    sys.path.insert(0, str(OLD.parent))
+    import keras2_nets
+    keras2_nets.write(keras2_nets.shaken(net, np.random.default_rng(0)), tmp_path, 'n')
+    x = np.random.default_rng(1).normal(size=(20, 3, 3, 2)).astype('float32')*3
+    back = load_model(tmp_path/'n.json', tmp_path/'n.h5')
+    for n, a, b in zip(np.repeat(names, 2), net(x), back(x)): np.testing.assert_allclose(np.asarray(b), np.asarray(a), atol=1e-5, err_msg=n)
+    save_model(back, tmp_path/'new.json', tmp_path/'new.h5')
+    for a, b in zip(back(x), load_model(tmp_path/'new.json', tmp_path/'new.h5')(x)): np.testing.assert_array_equal(a, b)
+
+
 # faults
 
 def test_missing_files(net, tmp_path):
@@ -302,39 +346,145 @@ def test_kill_in_two_files(net, tmp_path, monkeypatch, k):
     np.testing.assert_array_equal(run(load_model(a, b)), run(new))
 
 
+@pytest.fixture(params=['exchange', 'two renames'])
+def step(request, monkeypatch):
+    "How a folder takes the place of another: in one step, or as on systems without it."
+    if request.param == 'two renames': monkeypatch.setattr(persistence, '_swap', lambda *a: False)
+    elif not sys.platform.startswith('linux'): pytest.skip('needs Linux, where two folders can change names in one step')
+    return request.param
+
+
 @pytest.mark.parametrize('k', [1, 2, 3, 4, 5, 6])
-def test_kill_in_bundle(net, tmp_path, monkeypatch, k):
-    folder = save_bundle(tmp_path/'b', net, note='old')
+def test_kill_in_bundle(net, tmp_path, monkeypatch, step, k):
+    folder, last = save_bundle(tmp_path/'b', net, note='old'), 4 if step == 'exchange' else 6
     new = base_network((32, 32, 3), 6, backbone='small', hidden=(8,))
     with monkeypatch.context() as m:
         kill_at(m, k)
-        if k < 6:
+        if k < last:
             with pytest.raises(Killed): save_bundle(folder, new, note='new')
         else: save_bundle(folder, new, note='new')
+    assert folder.exists() or step == 'two renames'
     back, meta = load_bundle(folder)
-    assert meta == {'note': 'old' if k < 6 else 'new'}
-    np.testing.assert_array_equal(run(back), run(net if k < 6 else new))
+    assert meta == {'note': 'old' if k < last else 'new'}
+    np.testing.assert_array_equal(run(back), run(net if k < last else new))
     save_bundle(folder, new, note='again')
     assert load_bundle(folder)[1] == {'note': 'again'} and not (tmp_path/'.b.old').exists()
 
 
+def child(code, *args):
+    "A process of its own that runs `code`; its exit status and what it said."
+    done = subprocess.run([sys.executable, '-c', code, *map(str, args)], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    return done.returncode, done.stderr[-3000:]
+
+
 def test_killed_process(tmp_path):
-    "A real process, ended without a goodbye between the two renames of a bundle."
+    "A real process without the one step, ended without a goodbye between the two renames: the old bundle is read where it lies, and the next save puts it back."
     code = '''
 import os, sys, keras
-from triplet_fashion.persistence import save_bundle
+from triplet_fashion import persistence
 net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name='dense')
-folder = save_bundle(sys.argv[1], net, note='old')
+folder = persistence.save_bundle(sys.argv[1], net, note='old')
+persistence._swap = lambda *a: False
 real = os.replace
 def replace(a, b):
     if str(b) == str(folder): os._exit(9)
     real(a, b)
 os.replace = replace
-save_bundle(folder, net, note='new')
+persistence.save_bundle(folder, net, note='new')
 '''
-    done = subprocess.run([sys.executable, '-c', code, str(tmp_path/'b')], cwd=Path(__file__).parents[1], capture_output=True, text=True)
-    assert done.returncode == 9, done.stderr[-2000:]
-    assert not (tmp_path/'b').exists() and load_bundle(tmp_path/'b')[1] == {'note': 'old'}
+    code, said = child(code, tmp_path/'b')
+    assert code == 9, said
+    net, meta = load_bundle(tmp_path/'b')
+    assert meta == {'note': 'old'} and not (tmp_path/'b').exists()          # a reader moves nothing
+    from triplet_fashion.cli import _open_run
+    (tmp_path/'b').rename(tmp_path/'network') if (tmp_path/'b').exists() else (tmp_path/'.b.old').rename(tmp_path/'.network.old')
+    assert _open_run(tmp_path)[1] == {'note': 'old'}
+    save_bundle(tmp_path/'network', net, note='new')
+    assert load_bundle(tmp_path/'network')[1] == {'note': 'new'} and not (tmp_path/'.network.old').exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='needs Linux, where two folders can change names in one step')
+def test_killed_at_any_moment(tmp_path):
+    "Processes that save without end, each killed after some milliseconds: under the name lies a whole bundle every time, and an hour later nothing beside it."
+    code = '''
+import itertools, os, random, signal, sys, time, keras
+from triplet_fashion.persistence import bundle_info, save_bundle
+net, r, reached = keras.Sequential([keras.Input((40,)), keras.layers.Dense(40)], name='dense'), random.Random(0), set()
+for name in 'b', 'b.tfz':
+    path, before = save_bundle(os.path.join(sys.argv[1], name), net, note=0), 0
+    for trial in range(16):
+        pid = os.fork()
+        if not pid:
+            for i in itertools.count(before + 1): save_bundle(path, net, note=i)
+        time.sleep(r.uniform(0, .06))
+        os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
+        assert path.exists()
+        now = bundle_info(path)['meta']['note']
+        assert now >= before, (now, before)
+        before = now
+    assert before > 16, before
+left = [p for p in os.scandir(sys.argv[1]) if p.name[0] == '.']
+assert left
+for p in left: os.utime(p, (0, 0))
+for name in 'b', 'b.tfz': save_bundle(os.path.join(sys.argv[1], name), net)
+assert sorted(os.listdir(sys.argv[1])) == ['b', 'b.tfz'], os.listdir(sys.argv[1])
+'''
+    code, said = child(code, tmp_path)
+    assert code == 0, said
+
+
+@pytest.mark.parametrize('name', ['b', 'b.tfz'])
+def test_readers_during_saves(tmp_path, step, name):
+    "Whoever reads while a bundle is saved over and over gets one of its states, whole, and is in nobody's way."
+    nets = [keras.Sequential([keras.Input((4,)), layers.Dense(2, kernel_initializer='zeros', bias_initializer=keras.initializers.Constant(i))], name='dense') for i in range(2)]
+    path, stop, seen, wrong = save_bundle(tmp_path/name, nets[0], note=0), threading.Event(), set(), []
+    def read(load):
+        while not stop.is_set():
+            try:
+                if load:
+                    net, meta = load_bundle(path)
+                    seen.add((meta['note'], float(net.get_weights()[1][0])))
+                else: bundle_info(path)
+            except Exception as e: wrong.append(e)
+            time.sleep(.001)
+    readers = [threading.Thread(target=read, args=(load,)) for load in (False, False, True)]
+    for t in readers: t.start()
+    try:
+        for i in range(1, 31): save_bundle(path, nets[i % 2], note=i % 2); time.sleep(.01)
+    finally:
+        stop.set()
+        for t in readers: t.join()
+    assert not wrong, wrong[:3]
+    assert seen <= {(0, 0.), (1, 1.)} and seen
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_links_stay_links(net, tmp_path):
+    "A bundle is saved where a link leads, twice."
+    (tmp_path/'disk').mkdir(); (tmp_path/'run').mkdir()
+    for name in 'b', 'b.tfz':
+        link = tmp_path/'run'/name
+        link.symlink_to(tmp_path/'disk'/name)
+        for note in 1, 2:
+            save_bundle(link, net, note=note)
+            assert link.is_symlink() and load_bundle(link)[1] == load_bundle(tmp_path/'disk'/name)[1] == {'note': note}
+    assert sorted(p.name for p in (tmp_path/'run').iterdir()) == sorted(p.name for p in (tmp_path/'disk').iterdir()) == ['b', 'b.tfz']
+    (tmp_path/'link.h5').symlink_to(tmp_path/'disk'/'w.h5')
+    save_model(net, tmp_path/'n.json', tmp_path/'link.h5')
+    assert (tmp_path/'link.h5').is_symlink() and (tmp_path/'disk'/'w.h5').is_file()
+
+
+def test_old_leftovers_are_swept_and_strangers_files_are_not(net, tmp_path):
+    mine, others = ['.n.json.0123abcd.part', '.n.json.0123abcd.part.json'], ['.n.json.swp', '.n.json.bak.part', '.other.json.0123abcd.part', 'n.json.0123abcd.part']
+    for n in mine + others: (tmp_path/n).write_text('x'); os.utime(tmp_path/n, (0, 0))
+    (tmp_path/'.n.json.89abcdef.part').write_text('of a save that is going on')
+    save_model(net, tmp_path/'n.json', tmp_path/'n.h5')
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, '.n.json.89abcdef.part', 'n.json', 'n.h5'])
+
+
+def test_two_names_for_two_files(net, tmp_path):
+    with pytest.raises(ValueError, match='is the name of both files'): save_model(net, tmp_path/'x', tmp_path/'.'/'x')
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='needs the resource module')
@@ -409,6 +559,193 @@ def test_bad_manifest(net, tmp_path, manifest, words):
     folder = save_bundle(tmp_path/'b', net)
     (folder/'manifest.json').write_text(manifest)
     with pytest.raises(ValueError, match=words): load_bundle(folder)
+
+
+V1 = Path(__file__).parent/'fixtures'/'bundle_v1'
+
+
+def test_a_bundle_of_version_1_opens():
+    "Written by an earlier version of the package, with what it answered."
+    net, meta = load_bundle(V1)
+    y = np.load(V1.with_suffix('.npy'))
+    x = np.random.default_rng(0).integers(0, 256, (len(y), *net.input_shape[1:])).astype('uint8')
+    np.testing.assert_allclose(net.predict(x, verbose=0), y, atol=1e-6)
+    assert meta['class_names'] == ['코트 (A)', 'boot'] and net.threshold['interval'] == [0.14104018360376358, 0.3106345981359482]
+    assert bundle_info(V1)['version'] == 1
+
+
+def test_what_a_bundle_says_of_its_making(net, drawn, tmp_path):
+    "Versions, the data, its class names; a name that is no UTF-8 is kept as well as JSON can."
+    import platform, tensorflow
+    d = bundle_info(save_bundle(tmp_path/'b', net, data=drawn, odd=os.fsdecode(b'a\xff'), history={'loss': [1.]}))
+    assert d['python'] == platform.python_version() and d['tensorflow'] == tensorflow.__version__ and d['numpy'] == np.__version__ and d['keras'] == keras.__version__
+    assert d['data'] == persistence.fingerprint(drawn) and d['meta'] == dict(class_names=list(drawn.class_names), odd='a?', history={'loss': [1.]})
+    assert load_bundle(save_bundle(tmp_path/'c', net, data=drawn, class_names=['x']))[1]['class_names'] == ['x']
+
+
+def test_an_index_that_is_none_or_of_another_network(net, tmp_path):
+    from triplet_fashion.search import ImageIndex
+    (tmp_path/'text.npz').write_text('not an index'); np.savez(tmp_path/'other.npz', embeddings=np.zeros((2, 6), 'float32'), meta=np.zeros(60, 'uint8')); np.savez(tmp_path/'bare.npz', np.zeros(3))
+    for name in 'text', 'other', 'bare':
+        with pytest.raises(ValueError, match=f'{name}.npz is not the file of an ImageIndex'): save_bundle(tmp_path/'b', net, index=tmp_path/f'{name}.npz')
+    wide = ImageIndex(np.eye(7), list('abcdefg'))
+    with pytest.raises(ValueError, match=r'shape \(7, 7\), the network gives 6'): save_bundle(tmp_path/'b', net, index=wide)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['bare.npz', 'other.npz', 'text.npz']
+    save_bundle(tmp_path/'b', triplet_model(net), index=ImageIndex(np.eye(6), list('abcdef')))          # of one photo, whatever the net
+    for content, words in ((wide.save(tmp_path/'w.npz').read_bytes(), 'index.npz holds embeddings of shape'), (b'text', 'index.npz is not the file')):
+        (tmp_path/'b'/'index.npz').write_bytes(content)
+        resign(tmp_path/'b', files=json.loads((tmp_path/'b'/'manifest.json').read_text())['files'] | {'index.npz': dict(bytes=len(content), sha256=persistence._sha256(tmp_path/'b'/'index.npz'))})
+        with pytest.raises(ValueError, match=words): load_bundle(tmp_path/'b')
+
+
+def resign(folder, **changes):
+    "Change the manifest and put its checksum right again, as one who means it would."
+    d = json.loads((folder/'manifest.json').read_text()) | changes
+    d = {k: v for k, v in d.items() if v is not None}
+    (folder/'manifest.json').write_text(persistence._dump(d | dict(digest=persistence._digest(d))))
+
+
+@pytest.mark.parametrize('change,words', [(dict(N=7), 'says N 7, the network has 6'), (dict(out_dims=5), 'says out_dims 5'), (dict(input_shape=[[32, 33, 3]]), 'says input_shape .*33'), (dict(preprocessing=[]), 'says preprocessing'),
+    (dict(preprocessing=[['InputScaling', {'mode': 'caffe'}]]), 'says preprocessing .*caffe.*has .*tf'), (dict(input_dtype=['uint8']), 'says input_dtype')])
+def test_a_manifest_of_another_network(net, tmp_path, change, words):
+    folder = save_bundle(tmp_path/'b', net)
+    resign(folder, **change)
+    with pytest.raises(ValueError, match=f'b: the manifest {words}'): load_bundle(folder)
+    (key, value), = change.items()
+    d = {k: v for k, v in json.loads((folder/'manifest.json').read_text()).items() if k != key}
+    (folder/'manifest.json').write_text(persistence._dump(d | dict(digest=persistence._digest(d))))
+    with pytest.raises(ValueError, match=f'the manifest says {key} None'): load_bundle(folder)      # left out is no way round
+
+
+@pytest.mark.parametrize('file', ['architecture.json', 'model.weights.h5', 'manifest.json', 'index.npz', 'b.tfz'])
+@pytest.mark.parametrize('keep', [0, .3, -1])
+def test_truncated_bundles(net, tmp_path, file, keep):
+    from triplet_fashion.search import ImageIndex
+    path = save_bundle(tmp_path/('b.tfz' if file == 'b.tfz' else 'b'), net, index=ImageIndex(np.eye(6), list('abcdef')))
+    cut = path if file == 'b.tfz' else path/file
+    data = cut.read_bytes()
+    cut.write_bytes(data[:int(keep*len(data)) if keep >= 0 else keep])
+    for f in bundle_info, load_bundle:
+        with pytest.raises(ValueError, match=f'{file}.*(is not the file that was saved|is no JSON|is no zip archive)'): f(path)
+
+
+def test_one_file_holds_everything(net, tmp_path):
+    "A .tfz with index, data and threshold opens elsewhere, and the index finds what it found before."
+    from triplet_fashion.metrics import fit_threshold
+    from triplet_fashion.search import ImageIndex
+    r, products = np.random.default_rng(0), np.repeat(np.arange(8), 4)
+    e = r.normal(size=(8, 6))[products] + r.normal(size=(32, 6))*.3
+    index, threshold = ImageIndex(e, [f'{p}/{i}.jpg' for i, p in enumerate(products)], products), fit_threshold(e, products, fmr='eer')
+    save_bundle(tmp_path/'b.tfz', net, index, data=index.ids, threshold=threshold, class_names=list('abcdefgh'))
+    shutil.move(tmp_path/'b.tfz', tmp_path/'c.tfz')
+    back, meta = load_bundle(tmp_path/'c.tfz', index=tmp_path/'i.npz')
+    np.testing.assert_array_equal(run(back), run(net))
+    same = ImageIndex.load(tmp_path/'i.npz')
+    assert same.ids == index.ids and [h.id for h in same.search(e[3], k=9)] == [h.id for h in index.search(e[3], k=9)]
+    low, high = back.threshold['interval']
+    assert low <= back.threshold['value'] <= high and low < high and meta['threshold'] == back.threshold == json.loads(json.dumps(threshold.note()))
+    assert bundle_info(tmp_path/'c.tfz')['data'] == persistence.fingerprint(index.ids) and sorted(bundle_info(tmp_path/'c.tfz')['files']) == ['architecture.json', 'index.npz', 'model.weights.h5']
+    save_bundle(tmp_path/'d', back, tmp_path/'i.npz')                                    # the file of an index will do
+    assert (tmp_path/'d'/'index.npz').read_bytes() == (tmp_path/'i.npz').read_bytes()
+    with pytest.raises(FileNotFoundError, match='there is no index in .*e'): load_bundle(save_bundle(tmp_path/'e', net), index=tmp_path/'j.npz')
+
+
+def test_fingerprint_tells_catalogues_apart(drawn):
+    f = persistence.fingerprint
+    assert f(drawn) == f(drawn) == f(drawn.subset(range(len(drawn))[::-1])) and f(drawn)['photos'] == 72 and f(drawn)['products'] == 12
+    assert f(['a', 'b']) == f(['b', 'a']) and f(['a', 'b'])['products'] is None
+    others = [f(i)['sha256'] for i in (['a', 'b'], ['a'], ['ab'], ['a', 'B'], ['a', 'b', 'b'], [os.fsdecode(b'a\xff'), 'b'])]
+    assert len(set(others)) == 6
+
+
+@pytest.mark.parametrize('text,words', [('{"format": "triplet_fashion bundle", "version": true}', 'version True'), ('{"format": "triplet_fashion bundle", "version": 2.0}', 'version 2.0'),
+    ('{"format": "triplet_fashion bundle", "version": 2, "name": "\\ud800"}', 'half a letter'), ('{"format": "triplet_fashion bundle", "version": 1, "meta": {"loss": NaN}}', 'NaN'),
+    ('{"format": "triplet_fashion bundle", "version": 1, "files": {"model.weights.h5": {"bytes": "x", "sha256": ""}}}', 'no list of files'),
+    ('{"format": "triplet_fashion bundle", "version": 1, "files": {"model.weights.h5": {"bytes": true, "sha256": ""}}}', 'no list of files'),
+    ('{"format": "triplet_fashion bundle", "version": 1, "files": {"model.weights.h5": {}}}', 'no list of files')])
+def test_manifests_that_say_strange_things(net, tmp_path, text, words):
+    folder = save_bundle(tmp_path/'b', net)
+    (folder/'manifest.json').write_text(text)
+    for f in bundle_info, load_bundle:
+        with pytest.raises(ValueError, match=f'manifest.json.*{words}'): f(folder)
+
+
+def test_packed_archives(net, tmp_path):
+    "LZMA and bzip2 are refused before they are unpacked: a damaged stream of theirs ends in errors of its own."
+    import zipfile
+    folder = save_bundle(tmp_path/'b', net)
+    for method in zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2:
+        with zipfile.ZipFile(tmp_path/'p.tfz', 'w', method) as z:
+            for p in folder.iterdir(): z.write(p, p.name)
+        with pytest.raises(ValueError, match='p.tfz.*packed in a way'): load_bundle(tmp_path/'p.tfz')
+    with zipfile.ZipFile(tmp_path/'q.tfz', 'w', zipfile.ZIP_DEFLATED) as z:
+        for p in folder.iterdir(): z.write(p, p.name)
+    np.testing.assert_array_equal(run(load_bundle(tmp_path/'q.tfz')[0]), run(net))
+
+
+def test_names_that_are_not_for_load_model(net, tmp_path):
+    with pytest.raises(ValueError, match='give the names'): load_model(None, None)
+    for name in 'b', 'b.tfz', 'b.zip':
+        with pytest.raises(ValueError, match='is a bundle: use load_bundle'): load_model(save_bundle(tmp_path/name, net))
+
+
+def test_json_that_asks_for_too_much(net, tmp_path, monkeypatch):
+    "A line of text that would keep Keras busy for hours is refused at once; what a network needs is not."
+    from keras import ops
+    i = keras.Input((8, 8, 3))
+    save_model(keras.Model(i, ops.split(i, 2, axis=1)[0]), tmp_path/'n.json', tmp_path/'n.h5')
+    text = (tmp_path/'n.json').read_text()
+    assert load_model(tmp_path/'n.json', tmp_path/'n.h5').output_shape == (None, 4, 8, 3)
+    assert text.count('"indices_or_sections": 2') == 1
+    for n in '50000000', 'true', str(list(range(5000))):
+        (tmp_path/'n.json').write_text(text.replace('"indices_or_sections": 2', f'"indices_or_sections": {n}'))
+        with pytest.raises(ValueError, match='n.json has indices_or_sections=.* in Split'): load_model(tmp_path/'n.json', tmp_path/'n.h5')
+    (tmp_path/'n.json').write_text(text.replace('"Split"', '"Unstack"').replace('keras.src.ops.numpy', 'keras.src.ops.core').replace('"indices_or_sections": 2', '"num": 50000000'))
+    with pytest.raises(ValueError, match='n.json has num=50000000 in Unstack'): load_model(tmp_path/'n.json', tmp_path/'n.h5')
+
+
+def chain(n):
+    "JSON of Keras 2: layers one after the other, each listed before the one that it is called on."
+    layer = lambda k: dict(class_name='ReLU', name=f'l{k}', config=dict(name=f'l{k}'), inbound_nodes=[[[f'l{k-1}', 0, 0, {}]]])
+    first = dict(class_name='InputLayer', name='l0', config=dict(batch_input_shape=[None, 4], dtype='float32', name='l0'), inbound_nodes=[])
+    return dict(class_name='Functional', config=dict(name='net', layers=[layer(k) for k in range(n, 0, -1)] + [first], input_layers=[['l0', 0, 0]], output_layers=[[f'l{n}', 0, 0]]), keras_version='2.2.4-tf')
+
+
+def test_old_layers_in_any_order_and_not_too_many(tmp_path, monkeypatch):
+    net = persistence._from_config(chain(60), 'n.json')
+    assert [l.name for l in net.layers] == [f'l{k}' for k in range(61)]
+    looked = []
+    refs = persistence._refs
+    monkeypatch.setattr(persistence, '_refs', lambda node: looked.append(node) or refs(node))
+    persistence._from_config(chain(200), 'n.json')
+    assert len(looked) < 4*200                                     # not once for each pair of layers
+    for config in chain(5001), dict(class_name='Sequential', config=[chain(1)['config']['layers'][0]]*5001):
+        with pytest.raises(ValueError, match='n.json has more than 5,000 layers'): persistence._from_config(config, 'n.json')
+    lost = chain(3); del lost['config']['layers'][1]
+    with pytest.raises(ValueError, match='called on something that is not in the network'): persistence._from_config(lost, 'n.json')
+
+
+def test_texts_of_many_groups_are_read_in_one_go(tmp_path, monkeypatch):
+    "Names as texts of variable length, as other programs write them: one process reads them all."
+    net = keras.Sequential([keras.Input((2,)), *(layers.Dense(2, name=f'd{i}') for i in range(12))])
+    (tmp_path/'n.json').write_text(json.dumps(old_json([dict(class_name='InputLayer', config=dict(batch_input_shape=[None, 2], dtype='float32', name='i')),
+                                                        *(dict(class_name='Dense', config=dict(name=l.name, units=2)) for l in net.layers)])))
+    keras_2_weights(net, tmp_path/'old.h5')
+    with h5py.File(tmp_path/'old.h5', 'r+') as f:
+        assert all(f[l.name].attrs.get_id('weight_names').dtype.kind == 'O' for l in net.layers)
+    calls, run_ = [], subprocess.run
+    monkeypatch.setattr(persistence.subprocess, 'run', lambda *a, **kw: calls.append(a) or run_(*a, **kw))
+    y = np.ones((1, 2), 'float32')
+    np.testing.assert_allclose(load_model(tmp_path/'n.json', tmp_path/'old.h5').predict(y, verbose=0), net.predict(y, verbose=0), rtol=1e-6)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize('module,name,kw', [('os', 'Mine', dict(registered_name=None)), ('os', 'Mine', dict(registered_name='zzz')), ('os', 'function', dict(registered_name='of_a_test>Known')), ('os', 'function', dict(registered_name='Mine'))])
+def test_a_name_you_know_from_a_module_you_do_not(module, name, kw):
+    "What Keras looks up is the registered name, then the module's: one of one's own names in another module is not one's own."
+    part = dict(module=module, class_name=name, config='system' if name == 'function' else {}, **kw)
+    with pytest.raises(ValueError, match='n.json uses'): persistence._check_class(part, {'Mine': Known, 'of_a_test>Known': Known}, 'n.json')
+    persistence._check_class(dict(module='anything', class_name='Mine', config={}, registered_name='Mine'), {'Mine': Known}, 'n.json')
 
 
 def test_never_replaces_a_folder_of_something_else(net, tmp_path):

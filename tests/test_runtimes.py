@@ -118,6 +118,17 @@ def test_half_precision_networks(photos):
     assert leaves(again) == leaves(half)
 
 
+@pytest.mark.parametrize('policy', ['mixed_bfloat16', 'float32'])
+def test_statistics_of_the_input_go_along(policy):
+    "Normalization keeps what it computes with beside its weights: EfficientNet has one, a user's backbone may, at any depth."
+    norm = keras.layers.Normalization()
+    norm.adapt(np.random.default_rng(0).uniform(0, 255, (50, 8, 8, 3)))
+    i = keras.Input((8, 8, 3))
+    inner = keras.Model(i, keras.layers.GlobalAveragePooling2D()(norm(i)))
+    net, x = keras.Sequential([keras.Input((8, 8, 3)), inner, keras.layers.Dense(4)]), np.random.default_rng(1).integers(0, 256, (5, 8, 8, 3)).astype('uint8')
+    np.testing.assert_allclose(in_precision(net, policy)(x), keras_says(net, x), atol=.05 if policy != 'float32' else 1e-6)
+
+
 def test_precision_is_only_a_permission(net, photos):
     names = [r['runtime'] for r in runtime(net, 'auto', photos, precision='bfloat16').report]
     assert names == list(ENGINES)

@@ -1,4 +1,5 @@
 "The index: exact, the same in whatever form a query comes, whole on disk, and never silently wrong."
+import io
 import json
 import os
 import shutil
@@ -247,6 +248,46 @@ def test_a_missing_file_and_a_newer_version(tmp_path):
     meta = json.loads(arrays['meta'].tobytes()) | dict(version=99)
     np.savez(tmp_path/'v.npz', **arrays | dict(meta=np.frombuffer(json.dumps(meta).encode(), 'uint8')))
     with pytest.raises(ValueError, match='newer version'): ImageIndex.load(tmp_path/'v.npz')
+
+
+def changed(file, **arrays):
+    "The index file with other arrays; `meta` as a dictionary of changes or as text."
+    with np.load(file) as z: old = dict(z)
+    meta = arrays.get('meta')
+    if isinstance(meta, dict): arrays['meta'] = json.dumps(json.loads(old['meta'].tobytes()) | meta).encode()
+    if 'meta' in arrays: arrays['meta'] = np.frombuffer(arrays['meta'], 'uint8')
+    np.savez(file, **old | arrays)
+
+
+@pytest.mark.parametrize('arrays', [dict(meta=b'[]'), dict(meta=b'{"format": "triplet_fashion.ImageIndex"}'), dict(meta=b'['*100_000), dict(meta=dict(ids='abcdef')), dict(meta=dict(ids=[1, 2, 3, 4, 5, 6])), dict(meta=dict(ids=None)),
+    dict(meta=dict(version='1')), dict(meta=dict(version=True)), dict(meta=dict(class_names=3)), dict(meta=dict(class_names=[[0]])), dict(meta=dict(size=[1])), dict(meta=dict(size=['a', 'b'])), dict(meta=dict(root=3)),
+    dict(meta=dict(metric='manhattan')), dict(labels=np.zeros((6, 2))), dict(labels=np.array(['a']*6)), dict(embeddings=np.zeros(6)), dict(embeddings=np.array([['a']]*6)), dict(embeddings=np.full((6, 3), np.nan)),
+    dict(probe=np.zeros(4)), dict(probe=np.array(['x']*3)), dict(more=np.zeros(2))])
+def test_a_strange_index_is_one_clean_error(tmp_path, arrays):
+    file = tiny().save(tmp_path/'odd.npz')
+    changed(file, **arrays)
+    with pytest.raises(ValueError, match='odd.npz.*not a whole index file'): ImageIndex.load(file)
+
+
+def test_an_index_that_claims_more_than_it_holds(tmp_path):
+    "A header of a few bytes that promises a terabyte, and zeros packed a thousand to one, are refused before memory is asked for."
+    import zipfile
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, dict(descr='<f4', fortran_order=False, shape=(10**9, 256)))
+    for method, data in (zipfile.ZIP_STORED, header.getvalue()), (zipfile.ZIP_DEFLATED, header.getvalue() + bytes(10**7)), (zipfile.ZIP_LZMA, header.getvalue() + bytes(10**7)):
+        with zipfile.ZipFile(tmp_path/'bomb.npz', 'w', method) as z: z.writestr('embeddings.npy', data); z.writestr('meta.npy', b'')
+        with pytest.raises(ValueError, match='bomb.npz.*(too short|no part of an index)'): ImageIndex.load(tmp_path/'bomb.npz')
+
+
+def test_a_build_that_was_killed_goes_on(drawn, net, index, tmp_path):
+    "With `out` the embeddings lie in parts: the second call computes nothing again."
+    from triplet_fashion import encoding
+    first = ImageIndex.build(drawn, net, out=tmp_path/'parts')
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path/'parts').glob('part-*')}
+    again = ImageIndex.build(drawn, net, out=tmp_path/'parts')
+    np.testing.assert_array_equal(first.embeddings, again.embeddings)
+    np.testing.assert_allclose(first.embeddings, index.embeddings, atol=1e-6)
+    assert stamps and {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ __all__ = ['InputScaling', 'application_scaling', 'backbone_stages', 'freeze', '
            'backbone_of', 'head_of']
 
 # %% ../nbs/03_base_network.ipynb #275f2842
-import difflib, os
+import difflib, json, math, os, zipfile
 import numpy as np
 import keras
 from keras import layers, ops
@@ -82,11 +82,29 @@ def _small(in_dims, widths=(32, 64, 128, 256), name='small'):
     return keras.Model(inputs, layers.Concatenate(name='pool')(pooled), name=name)
 
 # %% ../nbs/03_base_network.ipynb #b28374fd
+def _wanted(config):
+    "How many numbers a network of this description has; none of them is made."
+    from keras.src.backend.common.global_state import set_global_attribute
+    with keras.StatelessScope():
+        try: return sum(math.prod(w.shape) for w in keras.saving.deserialize_keras_object(config, safe_mode=True).weights)
+        finally: set_global_attribute('uninitialized_variables', [])    # or they would be made at the end of the scope
+
+def _check_room(path):
+    "Complain about a .keras file that describes more numbers than it holds: a page of JSON can ask for more memory than there is."
+    with zipfile.ZipFile(path) as z:
+        room, length = (z.getinfo(n).file_size for n in ('model.weights.h5', 'config.json'))
+        if length > 16 << 20: raise ValueError(f'its config.json has {length:,} bytes')
+        config = json.loads(z.read('config.json'))
+    wanted = _wanted({k: v for k, v in config.items() if k != 'compile_config'})
+    if wanted > room: raise ValueError(f'it describes a network of {wanted:,} numbers and holds {room:,} bytes of them')
+
 def _from_file(path):
     "The model in a .keras file."
     if not path.endswith('.keras'): raise ValueError(f'base_network: a backbone file ends in .keras, {path} does not')
     if not os.path.isfile(path): raise FileNotFoundError(f'base_network: no backbone file {path}')
-    try: return keras.models.load_model(path, compile=False, safe_mode=True)
+    try:
+        _check_room(path)
+        return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as e: raise ValueError(f'base_network: {path} cannot be opened as a Keras model: {e}') from e
 
 def _checked(model, in_dims):

@@ -6,7 +6,7 @@
 __all__ = ['read_encodings', 'encode_cluster', 'encode']
 
 # %% ../nbs/22_encoding.ipynb #9ef03eea
-import hashlib, importlib.util, itertools, json, os, tempfile, warnings
+import hashlib, importlib.util, inspect, itertools, json, os, socket, sys, tempfile, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -79,7 +79,15 @@ def _computer(model, first, runtime, precision, batch_size, photos):
         if runtime or precision: raise ValueError('runtime and precision are for Keras models of layers, model is another function')
         return getattr(model, 'predict_on_batch', model)
     if runtime in (None, 'tf') and precision in (None, 'float32'): return _exact(model, first.shape[1:])
-    return make_runtime(model, runtime or 'tf', first, batch_size=batch_size, precision=precision, photos=photos)
+    made = make_runtime(model, runtime or 'tf', first, batch_size=batch_size, precision=precision, photos=photos)
+    object.__setattr__(model, 'encoding_runtime', made)      # to look at, past Keras and its checkpoints
+    return made
+
+def _checked_runtime(runtime, model):
+    "`runtime`, if it is a name, or a `Runtime` made of `model` as it is now"
+    if isinstance(runtime, Runtime) and isinstance(model, keras.Model) and not runtime.is_of(model):
+        raise ValueError(f'runtime ({runtime.name}) was made of another network than model, or before model learned on: make it anew, runtime(model, {runtime.name!r})')
+    return runtime
 
 # %% ../nbs/22_encoding.ipynb #e76039b8
 def _one_by_one(paths, size, fit, bad):
@@ -135,6 +143,7 @@ def _rows(photos, model, size, batch_size, runtime, precision, fit, bad, progres
     stream = iter(_stream(photos, model, size, batch_size, fit, bad))
     first = next(stream)
     run = _computer(model, first, runtime, precision, batch_size, len(photos))
+    if runtime == 'auto' and progress is True: print(f'encoded by {run}', file=sys.stderr, flush=True)
     stream = itertools.chain([first], stream)
     made = _ahead(run, stream, 2) if isinstance(run, Runtime) else map(run, stream)   # a batch begins while the last photos of another are computed
     for i, rows in enumerate(track(made, -(-len(photos)//batch_size), progress, 'batches encoded')):
@@ -143,16 +152,35 @@ def _rows(photos, model, size, batch_size, runtime, precision, fit, bad, progres
         if lost: rows = np.array(rows); rows[lost] = np.nan
         yield rows
 
+def _report_bad(bad, lost, n):
+    "Say which photos have no row, in the way asked for"
+    if not lost: return
+    if bad == 'raise': raise PhotoError(*next(iter(lost.items())))
+    if isinstance(bad, dict): bad.update(lost)
+    else: _tell(lost, n)
+
 def _tell(bad, n):
     "A warning that names photos without a row"
-    if bad: warnings.warn(f'{len(bad)} of {n} photos could not be read, their rows are NaN: ' + '; '.join(f'{p}: {o}' for p, o in list(bad.items())[:5]), stacklevel=3)
+    warnings.warn(f'{len(bad)} of {n} photos could not be read, their rows are NaN: ' + '; '.join(f'{p}: {o}' for p, o in list(bad.items())[:5]), stacklevel=4)
 
 # %% ../nbs/22_encoding.ipynb #4f94e38f
 def _suffix(): return '.parquet' if importlib.util.find_spec('pyarrow') else '.npz'
 
+def _me(): return f'{socket.gethostname().replace(".", "-")}-{os.getpid()}'   # the folder may lie on a disk of many machines
+
+def _sweep(folder):
+    "Remove what is half-written by processes of this machine that are no more, or of any machine since an hour"
+    for part in Path(folder).glob('.*.part'):
+        host, _, pid = part.name.split('.')[-2].rpartition('-')
+        try:
+            if host == _me().rpartition('-')[0]: os.kill(int(pid), 0)
+            elif time.time() - part.stat().st_mtime > 3600: part.unlink(missing_ok=True)
+        except (ProcessLookupError, ValueError): part.unlink(missing_ok=True)
+        except OSError: pass
+
 def _write_part(path, ids, rows, problems):
     "One part, whole or not at all"
-    part = path.with_name(f'.{path.stem}.{os.getpid()}.part')
+    part = path.with_name(f'.{path.stem}.{_me()}.part')
     try:
         if path.suffix == '.parquet':
             import pyarrow as pa, pyarrow.parquet as pq
@@ -165,7 +193,13 @@ def _write_part(path, ids, rows, problems):
     finally: part.unlink(missing_ok=True)
 
 def _read_part(path):
-    "(ids, rows, problems) of a part"
+    "(ids, rows, problems) of a part; ValueError where it is damaged"
+    try: ids, rows, problems = _opened_part(path)
+    except Exception as e: raise ValueError(f'{path} is damaged ({e}): delete it, and call encode again') from e
+    if rows.ndim != 2 or not len(ids) == len(rows) == len(problems): raise ValueError(f'{path} is damaged (its columns differ in length): delete it, and call encode again')
+    return ids, rows, problems
+
+def _opened_part(path):
     if path.suffix == '.parquet':
         import pyarrow.parquet as pq
         t = pq.read_table(path)
@@ -178,6 +212,15 @@ def _part(folder, k): return next((p for s in ('.parquet', '.npz') if (p := Path
 
 def _note(folder): return Path(folder)/'encoding.json'
 
+def _read_note(folder):
+    "What the parts in a folder depend on"
+    note = _note(folder)
+    if not note.exists(): raise FileNotFoundError(f'{folder} holds no encodings: no {note.name} in it')
+    try: about = json.loads(note.read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as e: raise ValueError(f'{note} is damaged ({e}): delete it and the parts beside it') from e
+    if not isinstance(about, dict) or type(about.get('parts')) is not int: raise ValueError(f'{note} does not say what the parts beside it are: delete them all')
+    return about
+
 def _open_out(folder, **about):
     "Make the folder of the parts, or check that it belongs to this work"
     folder, about = Path(folder), json.loads(json.dumps(about))
@@ -185,12 +228,12 @@ def _open_out(folder, **about):
     _sweep(folder)
     note = _note(folder)
     if note.exists():
-        there = json.loads(note.read_text())
+        there = _read_note(folder)
         other = [k for k in about if there.get(k) != about[k]]
         if other: raise ValueError(f"{folder} holds encodings made with other {', '.join(other)}: give another folder, or delete this one")
     elif _part(folder, 0): raise ValueError(f'{folder} holds parts but no {note.name}: give another folder')
     else:
-        part = folder/f'.note.{os.getpid()}.part'
+        part = folder/f'.note.{_me()}.part'
         part.write_text(json.dumps(about, indent=1))
         part.replace(note)
 
@@ -198,12 +241,13 @@ def _open_out(folder, **about):
 def read_encodings(
     folder, # `out` of `encode`
 )->tuple: # (ids, list; embeddings, float32 (n, d), NaN for bad photos; {id: problem} of those)
-    "What `encode` wrote. ValueError where parts are missing."
-    about = json.loads(_note(folder).read_text())
+    "What `encode` wrote. ValueError where parts are missing or damaged."
+    about = _read_note(folder)
     parts = [_part(folder, k) for k in range(about['parts'])]
     lost = sum(p is None for p in parts)
     if lost: raise ValueError(f'{folder}: {lost} of {len(parts)} parts are missing: call encode again with out={str(folder)!r}')
     ids, rows, problems = zip(*map(_read_part, parts))
+    if len({r.shape[1] for r in rows}) > 1: raise ValueError(f'{folder} holds parts of different widths: delete it, and call encode again')
     ids = [i for o in ids for i in o]
     return ids, np.concatenate(rows), {i: p for i, p in zip(ids, (p for o in problems for p in o)) if p}
 
@@ -219,9 +263,12 @@ def _state(photos):
     return _digest([(os.fspath(p), (s := os.stat(p)).st_size, s.st_mtime_ns) for p in photos])
 
 def _model_state(model):
-    "A digest of a model; for a function its name"
-    return fingerprint(model) if isinstance(model, keras.Model) else getattr(model, '__qualname__', type(model).__name__)
-
+    "A digest of a model; of a function, its name and code"
+    if isinstance(model, keras.Model): return fingerprint(model)
+    name, code = getattr(model, '__qualname__', '<'), getattr(model, '__code__', None)
+    if '<' in name or inspect.ismethod(model):
+        raise ValueError('rows in parts belong to one model, and this one cannot be told from others: give a Keras model, or a function with a name, defined with def outside of others')
+    return f'{model.__module__}.{name} {_digest([code.co_code.hex(), repr(code.co_consts), code.co_names]) if code else ""}'
 def _about(images, photos, model, size, part_size, **how):
     "What the parts in a folder depend on"
     names = _names(images, photos)
@@ -229,6 +276,18 @@ def _about(images, photos, model, size, part_size, **how):
                        model=_model_state(model), size=list(map(int, size)), **how)
 
 # %% ../nbs/22_encoding.ipynb #6eb5ad6e
+def _encode_out(images, photos, model, size, out, part_size, rows_of, batch_size, runtime, precision, fit):
+    "Encode what is missing in the folder `out`"
+    names, about = _about(images, photos, model, size, part_size, fit=fit, precision=precision, runtime=runtime.name if isinstance(runtime, Runtime) else runtime)
+    _open_out(out, **about)
+    todo = [k for k in range(about['parts']) if not _part(out, k)]
+    if todo: _encode_parts(names, photos, out, todo, part_size, batch_size, rows_of)
+
+def _read_out(out, photos):
+    "(rows, {path: problem}) of a folder"
+    ids, rows, lost = read_encodings(out)
+    return rows, {os.fspath(p): lost[i] for i, p in zip(ids, photos) if i in lost} if isinstance(photos, list) else {}
+
 def _encode_parts(names, photos, out, todo, part_size, batch_size, rows_of):
     "Encode the parts `todo` of the photos into the folder"
     want = [i for k in todo for i in range(k*part_size, min((k + 1)*part_size, len(names)))]
@@ -258,7 +317,8 @@ class _Worker:
 
     def __call__(self, batch):
         w = self.work
-        rows_of = lambda some, bad: _rows(some, self.model, w['size'], w['batch_size'], w['runtime'], w['precision'], w['fit'], bad, False)
+        engine = lambda: getattr(self.model, 'encoding_runtime', w['runtime'])      # made for the first part, kept for the others
+        rows_of = lambda some, bad: _rows(some, self.model, w['size'], w['batch_size'], engine(), w['precision'], w['fit'], bad, False)
         todo = [int(k) for k in batch['part'] if not _part(w['out'], int(k))]
         for k in todo: _encode_parts(w['names'], w['photos'], w['out'], [k], w['part_size'], w['batch_size'], rows_of)
         return {'part': np.array(batch['part'])}
@@ -275,7 +335,7 @@ def encode_cluster(
     model, # base network, a Keras model
     out, # folder for the parts, on such a disk too
     cluster='auto', # address of the Ray cluster; 'auto': the one this machine is part of
-    workers=2, # processes that hold the network
+    workers=None, # processes that hold the network; None: as many as the cluster has processors for
     cores=1, # of each
     batch_size=32, # photos at a time
     progress=False, # show progress, see `track`
@@ -290,6 +350,8 @@ def encode_cluster(
     except ImportError: raise ImportError("encoding on a cluster needs Ray: pip install 'triplet_fashion[cluster]'") from None
     if out is None: raise ValueError('encoding on a cluster needs out, a folder that every machine sees')
     photos, out = _photos(images), Path(out).resolve()
+    _at_least_one(batch_size=batch_size, part_size=part_size, cores=cores, workers=1 if workers is None else workers)
+    if isinstance(runtime, Runtime): runtime = _checked_runtime(runtime, model).name         # each worker makes its own
     if not isinstance(photos, list): raise ValueError('a cluster encodes files: give a Catalog or a list of paths, not an array')
     size = _checked_size(photos, model, size)
     names, about = _about(images, photos, model, size, part_size, fit=fit, precision=precision, runtime=runtime)
@@ -298,8 +360,13 @@ def encode_cluster(
     if not ray.is_initialized(): ray.init(cluster, log_to_driver=False)
     work = ray.put(dict(model=_model_bytes(model), names=names, photos=[os.path.abspath(p) for p in photos], out=str(out), size=size, part_size=part_size,
                         batch_size=batch_size, runtime=runtime, precision=precision, fit=fit))
+    workers = workers or max(1, int(ray.cluster_resources().get('CPU', 1))//cores)
     if todo: _hand_out(ray, todo, work, min(workers, len(todo)), cores, progress)
     return out
+
+def _at_least_one(**numbers):
+    for k, n in numbers.items():
+        if not isinstance(n, (int, np.integer)) or n < 1: raise ValueError(f'{k}={n!r}: it must be a whole number, 1 or more')
 
 def _hand_out(ray, todo, work, workers, cores, progress):
     "Let workers make the parts `todo`"
@@ -315,30 +382,28 @@ def encode(
     batch_size=32, # photos at a time
     progress=False, # show progress, see `track`
     size=None, # (height, width) to read files at; None: what the network takes
-    runtime=None, # engine, see `runtime`: 'auto' is the fastest that agrees, worth its seconds for many photos; None: TensorFlow
+    runtime=None, # engine, see `runtime`: 'auto' is the fastest that agrees, kept with its report as `model.encoding_runtime`; None: TensorFlow
     precision=None, # 'bfloat16': half precision, faster where the processor has it
     out=None, # folder for the rows, in parts: the same call goes on after a kill
-    bad=None, # photos that cannot be read: 'raise', or 'nan' for a row of NaN and a warning; None: 'nan' with `out`, else 'raise'
+    bad=None, # photos that cannot be read: 'raise'; 'nan' for a row of NaN and a warning; a dictionary to put {path: problem} in; None: 'nan' with `out`, else 'raise'
     fit='stretch', # as in `read_image`
     part_size=1024, # photos in a part of `out`
-    cluster=None # address of a Ray cluster, or 'auto', see `encode_cluster`
+    cluster=None, # address of a Ray cluster, or 'auto', see `encode_cluster`
+    workers=None, # processes on the cluster; None: as many as it has processors for
+    cores=1 # of each worker
 )->np.ndarray: # encodings, float32 (n, out_dims), in the order of `images`
     "Encode photos in batches. Raises ValueError where photos and network do not fit, FileNotFoundError or PhotoError naming the file."
-    if cluster is not None: return read_encodings(encode_cluster(images, model, out, cluster, batch_size=batch_size, progress=progress, size=size,
-        runtime=runtime, precision=precision, fit=fit, part_size=part_size))[1]
-    photos = _photos(images)
+    if bad not in (None, 'raise', 'nan') and not isinstance(bad, dict): raise ValueError(f"bad={bad!r}: use 'raise', 'nan' or a dictionary")
+    _at_least_one(batch_size=batch_size, part_size=part_size)
+    photos, how = _photos(images), dict(batch_size=batch_size, runtime=runtime, precision=precision, fit=fit)
     size = _checked_size(photos, model, size)
-    if bad not in (None, 'raise', 'nan'): raise ValueError(f"bad={bad!r}: use 'raise' or 'nan'")
+    _checked_runtime(runtime, model)
     rows_of = lambda some, lost: _rows(some, model, size, batch_size, runtime, precision, fit, lost, progress)
+    if cluster is not None: encode_cluster(images, model, out, cluster, workers, cores, progress=progress, size=size, part_size=part_size, **how)
+    elif out is not None: _encode_out(images, photos, model, size, out, part_size, (lambda some, lost: rows_of(some, None)) if bad == 'raise' else rows_of, **how)
     if out is None:
-        lost = {} if bad == 'nan' else None
+        lost = None if bad in (None, 'raise') else {}
         rows = np.concatenate(list(rows_of(photos, lost)))
-        _tell(lost, len(photos))
-        return rows
-    names, about = _about(images, photos, model, size, part_size, fit=fit, precision=precision, runtime=runtime if isinstance(runtime, (str, type(None))) else runtime.name)
-    _open_out(out, **about)
-    todo = [k for k in range(about['parts']) if not _part(out, k)]
-    if todo: _encode_parts(names, photos, out, todo, part_size, batch_size, (lambda some, lost: rows_of(some, None)) if bad == 'raise' else rows_of)
-    _, rows, lost = read_encodings(out)
-    _tell(lost, len(photos))
+    else: rows, lost = _read_out(out, photos)
+    _report_bad(bad, lost, len(photos))
     return rows

@@ -6,7 +6,7 @@
 __all__ = ['FORMATS', 'export', 'Export', 'load_export', 'export_report']
 
 # %% ../nbs/21_export.ipynb #ade6799f
-import hashlib, importlib.util, json, os, shutil, tempfile, time
+import hashlib, importlib.util, json, os, re, shutil, tempfile, time
 from pathlib import Path
 
 import keras
@@ -16,7 +16,7 @@ import tensorflow as tf
 from .catalog import Catalog
 from .features import embed
 from .metrics import retrieval_metrics
-from .persistence import load_bundle
+from .persistence import _at, _replace_folder, _settle, _sweep, load_bundle
 from .photo import load_images
 from .runtimes import _cores, _difference, _graph, _in_groups, _interpreter, _onnx, _openvino_model, _quietly, in_precision
 
@@ -234,10 +234,8 @@ def export(
     end, precisions, write, _ = FORMATS[format]
     if precision not in precisions: raise ValueError(f"export: precision={precision!r} is not there for {format}: use {', '.join(map(repr, precisions))}")
     net, meta = _network(bundle)
-    sample, out = _photos_for(net, sample, precision), Path(os.path.abspath(out))
-    _ours(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
+    sample, home = _photos_for(net, sample, precision), _home(out)
+    tmp = Path(tempfile.mkdtemp(prefix=f'.{home.name}.', suffix='.new', dir=home.parent))
     try:
         path = tmp/f'network{end}'
         write(net, path, precision, sample)
@@ -245,9 +243,9 @@ def export(
         limit = _TOLERANCE[precision] if tolerance is None else tolerance
         if apart > limit: raise ValueError(f'export: {format} in {precision} differs from Keras by {apart:.2g} of the largest number, more than {limit:g}: take a higher precision, a more typical sample, or a larger tolerance')
         (tmp/'export.json').write_text(json.dumps(_note(net, meta, format, precision, path.name, sample, apart) | dict(files=_sums(tmp)), indent=1), encoding='utf-8')
-        _put(tmp, out)
+        _put(tmp, home)
     finally: shutil.rmtree(tmp, ignore_errors=True)
-    return out
+    return Path(os.path.abspath(out))
 
 # %% ../nbs/21_export.ipynb #716e7f8d
 def _sums(folder): return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob('*')) if p.is_file() and p.name != 'export.json'}
@@ -257,15 +255,19 @@ def _ours(out):
     if out.is_dir() and (not any(out.iterdir()) or (out/'export.json').exists()): return
     if os.path.lexists(out): raise FileExistsError(f'export: {out} is there and no export: give another folder')
 
+def _home(out):
+    "Where an export shall lie, made ready: a link stays a link, and what a crash left is put right."
+    home = Path(os.path.realpath(out))
+    _settle(home)
+    _ours(home)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(home.parent, rf'\.{re.escape(home.name)}\.\w+\.new')
+    return home
+
 def _put(tmp, out):
     "The new folder in place of the old one."
     os.chmod(tmp, 0o755)
-    old = None
-    if out.exists():
-        old = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))/'old'
-        os.replace(out, old)
-    os.replace(tmp, out)
-    if old: shutil.rmtree(old.parent, ignore_errors=True)
+    _replace_folder(tmp, out)
 
 # %% ../nbs/21_export.ipynb #425393a4
 class Export:
@@ -281,19 +283,26 @@ class Export:
         if not photos: raise ValueError(f'{self.path}: no photos were given')
         return self._files(photos)
 
+def _described(note, name):
+    "Whether the note beside an export says what is needed to use it."
+    size, files = note.get('size'), note.get('files')
+    return note.get('file') == f'network{FORMATS[name][0]}' and note.get('precision') in FORMATS[name][1] and isinstance(size, list) and len(size) == 2 \
+        and all(type(n) is int and n > 0 for n in (*size, note.get('out_dims'))) and isinstance(files, dict) and all(isinstance(v, str) for v in files.values())
+
 def load_export(
     path, # folder written by `export`
 )->Export:
-    "Open an export with its own runtime. ValueError for a folder that is none, or that was changed."
-    path = Path(path)
+    "Open an export with its own runtime. ValueError for a folder that is none, or that was changed. A SavedModel is a program: open what you trust."
+    path = _at(path)
     try: note = json.loads((path/'export.json').read_text(encoding='utf-8'))
     except FileNotFoundError: raise FileNotFoundError(f'load_export: {path} is no export: no export.json in it') from None
     except ValueError as e: raise ValueError(f'load_export: {path}/export.json is no JSON, or only a part of it: {e}') from e
+    except RecursionError: raise ValueError(f'load_export: {path}/export.json is no JSON of an export') from None
     name = str(note.get('format', '')).removeprefix('triplet_fashion export, ') if isinstance(note, dict) else ''
-    if name not in FORMATS or note.get('file') != f'network{FORMATS[name][0]}' or note.get('precision') not in FORMATS[name][1]: raise ValueError(f'load_export: {path}/export.json does not describe an export that this package knows')
-    there, said = _sums(path), note.get('files')
+    if name not in FORMATS or not _described(note, name): raise ValueError(f'load_export: {path}/export.json does not describe an export that this package knows')
+    there, said = _sums(path), note['files']
     if there != said:
-        odd = sorted(k for k in {*there, *(said or {})} if there.get(k) != (said or {}).get(k))[0]
+        odd = sorted(k for k in {*there, *said} if there.get(k) != said.get(k))[0]
         raise ValueError(f'load_export: {path}/{odd} is not the file that was exported (its SHA-256 differs): export again')
     return Export(path, note, *_opened(name, path/note['file'], note['precision']))
 
@@ -330,7 +339,7 @@ def export_report(
     for name, precision in ways or _ALL:
         with tempfile.TemporaryDirectory() as tmp:
             try: made = load_export(export(net, Path(tmp)/'e', name, precision, sample, tolerance=np.inf))
-            except ImportError as e: rows.append(dict(format=name, precision=precision, problem=str(e))); continue
+            except Exception as e: rows.append(dict(format=name, precision=precision, problem=f'{"" if isinstance(e, (ImportError, ValueError)) else type(e).__name__ + ": "}{e}')); continue
             mb = sum(p.stat().st_size for p in made.path.rglob('*') if p.is_file())/1e6
             rows.append(row(name, precision, made, mb, exact, first['R@1'])[1])
     return rows

@@ -6,7 +6,7 @@
 __all__ = ['atomic_path', 'save_model', 'load_model', 'fingerprint', 'save_bundle', 'bundle_info', 'load_bundle']
 
 # %% ../nbs/20_persistence.ipynb #91a34b55
-import errno, functools, hashlib, inspect, json, math, os, shutil, stat, struct, subprocess, sys, tempfile, time, warnings, zipfile, zlib
+import ctypes, errno, functools, hashlib, inspect, json, math, os, re, secrets, shutil, stat, struct, subprocess, sys, tempfile, time, warnings, zipfile, zlib
 from contextlib import contextmanager
 from pathlib import Path
 import h5py
@@ -18,15 +18,25 @@ from .loss import LosslessTripletLoss
 from .model import StackTriplets, UnstackTriplets
 
 # %% ../nbs/20_persistence.ipynb #23f79f9c
+_stale = 3600   # seconds after which what a save left half-made belongs to nobody
+
+def _sweep(folder, pattern):
+    "Remove what saves left half-made in a folder an hour ago or earlier."
+    for p in folder.iterdir():
+        if not re.fullmatch(pattern, p.name) or time.time() - p.lstat().st_mtime < _stale: continue
+        if p.is_dir() and not p.is_symlink(): shutil.rmtree(p, ignore_errors=True)
+        else: p.unlink(missing_ok=True)
+
 @contextmanager
 def atomic_path(
-    path, # of the file that shall appear
+    path, # of the file that shall appear; where it is a link, of the file it leads to
     suffix='', # end of the temporary name, for writers that look at it
 ):
     "A temporary path to write to, renamed to `path` when the block ends well and removed when it does not."
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.parent/f'.{path.name}.{os.getpid()}{suffix or path.suffix}'
+    _sweep(path.parent, rf'\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.part(\..*)?')
+    tmp = path.parent/f'.{path.name}.{secrets.token_hex(4)}.part{suffix or path.suffix}'
     try:
         yield tmp
         with open(tmp, 'rb+') as f: os.fsync(f.fileno())   # on the disk, not only on its way
@@ -61,13 +71,14 @@ def save_model(
     weights_path, # for the weights: HDF5, whatever the name ('x.h5', 'x.weights.h5')
 ):
     "Architecture and weights as two files; each is replaced at once or not at all."
+    if os.path.realpath(json_path) == os.path.realpath(weights_path): raise ValueError(f'save_model: {json_path} is the name of both files: the weights need one of their own')
     if not model.built: raise ValueError(f'save_model: {model.name} has no weights yet: call it once on a batch')
     text = _architecture(model)
     _write_weights(model, weights_path)
     with atomic_path(json_path) as tmp: tmp.write_text(text, encoding='utf-8')
 
 # %% ../nbs/20_persistence.ipynb #1ea8c5a1
-_json_limit, _layer_limit = 16 << 20, 10_000
+_json_limit, _layer_limit = 16 << 20, 5_000
 
 def _read_json(path, what='load_model', limit=_json_limit):
     "What a JSON file says, refused where it is too long."
@@ -87,6 +98,8 @@ _code = 'Lambda', 'TFSMLayer', 'TorchModuleWrapper', 'JaxLayer', 'FlaxLayer', 'I
 _homes = ('keras', 'keras.models', 'keras.layers', 'keras.initializers', 'keras.regularizers', 'keras.constraints', 'keras.dtype_policies', 'keras.quantizers')
 _inner_homes = 'keras.src.models.', 'keras.src.layers.', 'keras.src.applications.', 'keras.src.dtype_policies.', 'keras.src.ops.numpy', 'keras.src.ops.nn', 'keras.src.ops.core', 'keras.src.ops.math', 'keras.src.ops.image'
 
+def _keras_2(config): return isinstance(config, dict) and 'class_name' in config and 'module' not in config
+
 def _keras_class(module, name):
     "The class of Keras that a JSON means, or None; nothing is imported for it."
     if module in _homes: found = getattr(functools.reduce(getattr, module.split('.')[1:], keras), name, None)
@@ -95,31 +108,48 @@ def _keras_class(module, name):
     return found if isinstance(found, type) and issubclass(found, kinds) else None
 
 # %% ../nbs/20_persistence.ipynb #9260b3e9
+_pieces = dict.fromkeys(('Split', 'ArraySplit', 'Hsplit', 'Vsplit', 'Dsplit'), 'indices_or_sections') | {'Unstack': 'num'}
+
+def _check_pieces(c, path):
+    "Complain about an operation with more outputs than a network needs, each of which would be made."
+    config = c.get('config') if isinstance(c.get('config'), dict) else {}
+    n = config.get(_pieces[c['class_name']])
+    if isinstance(n, list): n = len(n) + 1
+    if type(n) is not int or not 0 < n <= 1000: raise ValueError(f"load_model: {path} has {_pieces[c['class_name']]}={n} in {c['class_name']}: 1 to 1,000 pieces can be opened")
+
 def _check_class(c, known, path):
     "Complain about a serialised object that is neither Keras' nor registered, or that could run code."
-    name, module, registered = c.get('class_name'), c.get('module'), c.get('registered_name')
+    name, module, registered = c.get('class_name'), c.get('module'), c.get('registered_name', c.get('class_name'))
     if not all(isinstance(o, str) or o is None for o in (name, module, registered)): raise ValueError(f'load_model: {path} has a class without a name: {str(c)[:80]}')
-    if registered in known or name in known or name in _plain_classes: return
     if name == 'function':
         if isinstance(c.get('config'), str) and (c['config'] in known or module in (None, 'builtins', 'keras.activations') and hasattr(keras.activations, c['config'])): return
-        raise ValueError(f"load_model: {path} uses the function {registered or c.get('config')}, which is not known here: register it or pass it in custom_objects")
+        raise ValueError(f"load_model: {path} uses the function {c.get('config')}, which is not known here: register it or pass it in custom_objects")
+    if registered in known or name in _plain_classes: return
     found = _keras_class(module or '', name)
     if found is None:
         raise ValueError(f"load_model: {path} uses {registered or name}, which is not known here: import the module that registers it "
                          f"({module}), or pass custom_objects={{'{name}': ...}}")
     if {k.__name__ for k in found.__mro__} & set(_code):
         raise ValueError(f"load_model: {path} uses the layer {name}, which can run code or open other files: not opened. Pass custom_objects={{'{name}': ...}} if you wrote it")
+    if name in _pieces: _check_pieces(c, path)
 
-def _check_classes(config, known, path):
-    "Every class in a serialised network is allowed; ValueError names the first that is not."
-    todo, n = [config], 0
+def _objects(config, path):
+    "Every object in the JSON of a network; ValueError where there are more than a network has."
+    todo, layers, parts = [config], 0, 0
     while todo:
         c = todo.pop()
-        if isinstance(c, dict) and 'class_name' in c:
-            _check_class(c, known, path)
-            n += 1
-            if n > 20*_layer_limit: raise ValueError(f'load_model: {path} has more than {20*_layer_limit:,} parts')
+        if isinstance(c, dict):
+            parts += 'class_name' in c
+            layers += max([len(v) for k, v in c.items() if k in ('layers', 'config') and isinstance(v, list)], default=0)
+            if layers > _layer_limit or parts > 20*_layer_limit: raise ValueError(f'load_model: {path} has more than {_layer_limit:,} layers or {20*_layer_limit:,} parts')
+            yield c
         todo += c.values() if isinstance(c, dict) else c if isinstance(c, list) else ()
+
+def _check_classes(config, known, path):
+    "Every class in a serialised network is allowed; ValueError names the first that is not. Keras 2's are looked at where they are made."
+    old = _keras_2(config)
+    for c in _objects(config, path):
+        if 'class_name' in c and not old: _check_class(c, known, path)
 
 # %% ../nbs/20_persistence.ipynb #16a9c44b
 def _check_dataset(d, where, path):
@@ -177,15 +207,13 @@ def _weightless(path, room):
             raise
 
 # %% ../nbs/20_persistence.ipynb #eb90912e
-def _keras_2(config): return isinstance(config, dict) and 'class_name' in config and 'module' not in config
-
 def _from_config(config, path, room=None, custom_objects=None, order=None):
     "An uncompiled network with fresh weights from its description, in either dialect."
     known = {**keras.saving.get_custom_objects(), **(custom_objects or {})}
     old = _keras_2(config)
     config = _uncompiled(config)
     try:
-        if not old: _check_classes(config, known, path)
+        _check_classes(config, known, path)
         with _weightless(path, None if room is None else room + _layer_limit) as built:
             model = _old_model(config, path, {} if order is None else order, custom_objects or {}) if old else \
                     keras.saving.deserialize_keras_object(config, custom_objects=custom_objects, safe_mode=True)
@@ -201,8 +229,8 @@ def _check_network(config, path, custom_objects=None):
     "Complain early about JSON that is no network at all, and about classes that are not known."
     known = {**keras.saving.get_custom_objects(), **(custom_objects or {})}
     if not isinstance(config, dict) or 'class_name' not in config: raise ValueError(f'load_model: {path} does not describe a Keras network')
-    if _keras_2(config): return
     _check_classes(config, known, path)
+    if _keras_2(config): return
     found = _keras_class(config.get('module') or '', config['class_name'])
     if found and not issubclass(found, keras.Model): raise ValueError(f'load_model: {path} describes a {found.__name__}, not a network')
 
@@ -230,7 +258,18 @@ def _lists_to_tuples(x): return tuple(map(_lists_to_tuples, x)) if isinstance(x,
 
 def _arguments(cls):
     "Names of the arguments of a class and those it hands on."
-    return {n for k in cls.__mro__ if k is not object and '__init__' in vars(k) for n in inspect.signature(k.__init__).parameters} - {'self', 'args', 'kwargs'}
+    names = set()
+    for k in cls.__mro__:
+        if '__init__' not in vars(k): continue
+        takes = inspect.signature(k.__init__).parameters
+        names |= set(takes)
+        if 'kwargs' not in takes: break            # hands nothing on
+    return names - {'self', 'args', 'kwargs'}
+
+@keras.saving.register_keras_serializable(package='triplet_fashion', name='hard_sigmoid_of_keras_2')
+def _old_hard_sigmoid(x): # any shape; 0 .. 1
+    "Keras 2's `hard_sigmoid`; today's function of that name is x/6 + 0.5 between the ends."
+    return keras.ops.clip(.2*x + .5, 0., 1.)
 
 # %% ../nbs/20_persistence.ipynb #1dc56275
 def _old_part(value, home, path):
@@ -247,6 +286,7 @@ def _old_arguments(cls, config, path):
     for k, v in config.items():
         if k == 'dtype' and isinstance(v, dict): v = v.get('config', {}).get('name')      # a policy such as mixed_float16
         if k == 'activation' and not isinstance(v, (str, type(None))): raise ValueError(f"load_model: {path}: layer {config.get('name')} has an activation of its own: {str(v)[:80]}")
+        if v == 'hard_sigmoid' and k == 'activation': v = _old_hard_sigmoid
         for end, home in ('_initializer', keras.initializers), ('_regularizer', keras.regularizers), ('_constraint', keras.constraints):
             if k.endswith(end): v = _old_part(v, home, path)
         if cls is layers.LeakyReLU and k == 'alpha': k = 'negative_slope'
@@ -292,11 +332,14 @@ def _old_sequential(config, path, order, custom_objects):
     return model
 
 # %% ../nbs/20_persistence.ipynb #4786367a
+def _refs(node):
+    "(whether a node is written as that of a function such as tf.add, what it names) of a node."
+    single = bool(node) and isinstance(node[0], str)
+    return single, [node] if single else node
+
 def _old_call(layer, node, done):
-    "Call a layer on the outputs that a node names; None where one does not exist yet."
-    single = bool(node) and isinstance(node[0], str)                            # how functions such as tf.add are written
-    refs = [node] if single else node
-    if any((r[0], r[1]) not in done for r in refs): return None
+    "Call a layer on the outputs that a node names."
+    single, refs = _refs(node)
     x = [keras.tree.flatten(done[r[0], r[1]])[r[2]] for r in refs]
     kw = {k: v for r in refs if len(r) > 3 for k, v in (r[3] or {}).items() if v is not None and k != 'name'}
     if single:
@@ -306,6 +349,17 @@ def _old_call(layer, node, done):
     if set(kw) - {'training'}: raise ValueError(f"layer {layer.name} is called with {sorted(set(kw) - {'training'})}")
     return layer(x if len(x) > 1 else x[0], **kw)
 
+def _old_calls(todo, done):
+    "Make the calls `(name, number, layer, node)`, each when what it is called on is there."
+    todo, waiting = todo[::-1], {}
+    while todo:
+        name, i, layer, node = todo.pop()
+        lost = next(((r[0], r[1]) for r in _refs(node)[1] if (r[0], r[1]) not in done), None)
+        if lost: waiting.setdefault(lost, []).append((name, i, layer, node)); continue
+        done[name, i] = _old_call(layer, node, done)
+        todo += waiting.pop((name, i), [])[::-1]
+    if waiting: raise ValueError(f'layer {next(iter(waiting.values()))[0][0]} is called on something that is not in the network')
+
 def _old_functional(config, path, order, custom_objects):
     "A network of Keras 2 from its layers and their calls."
     made, done, todo = [], {}, []
@@ -314,14 +368,7 @@ def _old_functional(config, path, order, custom_objects):
         layer = _old_layer(s, path, order, custom_objects)
         if isinstance(layer, layers.Layer): made.append(layer)
         todo += [(s['name'], i, layer, node) for i, node in enumerate(s['inbound_nodes'], s['class_name'] in _old_models)]
-    while todo:
-        left = []
-        for name, i, layer, node in todo:
-            out = _old_call(layer, node, done)
-            if out is None: left.append((name, i, layer, node))
-            else: done[name, i] = out
-        if len(left) == len(todo): raise ValueError(f'layer {left[0][0]} is called on something that is not in the network')
-        todo = left
+    _old_calls(todo, done)
     ends = [[done[r[0], r[1]] for r in ([config[k]] if isinstance(config[k][0], str) else config[k])] for k in ('input_layers', 'output_layers')]
     model = keras.Model(*(e if len(e) > 1 else e[0] for e in ends), name=config.get('name', 'model').replace('/', '_'))
     order[model] = made
@@ -336,25 +383,35 @@ def _old_model(spec, path, order, custom_objects):
 
 # %% ../nbs/20_persistence.ipynb #6d4e8b3d
 _reader = """import h5py, json, sys
-with h5py.File(sys.argv[1], 'r') as f: v = f[sys.argv[2]].attrs[sys.argv[3]]
 plain = lambda o: o.decode('utf-8') if isinstance(o, bytes) else str(o)
-v = plain(v) if isinstance(v, (bytes, str)) else [plain(o) for o in v]
-sys.stdout.buffer.write(json.dumps(v).encode()[:int(sys.argv[4])])"""
+found = {}
+def look(name, o):
+    for k in o.attrs:
+        if k.startswith(('model_config', 'layer_names', 'weight_names')) and o.attrs.get_id(k).dtype.kind == 'O':
+            v = o.attrs[k]
+            found[f'/{name} {k}'] = plain(v) if isinstance(v, (bytes, str)) else [plain(n) for n in v]
+with h5py.File(sys.argv[1], 'r') as f:
+    look('', f)
+    f.visititems(look)
+sys.stdout.buffer.write(json.dumps(found).encode()[:int(sys.argv[2])])"""
 
-def _read_text(group, key, seconds=30):
-    "An attribute of variable length, read where neither a crash nor a circle does harm."
-    path = group.file.filename
-    try: done = subprocess.run([sys.executable, '-c', _reader, path, group.name, key, str(2*_json_limit)], capture_output=True, timeout=seconds)
-    except subprocess.TimeoutExpired: raise ValueError(f'{key} cannot be read in {seconds} s: the file is damaged') from None
-    if done.returncode: raise ValueError(f'{key} cannot be read: the file is damaged ({(done.stderr.decode(errors="replace").splitlines() or [done.returncode])[-1]})')
-    return json.loads(done.stdout)
+@functools.lru_cache(1)
+def _texts(path, *state, seconds=30):
+    "{'GROUP KEY': value} of the attributes of variable length, read where neither a crash nor a circle does harm."
+    try: done = subprocess.run([sys.executable, '-c', _reader, path, str(2*_json_limit)], capture_output=True, timeout=seconds)
+    except subprocess.TimeoutExpired: raise ValueError(f'its texts cannot be read in {seconds} s: the file is damaged') from None
+    if done.returncode: raise ValueError(f'its texts cannot be read: the file is damaged ({(done.stderr.decode(errors="replace").splitlines() or [done.returncode])[-1]})')
+    try: return json.loads(done.stdout)
+    except ValueError: raise ValueError(f'its texts are longer than {2*_json_limit >> 20} MB') from None
 
 def _value(group, key):
     "An attribute of an HDF5 group, or None."
     if key not in group.attrs: return None
     at = group.attrs.get_id(key)
     if 0 in at.shape: return np.empty(at.shape, 'S1')
-    if at.dtype.kind == 'O': return _read_text(group, key)
+    if at.dtype.kind == 'O':
+        s = os.stat(path := group.file.filename)
+        return _texts(path, s.st_ino, s.st_mtime_ns, s.st_size)[f'{group.name} {key}']
     if at.dtype.kind not in 'SUfiu' or at.get_storage_size() > _json_limit: raise ValueError(f'{key} is no text')
     return group.attrs[key]
 
@@ -384,6 +441,12 @@ def _fill(layer, group, order):
     for (k, w), v in zip(wanted, values):
         if tuple(w.shape) != v.shape: raise ValueError(f'{k} is {tuple(w.shape)} in the network and {v.shape} in the file')
     for (_, w), v in zip(wanted, values): w.assign(v)
+    _settled(layer)
+
+def _settled(layer):
+    "A layer that computes with copies of its numbers makes them anew."
+    for l in layer._flatten_layers():
+        if isinstance(l, layers.Normalization): l.finalize_state()
 
 def _fill_old(model, f, order):
     "Put the numbers of an open Keras 2 file into a network."
@@ -443,6 +506,7 @@ def _unzip(path, folder, names, what):
                 if i.filename not in names: raise ValueError(f'{what}: {path} holds {i.filename!r}, which is not one of {", ".join(names)}')
                 if i.filename in seen: raise ValueError(f'{what}: {path} holds {i.filename!r} twice')
                 if i.external_attr >> 16 and stat.S_ISLNK(i.external_attr >> 16): raise ValueError(f'{what}: {path}: {i.filename!r} is a link')
+                if i.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED): raise ValueError(f'{what}: {path}: {i.filename!r} is packed in a way that no bundle or .keras file is (method {i.compress_type})')
                 seen.add(i.filename)
                 room -= i.file_size
                 if room < 0: raise ValueError(f'{what}: {path} is a decompression bomb: {i.filename!r} unpacks to {i.file_size:,} bytes')
@@ -451,6 +515,13 @@ def _unzip(path, folder, names, what):
         raise ValueError(f'{what}: {path} is no zip archive, or only a part of it: {e}') from e
 
 # %% ../nbs/20_persistence.ipynb #d10f0627
+def _is_bundle(path):
+    "Whether a folder or file is a bundle, by what is in it."
+    if os.path.isdir(path): return os.path.exists(os.path.join(path, 'manifest.json'))
+    try:
+        with zipfile.ZipFile(path) as z: return 'manifest.json' in z.namelist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, struct.error): return False
+
 def load_model(
     json_path, # architecture, as `save_model` or Keras' `to_json` wrote it, Keras 2's too; or one file with all: a Keras 2 checkpoint (`.h5`), a `.keras`
     weights_path=None, # weights, as `save_model` or Keras' `save_weights` wrote them; Keras 2's `.h5` too, weights alone or the whole model
@@ -459,7 +530,9 @@ def load_model(
     "The network in one or two files."
     if json_path is None or weights_path is None:
         path = weights_path if json_path is None else json_path
+        if path is None: raise ValueError('load_model: give the names of the architecture and the weights, or of one file that holds both')
         if not os.path.exists(path): raise FileNotFoundError(f'load_model: no file {path}')
+        if _is_bundle(path): raise ValueError(f'load_model: {path} is a bundle: use load_bundle({str(path)!r})')
         return (_load_keras if zipfile.is_zipfile(path) or str(path).endswith('.keras') else _load_whole_h5)(os.fspath(path), custom_objects)
     config, order = _read_json(json_path), {}
     _check_network(config, json_path, custom_objects)
@@ -509,18 +582,24 @@ def fingerprint(
     ids = sorted(map(str, getattr(data, 'ids', data)))
     labels = getattr(data, 'labels', None)
     return dict(photos=len(ids), products=None if labels is None else len(set(np.asarray(labels).tolist())),
-                sha256=hashlib.sha256('\0'.join(ids).encode()).hexdigest())
+                sha256=hashlib.sha256('\0'.join(ids).encode('utf-8', 'surrogateescape')).hexdigest())
 
 def _dump(d): return json.dumps(d, indent=1, ensure_ascii=False, default=_plain, allow_nan=False)
 def _digest(d): return hashlib.sha256(_dump({k: v for k, v in d.items() if k != 'digest'}).encode()).hexdigest()
+
+def _packages():
+    "Versions of what a network was made with."
+    from triplet_fashion import __version__
+    import platform, tensorflow
+    return dict(package=__version__, keras=keras.__version__, tensorflow=tensorflow.__version__, numpy=np.__version__, python=platform.python_version())
 
 def _manifest(folder, net, data, meta):
     for k, v in meta.items():
         try: _dump(v)
         except (TypeError, ValueError) as e: raise ValueError(f'save_bundle: {k} cannot be kept as JSON: {e}') from None
-    from triplet_fashion import __version__
+    meta = json.loads(_dump(meta).encode('utf-8', 'replace'))              # names of files need not be UTF-8
     files = {n: dict(bytes=(folder/n).stat().st_size, sha256=_sha256(folder/n)) for n in (*_files, *_extra) if (folder/n).exists()}
-    d = dict(format=_format, version=_version, package=__version__, keras=keras.__version__, name=net.name, **_takes_and_gives(net),
+    d = dict(format=_format, version=_version, **_packages(), name=net.name, **_takes_and_gives(net),
              data=None if data is None else fingerprint(data), meta=meta, files=files)
     d = json.loads(_dump(d))
     return _dump(d | dict(digest=_digest(d)))
@@ -529,14 +608,9 @@ def _manifest(folder, net, data, meta):
 def _aside(folder): return folder.parent/f'.{folder.name}.old'
 
 def _settle(folder):
-    "Finish or undo what a crash interrupted."
+    "Finish or undo what a crash interrupted; for writers, a reader would be in their way."
     old = _aside(folder)
     if old.exists() and not os.path.lexists(folder): os.replace(old, folder)
-
-def _sweep(path):
-    "Remove what saves of this bundle left half-made an hour ago or earlier."
-    for p in path.parent.iterdir():
-        if p.name.startswith(f'.{path.name}.') and p.name.endswith('.new') and time.time() - p.lstat().st_mtime > 3600: shutil.rmtree(p, ignore_errors=True)
 
 def _one_file(path): return path.suffix.lower() in ('.tfz', '.zip')
 
@@ -550,6 +624,18 @@ def _ours(path):
     if other: raise FileExistsError(f'save_bundle: {path} holds {other[0]}: give the bundle a folder of its own, it would replace what is there')
 
 # %% ../nbs/20_persistence.ipynb #b4b9b512
+def _check_index(path, N, what):
+    "Complain about a file that is no index of embeddings of N numbers; its heads are read, not its numbers."
+    def start(z, name):
+        f = z.open(name)
+        np.lib.format.read_magic(f)
+        return np.lib.format.read_array_header_1_0(f)[0], f.read(40)
+    try:
+        with zipfile.ZipFile(path) as z: (shape, _), (_, text) = start(z, 'embeddings.npy'), start(z, 'meta.npy')
+    except Exception as e: raise ValueError(f'{what} is not the file of an ImageIndex, or only a part of it: {e}') from e
+    if not text.startswith(b'{"format": "triplet_fashion.ImageIndex"'): raise ValueError(f'{what} is not the file of an ImageIndex')
+    if len(shape) != 2 or shape[1] != N: raise ValueError(f'{what} holds embeddings of shape {shape}, the network gives {N} numbers a photo: build the index with this network')
+
 def _fill_folder(folder, net, index, data, meta):
     "All files of a bundle into a new folder, each of them on the disk."
     os.chmod(folder, 0o755)                        # mkdtemp makes it private
@@ -557,11 +643,21 @@ def _fill_folder(folder, net, index, data, meta):
     if index is not None:
         if hasattr(index, 'save'): index.save(folder/_extra[0])
         else: shutil.copyfile(index, folder/_extra[0])
+        _check_index(folder/_extra[0], _takes_and_gives(net)['N'], f"save_bundle: index{'' if hasattr(index, 'save') else f' {index}'}")
         with open(folder/_extra[0], 'rb+') as f: os.fsync(f.fileno())
     with atomic_path(folder/'manifest.json') as tmp: tmp.write_bytes(_manifest(folder, net, data, meta).encode())
 
+def _swap(a, b):
+    "Two folders change names in one step; False where the system cannot do that."
+    try: rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError): return False
+    if rename(-100, os.fsencode(a), -100, os.fsencode(b), 2) == 0: return True        # paths as they are; 2: exchange
+    if (e := ctypes.get_errno()) in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP): return False
+    raise OSError(e, os.strerror(e), str(b))
+
 def _replace_folder(new, folder):
-    "The new folder in place of the old one."
+    "The new folder in place of the old one, which ends up under the new one's name or is gone."
+    if folder.exists() and _swap(new, folder): return
     shutil.rmtree(_aside(folder), ignore_errors=True)
     if folder.exists(): os.replace(folder, _aside(folder))
     os.replace(new, folder)
@@ -580,25 +676,26 @@ def save_bundle(
     path, # a folder, or a file that ends in .tfz; made, or replaced if it is a bundle
     net, # base or three-input network
     index=None, # of a catalogue, to go along: an `ImageIndex`, or the file it was saved to
-    data=None, # what it was trained on, for the fingerprint: a `Catalog` or ids
+    data=None, # what it was trained on, for the fingerprint: a `Catalog`, whose class names are kept too, or ids
     **meta # what to keep beside it, anything JSON can say, and a `Threshold`: class_names, threshold, history, figures
 )->Path: # the folder or file
     "Network, notes and checksums under one name, replaced at once or not at all."
-    path = Path(os.path.abspath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    home = Path(os.path.realpath(path))          # a link stays a link
+    home.parent.mkdir(parents=True, exist_ok=True)
+    if getattr(data, 'class_names', None) is not None: meta = {'class_names': data.class_names} | meta
     if getattr(net, 'threshold', None) is not None: meta = {'threshold': net.threshold} | meta
-    if not _one_file(path): _settle(path)
-    _ours(path)
-    _sweep(path)
-    tmp = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', suffix='.new', dir=path.parent))
+    if not _one_file(home): _settle(home)
+    _ours(home)
+    _sweep(home.parent, rf'\.{re.escape(home.name)}\.\w+\.new')
+    tmp = Path(tempfile.mkdtemp(prefix=f'.{home.name}.', suffix='.new', dir=home.parent))
     try:
         _fill_folder(tmp, net, index, data, meta)
-        if _one_file(path): _pack(tmp, path)
-        else: _replace_folder(tmp, path)
+        if _one_file(home): _pack(tmp, home)
+        else: _replace_folder(tmp, home)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
-        if not _one_file(path): _settle(path)
-    return path
+        if not _one_file(home): _settle(home)
+    return Path(os.path.abspath(path))
 
 # %% ../nbs/20_persistence.ipynb #a6541660
 def _check_entries(folder):
@@ -618,10 +715,13 @@ def _check_manifest(manifest):
     "What a manifest says, if it is one that this package reads."
     d = _read_json(manifest, 'load_bundle', 4*_json_limit)
     if not isinstance(d, dict) or d.get('format') != _format: raise ValueError(f'load_bundle: {manifest} is not the manifest of a {_format}')
-    if d.get('version') not in (1, 2): raise ValueError(f"load_bundle: {manifest} has version {d.get('version')}; this package reads versions 1 and 2: upgrade triplet_fashion")
-    if d['version'] > 1 and (d.get('digest') != _digest(d)): raise ValueError(f'load_bundle: {manifest} is not the manifest that was saved (its SHA-256 differs): copy the bundle again')
+    if type(d.get('version')) is not int or d['version'] not in (1, 2): raise ValueError(f"load_bundle: {manifest} has version {d.get('version')}; this package reads versions 1 and 2: upgrade triplet_fashion")
+    try: digest = _digest(d)
+    except (ValueError, TypeError) as e: raise ValueError(f'load_bundle: {manifest} holds what no manifest holds, NaN or half a letter: {e}') from e
+    if d['version'] > 1 and d.get('digest') != digest: raise ValueError(f'load_bundle: {manifest} is not the manifest that was saved (its SHA-256 differs): copy the bundle again')
     files = d.get('files', {})
-    if not isinstance(files, dict) or not all(isinstance(f, dict) for f in files.values()): raise ValueError(f'load_bundle: {manifest} has no list of files')
+    said = lambda f: isinstance(f, dict) and type(f.get('bytes', 0)) is int and isinstance(f.get('sha256'), str)
+    if not isinstance(files, dict) or not all(map(said, files.values())): raise ValueError(f'load_bundle: {manifest} has no list of files with their lengths and sums')
     for n in files:
         if n not in (*_files, *_extra): raise ValueError(f'load_bundle: {manifest} names {n!r}, which is no part of a bundle')
     if not isinstance(d.get('meta', {}), dict): raise ValueError(f'load_bundle: {manifest} has no notes')
@@ -646,41 +746,68 @@ def _check_net(net, d, path):
     if d['version'] == 1: said = {'input_shape': keras.tree.map_structure(lambda i: list(i.shape[1:]), net.inputs), 'out_dims': net.output_shape[-1]}
     else: said = json.loads(_dump(_takes_and_gives(net)))
     for k, v in said.items():
-        if k in d and d[k] != v: raise ValueError(f'load_bundle: {path}: the manifest says {k} {d[k]}, the network has {v}')
+        if (k in d or d['version'] > 1) and d.get(k) != v: raise ValueError(f'load_bundle: {path}: the manifest says {k} {d.get(k)}, the network has {v}')
 
 # %% ../nbs/20_persistence.ipynb #0e31ac32
+def _at(path):
+    "Where a bundle lies: under its name, or beside it where a save was cut off between two renames."
+    path, real = Path(os.path.abspath(path)), Path(os.path.realpath(path))
+    return _aside(real) if not real.exists() and _aside(real).exists() else path
+
+def _which(path):
+    "What tells a bundle from another one that a save puts in its place."
+    at = _at(path)
+    try: s = os.stat(at/'manifest.json' if at.is_dir() else at)
+    except OSError: return None
+    return s.st_ino, s.st_mtime_ns, s.st_size
+
 @contextmanager
 def _opened(path):
     "The folder of a bundle, unpacked for a while where it is one file."
-    path = Path(os.path.abspath(path))
-    if not _one_file(path): _settle(path)
+    path = _at(path)
     if path.is_dir(): yield path; return
     if not path.exists(): raise FileNotFoundError(f'load_bundle: no folder or file {path}')
     with tempfile.TemporaryDirectory() as tmp:
         _unzip(path, tmp, _allowed, 'load_bundle')
         try: yield Path(tmp)
-        except (ValueError, FileNotFoundError) as e: raise type(e)(str(e).replace(tmp + os.sep, f'{path}: ').replace(tmp, str(path))) from e
+        except (ValueError, FileNotFoundError) as e: raise (FileNotFoundError if isinstance(e, FileNotFoundError) else ValueError)(str(e).replace(tmp + os.sep, f'{path}: ').replace(tmp, str(path))) from e
+
+def _read(path, f, tries=20):
+    "`f` of a bundle's folder; again where a save put another bundle in its place meanwhile."
+    for i in range(tries):
+        which = _which(path)
+        try:
+            with _opened(path) as folder: found = f(folder)
+            if which == _which(path): return found
+        except (ValueError, OSError):
+            if which == _which(path): raise
+        time.sleep(.02*i)
+    raise ValueError(f'load_bundle: {path} was replaced {tries} times while it was read: wait until the program that writes it is done')
 
 def bundle_info(
     path, # written by `save_bundle`
 )->dict: # its manifest: input, preprocessing, N, data, package, notes (`meta`), files
     "What a bundle says about itself, its files checked, no network built."
-    with _opened(path) as folder: return _check_bundle(folder)
+    return _read(path, _check_bundle)
 
 # %% ../nbs/20_persistence.ipynb #8f52257a
+def _load(folder, custom_objects, index):
+    "Network and notes in a bundle's folder."
+    d = _check_bundle(folder)
+    net = load_model(*(folder/n for n in _files), custom_objects)
+    _check_net(net, d, folder)
+    if _extra[0] in d.get('files', {}): _check_index(folder/_extra[0], _takes_and_gives(net)['N'], f'load_bundle: {folder/_extra[0]}')
+    if index is not None:
+        if _extra[0] not in d.get('files', {}): raise FileNotFoundError(f'load_bundle: there is no index in {folder}')
+        with atomic_path(index) as tmp: shutil.copyfile(folder/_extra[0], tmp)
+    return net, d.get('meta', {})
+
 def load_bundle(
     path, # written by `save_bundle`, by this version of the package or an earlier one
     custom_objects=None, # classes of your own in the architecture that are not registered, by name
     index=None, # file to write the index to that came along; it opens with `ImageIndex.load`
 )->tuple: # the network, uncompiled, and the notes (dict) given to `save_bundle`
     "Network and notes, checked."
-    with _opened(path) as folder:
-        d = _check_bundle(folder)
-        net = load_model(*(folder/n for n in _files), custom_objects)
-        _check_net(net, d, folder)
-        if index is not None:
-            if _extra[0] not in d['files']: raise FileNotFoundError(f'load_bundle: there is no index in {path}')
-            with atomic_path(index) as tmp: shutil.copyfile(folder/_extra[0], tmp)
-    meta = d.get('meta', {})
+    net, meta = _read(path, lambda folder: _load(folder, custom_objects, index))
     if isinstance(meta.get('threshold'), dict): object.__setattr__(net, 'threshold', meta['threshold'])   # past Keras, which would track a dict
     return net, meta

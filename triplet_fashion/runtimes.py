@@ -6,7 +6,7 @@
 __all__ = ['ENGINES', 'in_precision', 'Runtime', 'runtime']
 
 # %% ../nbs/14_runtimes.ipynb #c34d6ca7
-import contextlib, importlib.util, io, logging, os, queue, tempfile, time, warnings
+import contextlib, hashlib, importlib.util, io, logging, os, queue, tempfile, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -163,6 +163,8 @@ def in_precision(
     last = _last_weights(model)
     twin = _twin(model, policy, None if isinstance(last, keras.Model) else last)
     twin.set_weights(model.get_weights())
+    for l in twin._flatten_layers():
+        if isinstance(l, keras.layers.Normalization): l.finalize_state()   # it computes with copies of its weights
     return twin
 
 # %% ../nbs/14_runtimes.ipynb #377c5f78
@@ -190,6 +192,12 @@ def _made(name, model, shape, threads):
     return ENGINES[name](model, (_GROUP, *shape), threads or _cores())
 
 # %% ../nbs/14_runtimes.ipynb #758faebc
+def _weights(model):
+    "A digest of the numbers of a model."
+    sha = hashlib.sha256()
+    for w in model.weights: sha.update(np.ascontiguousarray(w))
+    return sha.hexdigest()
+
 class Runtime:
     "A network made ready for inference: photos, RGB 0..255 (n, h, w, 3), any n, to its outputs, float32 (n, ...)."
     def __init__(self,
@@ -199,14 +207,19 @@ class Runtime:
         dtype='float32', # that `run` takes
         batch_size=32, # photos at once
         report=(), # one dictionary for each engine tried
-        why='' # this one
-    ): self.name, self.run, self.shape, self.dtype, self.batch_size, self.report, self.why = name, run, tuple(shape), dtype, batch_size, list(report), why
+        why='', # this one
+        of=None # digest of the weights that `run` computes with, or a function that gives it; None: not known
+    ): self.name, self.run, self.shape, self.dtype, self.batch_size, self.report, self.why, self.of = name, run, tuple(shape), dtype, batch_size, list(report), why, of
 
     def __call__(self, images):
         x, n = np.asarray(images), self.batch_size
         if x.shape[1:] != self.shape or not len(x): raise ValueError(f'this runtime was made for (n, {", ".join(map(str, self.shape))}); the shape is {x.shape}')
         out = [self.run(np.ascontiguousarray(x[i:i+n], self.dtype)) for i in range(0, len(x), n)]
         return out[0] if len(out) == 1 else np.concatenate(out)
+
+    def is_of(self, model): # Keras model
+        "Whether this is the network with the numbers that it has now; True where it cannot be known."
+        return self.of is None or (self.of() if callable(self.of) else self.of) == _weights(model)
 
     def __repr__(self): return f'{self.name}: {self.why}'
     def _repr_markdown_(self):
@@ -299,6 +312,6 @@ def runtime(
     x = np.ascontiguousarray(_sample(model, sample, batch_size), dtype)
     if len(names) == 1:
         if (lost := _missing(names[0])): raise ImportError(f'runtime {names[0]}: {lost}')
-        if names[0] == 'tf': return Runtime('tf', _made('tf', model, x.shape[1:], threads), x.shape[1:], dtype, batch_size, [_row('tf', verdict='asked for')], 'asked for')
+        if names[0] == 'tf': return Runtime('tf', _made('tf', model, x.shape[1:], threads), x.shape[1:], dtype, batch_size, [_row('tf', verdict='asked for')], 'asked for', lambda: _weights(model))
     name, run, report, why = _choose(model, x, names, tolerance, threads, photos)
-    return Runtime(name, run, x.shape[1:], dtype, batch_size, report, why)
+    return Runtime(name, run, x.shape[1:], dtype, batch_size, report, why, (lambda: _weights(model)) if name == 'tf' else _weights(model))

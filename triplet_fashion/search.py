@@ -6,7 +6,7 @@
 __all__ = ['tile_css', 'thumbnail', 'data_uri', 'Tile', 'draw_tile', 'tile_html', 'Hit', 'Hits', 'HitsList', 'ImageIndex']
 
 # %% ../nbs/24_search.ipynb #dc5cfb0d
-import base64, io, json, os, re, unicodedata, uuid, warnings, zipfile
+import base64, io, json, math, os, re, unicodedata, uuid, warnings, zipfile
 from functools import lru_cache
 from html import escape
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image, ImageDraw
 from .metrics import nearest
-from .photo import PhotoError, _map_threads, read_image, track
+from .photo import read_image
 
 # %% ../nbs/24_search.ipynb #d4c60254
 def _upright_size(path, side):
@@ -316,25 +316,15 @@ def attach(self:ImageIndex,
                          'use that network, or build a new index')
     self._net,self._probe = net,probe
 
-# %% ../nbs/24_search.ipynb #e8c1d790
-def _read(path, size):
-    "A photo's pixels, or what keeps it from being read."
-    try: return read_image(path, size)
-    except (PhotoError, OSError) as e: return e
-
 # %% ../nbs/24_search.ipynb #a4de9804
-def _encode_files(paths, net, size=None, batch_size=32, progress=False):
+def _encode_files(paths, net, size=None, batch_size=32, progress=False, out=None):
     "Embeddings of the photos that can be read, which they are, and (path, problem) of the others."
-    from triplet_fashion.applications import encode
-    size,out,images,good,bad = _in_size(net, size),[],[],[],[]
-    photos = _map_threads(lambda p: _read(p, size), paths)
-    for i,im in enumerate(track(photos, len(paths), progress, 'photos')):
-        if isinstance(im, Exception): bad.append((paths[i], str(im)))
-        else: images.append(im); good.append(i)
-        if len(images) == 8*batch_size or images and i+1 == len(paths):
-            out.append(encode(np.stack(images), net, batch_size=batch_size))
-            images = []
-    return np.concatenate(out) if out else None,good,bad
+    from triplet_fashion.encoding import encode
+    bad = {os.fspath(p): 'no such file' for p in paths if not os.path.exists(p)}
+    here = [i for i,p in enumerate(paths) if os.fspath(p) not in bad]
+    x = encode([paths[i] for i in here], net, batch_size, progress, _in_size(net, size), bad=bad, out=out) if here else None
+    good = [j for j,i in enumerate(here) if os.fspath(paths[i]) not in bad]
+    return x[good] if good else None,[here[j] for j in good],[(p, f'{p}: {bad[os.fspath(p)]}') for p in paths if os.fspath(p) in bad]
 
 # %% ../nbs/24_search.ipynb #201f211d
 @patch(cls_method=True)
@@ -345,9 +335,10 @@ def build(cls:ImageIndex,
     metric='cosine', # 'cosine', 'euclidean' or 'sqeuclidean'
     size=None, # (height, width) of photos for a net that takes any
     progress=False, # show progress, see `track`
+    out=None, # folder for the embeddings, in parts: after a kill the same call goes on, see `encode`
 )->ImageIndex: # with `skipped`, a list of (path, problem)
     "Encode every photo of a catalogue, and index what can be read."
-    x,good,bad = _encode_files(catalog.paths, net, size, batch_size, progress)
+    x,good,bad = _encode_files(catalog.paths, net, size, batch_size, progress, out)
     if x is None: raise ValueError(f'none of the {len(catalog.paths)} photos of {catalog.root} can be read; the first: {bad[0] if bad else "no photos"}')
     if bad: warnings.warn(f'{len(bad)} of {len(catalog.paths)} photos cannot be read and are left out (see .skipped); the first: {bad[0][1]}')
     ids = catalog.ids
@@ -485,6 +476,27 @@ def save(self:ImageIndex,
     return _write_whole(file, buf.getbuffer())
 
 # %% ../nbs/24_search.ipynb #d48fefa6
+_arrays = 'embeddings.npy', 'meta.npy', 'labels.npy', 'probe.npy'
+
+def _read_arrays(file):
+    "The arrays of an index file, read once it is clear that they are no longer than the file."
+    room = os.path.getsize(file)
+    with zipfile.ZipFile(file) as z:
+        for i in z.infolist():
+            if i.filename not in _arrays or i.compress_type: raise ValueError(f'it holds {i.filename!r}, which is no part of an index')
+            with z.open(i) as f: (shape, _, dtype) = np.lib.format.read_array_header_1_0(f) if np.lib.format.read_magic(f) == (1, 0) else ((), 0, np.dtype(object))
+            room -= i.file_size
+            if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape)*dtype.itemsize > i.file_size or room < 0: raise ValueError(f'{i.filename} has shape {shape}, the file is too short for that')
+    with np.load(file, allow_pickle=False) as z: return {k: z[k] for k in z.files}
+
+def _checked_meta(meta):
+    "What is noted in an index file, if it is of the kinds that `save` writes."
+    of = lambda x, *kinds: type(x) in kinds
+    right = meta['format'] == _format and of(meta['version'], int) and of(meta['ids'], list) and all(of(i, str) for i in meta['ids']) and of(meta['root'], str, type(None)) \
+        and all(of(k, int) and of(v, str) for k,v in meta['class_names']) and (meta['size'] is None or len(meta['size']) == 2 and all(of(n, int) and n > 0 for n in meta['size']))
+    if not right: raise ValueError(f'its format is {meta["format"]!r}, or its notes are not those of an index')
+    return meta
+
 @patch(cls_method=True)
 def load(cls:ImageIndex,
     file, # written by `save`
@@ -494,14 +506,14 @@ def load(cls:ImageIndex,
     "Read an index back; ValueError where the file is cut short or something else."
     if not os.path.isfile(file): raise FileNotFoundError(f'there is no index file {os.fspath(file)!r}')
     try:
-        with np.load(file, allow_pickle=False) as z: arrays = {k: z[k] for k in z.files}
-        meta = json.loads(arrays['meta'].tobytes())
-        if meta['format'] != _format: raise ValueError(f'its format is {meta["format"]!r}')
-    except (ValueError, KeyError, EOFError, OSError, AttributeError, TypeError, zipfile.BadZipFile, zipfile.zlib.error) as e:
-        raise ValueError(f'{os.fspath(file)!r} is not a whole index file: cut short, damaged or of another kind ({e}); copy it again or build a new index') from e
-    if meta['version'] > 1: raise ValueError(f'{os.fspath(file)!r} was written by a newer version of triplet_fashion: update the package')
-    self = cls(arrays['embeddings'], meta['ids'], arrays.get('labels'), dict(meta['class_names']) or None, None, root or meta['root'],
-               meta['metric'], tuple(meta['size']) if meta['size'] else None)
+        arrays = _read_arrays(file)
+        meta = _checked_meta(json.loads(arrays['meta'].tobytes()))
+        newer = meta['version'] > 1
+        if not newer: self = cls(arrays['embeddings'], meta['ids'], arrays.get('labels'), dict(meta['class_names']) or None, None, root or meta['root'], meta['metric'], tuple(meta['size']) if meta['size'] else None)
+        if not newer and 'probe' in arrays and (arrays['probe'].shape != (self.dims,) or not np.isfinite(arrays['probe']).all()): raise ValueError('its probe is none')
+    except Exception as e:
+        raise ValueError(f'{os.fspath(file)!r} is not a whole index file: cut short, damaged or of another kind ({type(e).__name__}: {str(e)[:200]}); copy it again or build a new index') from e
+    if newer: raise ValueError(f'{os.fspath(file)!r} was written by a newer version of triplet_fashion: update the package')
     self._probe = arrays.get('probe')
     if net is not None: self.net = net
     return self
