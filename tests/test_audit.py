@@ -69,6 +69,15 @@ def test_what_can_be_read_is_noted_and_looks_the_same(page, tmp_path):
         assert [n.split(':')[0] for n in photo_facts(tmp_path/name).notes] == want, name
 
 
+def test_what_is_noted_as_turned_is_what_says_so(page, tmp_path):
+    "A TIFF, which Pillow turns, is noted too; a JPEG whose XMP alone says so is left as it is."
+    page.save(tmp_path/'t.tif', exif=exif(6))
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    page.save(tmp_path/'x.jpg', xmp=xmp)
+    assert Image.open(tmp_path/'x.jpg').getexif()[0x0112] == 6
+    assert [n.split(':')[0] for n in photo_facts(tmp_path/'t.tif').notes] == ['turned'] and photo_facts(tmp_path/'x.jpg').notes == ()
+
+
 def test_sixteen_bits_in_colour(page, tmp_path):
     "Written by hand: Pillow reads 16-bit RGB but does not write it."
     import struct, zlib

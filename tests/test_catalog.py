@@ -51,7 +51,7 @@ def test_layouts(layout, found, tmp_path):
 
 
 def test_what_is_left_out_is_counted_with_its_reason(tmp_path):
-    fill(tmp_path, 'a/1.jpg', 'a/readme.txt', 'a/._1.jpg', 'a/sub/2.jpg', 'loose.jpg', '.DS_Store', 'b/x.heic', '__MACOSX/a/1.jpg')
+    fill(tmp_path, 'a/1.jpg', 'a/readme.txt', 'a/._1.jpg', 'a/sub/2.jpg', 'loose.jpg', '.DS_Store', 'b/x.psd', '__MACOSX/a/1.jpg')
     (tmp_path/'a/gone.jpg').symlink_to(tmp_path/'nowhere.jpg')
     os.mkfifo(tmp_path/'a/pipe.jpg')
     cat = Catalog.from_dir(tmp_path)
@@ -59,7 +59,7 @@ def test_what_is_left_out_is_counted_with_its_reason(tmp_path):
     reasons = {Path(p).relative_to(tmp_path).as_posix(): r for p, r in cat.skipped}
     assert reasons == {
         'a/readme.txt': 'not a photo by its name', 'a/._1.jpg': 'hidden or system file', 'a/sub': 'sub-folder', 'loose.jpg': 'photo outside any product folder',
-        '.DS_Store': 'hidden or system file', '__MACOSX': 'hidden or system file', 'b/x.heic': 'not a photo by its name', 'b': 'product folder without photos',
+        '.DS_Store': 'hidden or system file', '__MACOSX': 'hidden or system file', 'b/x.psd': 'not a photo by its name', 'b': 'product folder without photos',
         'a/gone.jpg': 'link that leads nowhere', 'a/pipe.jpg': 'not a regular file'}
     assert repr(cat) == f'{tmp_path.name}: 1 photos of 1 products, 7 other entries left out'
     assert 'not listed, not a photo by its name' in str(cat.audit())

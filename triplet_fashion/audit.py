@@ -17,7 +17,7 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 
-from .photo import PhotoError, _map_threads, read_image, track
+from .photo import PhotoError, _map_threads, _orientation, read_image, track
 
 # %% ../nbs/06_audit.ipynb #60d4af65
 _TILE = 64   # pixels: the side of the tile that copies are found on
@@ -36,8 +36,8 @@ def _names_it(im, path):
 def _modes(im):
     "Notes on how an opened file stores its pixels."
     deep,frames = im.mode.startswith('I') or any(';16' in str(t) for t in im.tile),1 if im.format == 'MPO' else getattr(im, 'n_frames', 1)
-    turn = im.getexif().get(0x0112, 1) if im.format != 'PNG' or 'exif' in im.info else 1   # a PNG would be decoded to look for it
-    kinds = [('turned', turn in range(2, 9), f'EXIF orientation {turn}'), ('CMYK', im.mode == 'CMYK', 'for printing'), ('16-bit', deep, f'mode {im.mode}'),
+    turn = _orientation(im) if im.format != 'PNG' or 'exif' in im.info else 1   # a PNG would be decoded to look for it
+    kinds = [('turned', turn > 1, f'EXIF orientation {turn}'), ('CMYK', im.mode == 'CMYK', 'for printing'), ('16-bit', deep, f'mode {im.mode}'),
              ('alpha', 'A' in im.getbands() or 'transparency' in im.info, f'mode {im.mode}, shown on white'), ('palette', im.mode == 'P', 'up to 256 colours'),
              ('grey', im.mode in ('1', 'L', 'LA') or im.mode.startswith('I'), f'mode {im.mode}'), ('animated', frames > 1, f'{frames} frames')]
     return [f'{k}: {detail}' for k,yes,detail in kinds if yes]
