@@ -297,6 +297,8 @@ def test_lists_of_photos_to_leave_out(tmp_path):
     assert cat.exclude('a/1.jpg').ids == cat.ids[1:] and len(cat.exclude(table(tmp_path/'empty.txt', ''))) == 4
     with pytest.raises(ValueError, match='none of its 1 photos'): cat.exclude(table(tmp_path/'other.txt', 'z/1.jpg\n'))
     with pytest.raises(FileNotFoundError): cat.exclude(tmp_path/'gone.txt')
+    with pytest.warns(UserWarning, match='none of the 2 photos given, such as z/1.jpg, is in'): assert len(cat.exclude(['z/1.jpg', 'z/2.jpg'])) == 4
+    assert len(cat.exclude([])) == 4
 
 
 # the drawn catalogue

@@ -6,7 +6,7 @@
 __all__ = ['draw_catalog', 'listdir_fullpath', 'class_dict', 'Catalog', 'sub_dir', 'unsub_dir']
 
 # %% ../nbs/07_catalog.ipynb #e1ab7847
-import csv, errno, filecmp, json, os, shutil, unicodedata
+import csv, errno, filecmp, json, os, shutil, unicodedata, warnings
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
@@ -332,13 +332,15 @@ def at_least(self:Catalog,
 
 @patch
 def exclude(self:Catalog,
-    paths,   # photos to leave out, by path or id; or a file that lists them, as `Audit.save` writes it
+    paths,   # photos to leave out, by path or id; an `Audit`; or a file that lists them, as `Audit.save` writes it
 ):           # a Catalog without them
     "All photos but these."
+    if isinstance(paths, Audit): paths = paths.excluded
     listed = isinstance(paths, (str, os.PathLike)) and not os.fspath(paths).lower().endswith(PHOTO_SUFFIXES)
     out = {os.fspath(p) for p in (load_exclusions(paths) if listed else [paths] if isinstance(paths, (str, os.PathLike)) else paths)}
     keep = np.array([p not in out and i not in out for p,i in zip(self.paths, self.ids)], bool)
     if listed and out and keep.all(): raise ValueError(f'{paths}: none of its {len(out)} photos is in {self}: was it written for another folder?')
+    if out and keep.all(): warnings.warn(f'exclude: none of the {len(out)} photos given, such as {min(out)}, is in {self}: nothing is left out. Give paths as in .paths, or ids as in .ids', stacklevel=2)
     return self.subset(keep)
 
 # %% ../nbs/07_catalog.ipynb #49c46f6b
@@ -385,7 +387,7 @@ def __radd__(self:Catalog, other): return self if other == 0 else NotImplemented
 # %% ../nbs/07_catalog.ipynb #5d5d6c60
 @patch
 def audit(self:Catalog,
-    progress=False,   # show progress, see `track`
+    progress=None,    # show progress, see `track`; None: where there are more than 2,000 photos
     min_side=16,      # photos with a side shorter than this, in pixels, are reported
     workers=None,     # threads; None: a few more than there are cores
     **kwargs,         # `against`, `near`, `embeddings`, ...: see `audit_photos`
