@@ -69,6 +69,15 @@ def test_what_can_be_read_is_noted_and_looks_the_same(page, tmp_path):
         assert [n.split(':')[0] for n in photo_facts(tmp_path/name).notes] == want, name
 
 
+def test_what_is_noted_as_turned_is_what_says_so(page, tmp_path):
+    "A TIFF, which Pillow turns, is noted too; a JPEG whose XMP alone says so is left as it is."
+    page.save(tmp_path/'t.tif', exif=exif(6))
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    page.save(tmp_path/'x.jpg', xmp=xmp)
+    assert Image.open(tmp_path/'x.jpg').getexif()[0x0112] == 6
+    assert [n.split(':')[0] for n in photo_facts(tmp_path/'t.tif').notes] == ['turned'] and photo_facts(tmp_path/'x.jpg').notes == ()
+
+
 def test_sixteen_bits_in_colour(page, tmp_path):
     "Written by hand: Pillow reads 16-bit RGB but does not write it."
     import struct, zlib
@@ -177,8 +186,47 @@ def test_audit_finds_each_fault_once(tmp_path):
     assert 'd/twin.png' in next(o['problem'] for o in audit.table if o['path'].endswith('c/0.png'))
     assert len(audit.clean) == len(cat)-8 and not audit.clean.audit().table and audit.clean.num_classes == 5
     assert [cat.class_names[c] for c in audit.singles] == ['e'] and len(audit.emptied) == 0
-    assert steps[-1] == (len(cat), len(cat)) and tree(tmp_path) == before
+    assert (len(cat), len(cat)) in steps and all(i <= n for i, n in steps) and tree(tmp_path) == before
     assert 'truncated' in repr(audit) and '<table>' in audit._repr_html_()
+
+
+def test_a_photo_of_two_products_is_no_copy_of_itself(tmp_path):
+    "DeepFashion2 whole: a photo that shows two garments stands under both."
+    from triplet_fashion.readers import draw_benchmark, read_deepfashion2
+    b = read_deepfashion2(draw_benchmark('deepfashion2', tmp_path/'df2', 8, 4))
+    assert len(set(b.train.paths)) < len(b.train)
+    looked = []
+    audit = b.train.audit(progress=lambda done, n: looked.append(n))
+    assert audit.table == [] and audit.duplicates == [] and len(audit.clean) == len(b.train) and looked[0] == len(set(b.train.paths))
+    assert b.query.audit(against=b.gallery).leaks == []
+    copy = shutil.copy(b.train.paths[0], tmp_path/'copy.jpg')
+    mine = int(b.train.labels[1])                                  # the second garment of the same photo
+    assert b.train.paths[0] == b.train.paths[1] and b.train.labels[0] != mine
+    assert (b.train+Catalog([copy], [0], [b.train.class_names[mine]])).audit().counts == {'same file twice in a product': 1}
+    assert (b.train+Catalog([copy], [0], ['other'])).audit().counts == {'same file in two products': 2}
+    e = np.random.default_rng(0).normal(size=(len(set(b.train.paths)), 8))[np.unique(b.train.paths, return_inverse=True)[1]]
+    assert b.train.audit(embeddings=e).duplicates == []
+
+
+def test_a_photo_that_vanishes_during_the_audit(drawn, tmp_path, monkeypatch):
+    cat = Catalog.from_dir(shutil.copytree(drawn.root, tmp_path/'c'))
+    real = room._exact
+    def late(*a):
+        os.unlink(cat.paths[3]); os.unlink(cat.paths[5])
+        return real(*a)
+    monkeypatch.setattr(room, '_exact', late)
+    assert cat.audit().table == []
+
+
+def test_progress_is_shown_for_many_photos(shop, monkeypatch, capsys):
+    shop.audit()
+    assert capsys.readouterr().err == ''
+    monkeypatch.setattr(room, '_MANY', 20)
+    shop.audit()
+    err = capsys.readouterr().err
+    assert all(o in err for o in (f'photos examined {len(shop)} of {len(shop)}', 'blocks of pairs 1 of 1', 'pairs looked at'))
+    shop.audit(progress=False)
+    assert capsys.readouterr().err == ''
 
 
 def test_audit_of_a_product_with_nothing_left(tmp_path):
@@ -329,6 +377,16 @@ def test_the_list_is_kept_and_read(shop, tmp_path):
     assert len(load_exclusions(Catalog([], [], ['a']).audit().save(tmp_path/'none.csv'))) == 0
 
 
+@pytest.mark.parametrize('name', ['#1 tee', 'a\nb', '#x\n#y', 'say "hi", friend', '"', 'a;b\tc', 'plain', '\u2028odd\x85', ' lead'])
+def test_the_list_keeps_every_name(name, tmp_path):
+    cat = Catalog.from_dir(fill(photos(tmp_path/'c', 'good/1.png', 'good/2.png'), f'{name}/1.jpg', f'{name}/2, "x".jpg', '#z/3.jpg'))
+    audit = cat.audit()
+    path = audit.save(tmp_path/'l.csv')
+    assert sorted(load_exclusions(path)) == sorted([f'{name}/1.jpg', f'{name}/2, "x".jpg', '#z/3.jpg']) and cat.exclude(path).ids == ['good/1.png', 'good/2.png']
+    path.write_text('# mine\n\n'+path.read_text()+'\n# the end\n')
+    assert cat.exclude(path).ids == cat.exclude(audit).ids == ['good/1.png', 'good/2.png']
+
+
 def test_memory_does_not_grow_with_the_pairs():
     import tracemalloc
     codes = np.random.default_rng(0).integers(0, 2**63, (6000, 4), np.uint64)
@@ -339,6 +397,21 @@ def test_memory_does_not_grow_with_the_pairs():
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 120e6 and peaks[1] < 3.5*peaks[0]
+
+
+def test_memory_of_an_audit_hardly_grows_with_the_photos(tmp_path, monkeypatch):
+    "Bytes that Python holds at most: a pass keeps some hundred a photo and none of the pixels, which would be 12,288."
+    import tracemalloc
+    real = room._blocks
+    monkeypatch.setattr(room, '_blocks', lambda n, m, t: real(n, m, t, 20, 20))
+    cat = Catalog.from_dir(photos(tmp_path, *(f'{k//10:02}/{k}.png' for k in range(500))))
+    peaks = []
+    for part in (cat[:20], cat[:100], cat):                        # the first one imports what is needed
+        tracemalloc.start()
+        part.audit()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2]-peaks[1] < 400*2000
 
 
 def test_audit_of_real_photos(clothing):

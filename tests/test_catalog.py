@@ -51,7 +51,7 @@ def test_layouts(layout, found, tmp_path):
 
 
 def test_what_is_left_out_is_counted_with_its_reason(tmp_path):
-    fill(tmp_path, 'a/1.jpg', 'a/readme.txt', 'a/._1.jpg', 'a/sub/2.jpg', 'loose.jpg', '.DS_Store', 'b/x.heic', '__MACOSX/a/1.jpg')
+    fill(tmp_path, 'a/1.jpg', 'a/readme.txt', 'a/._1.jpg', 'a/sub/2.jpg', 'loose.jpg', '.DS_Store', 'b/x.psd', '__MACOSX/a/1.jpg')
     (tmp_path/'a/gone.jpg').symlink_to(tmp_path/'nowhere.jpg')
     os.mkfifo(tmp_path/'a/pipe.jpg')
     cat = Catalog.from_dir(tmp_path)
@@ -59,7 +59,7 @@ def test_what_is_left_out_is_counted_with_its_reason(tmp_path):
     reasons = {Path(p).relative_to(tmp_path).as_posix(): r for p, r in cat.skipped}
     assert reasons == {
         'a/readme.txt': 'not a photo by its name', 'a/._1.jpg': 'hidden or system file', 'a/sub': 'sub-folder', 'loose.jpg': 'photo outside any product folder',
-        '.DS_Store': 'hidden or system file', '__MACOSX': 'hidden or system file', 'b/x.heic': 'not a photo by its name', 'b': 'product folder without photos',
+        '.DS_Store': 'hidden or system file', '__MACOSX': 'hidden or system file', 'b/x.psd': 'not a photo by its name', 'b': 'product folder without photos',
         'a/gone.jpg': 'link that leads nowhere', 'a/pipe.jpg': 'not a regular file'}
     assert repr(cat) == f'{tmp_path.name}: 1 photos of 1 products, 7 other entries left out'
     assert 'not listed, not a photo by its name' in str(cat.audit())
@@ -86,10 +86,29 @@ def test_links_that_go_round(tmp_path):
     (tmp_path/'self').symlink_to(tmp_path/'self')
     (tmp_path/'up').symlink_to(tmp_path, target_is_directory=True)
     (tmp_path/'a/a').symlink_to(tmp_path/'a', target_is_directory=True)
+    (tmp_path/'b').mkdir()
+    (tmp_path/'b/b').symlink_to(tmp_path, target_is_directory=True)
     cat = Catalog.from_dir(tmp_path)
-    assert set(cat.ids) == {'a/1.jpg', 'a/a/1.jpg'}             # a photo found twice by name is found by the audit
-    assert ('link that leads nowhere') in {r for _, r in cat.skipped}
+    assert cat.ids == ['a/1.jpg'] and cat.exclude([]).ids == cat.ids            # listed twice, a photo would be its own positive
+    reasons = {os.path.relpath(p, tmp_path): r for p, r in cat.skipped}
+    assert reasons['a/a'] == reasons['b/b'] == 'link that goes round' and reasons['self'] == 'link that leads nowhere'
     assert Catalog.from_dir(tmp_path, layout='flat').ids == ['a/1.jpg']
+
+
+def test_what_lies_deeper_is_left_out_with_its_reason(tmp_path, monkeypatch):
+    fill(tmp_path, 'a/a/1.jpg', 'a/a/old/2.jpg', 'a/a/a/3.jpg', 'b/b/4.jpg', 'b/5.jpg', 'c/6.jpg')
+    cat = Catalog.from_dir(tmp_path)
+    assert cat.ids == ['a/a/1.jpg', 'b/5.jpg', 'b/b/4.jpg', 'c/6.jpg']
+    assert {os.path.relpath(p, tmp_path): r for p, r in cat.skipped} == {'a/a/old': 'sub-folder', 'a/a/a': 'sub-folder'}
+    real = os.scandir
+    def scandir(d):
+        if str(d).endswith('b/b'): raise PermissionError(13, 'Permission denied', str(d))
+        return real(d)
+    monkeypatch.setattr(os, 'scandir', scandir)
+    cat = Catalog.from_dir(tmp_path)
+    assert cat.ids == ['a/a/1.jpg', 'b/5.jpg', 'c/6.jpg'] and (str(tmp_path/'b/b'), 'folder that cannot be read: Permission denied') in cat.skipped
+    (tmp_path/'c/6.jpg').unlink(); shutil.rmtree(tmp_path/'b'); (tmp_path/'a/a/1.jpg').unlink()
+    with pytest.raises(ValueError, match="only further folders such as '(a/)+a'|only further folders such as 'a/a/old'"): Catalog.from_dir(tmp_path)
 
 
 def test_names_in_two_unicode_forms_are_one_name(tmp_path):
@@ -151,6 +170,8 @@ def test_parts_keep_ids_and_empty_parts_work():
     assert cat.at_least(3).paths == ['3.jpg', '4.jpg', '5.jpg'] and len(cat.at_least(4)) == 0
     assert cat.exclude(['0.jpg', 'unknown.jpg']).paths == cat.paths[1:]
     assert len(cat.sample(99)) == 6 and cat.sample(3, seed=1).paths != cat.sample(3, seed=2).paths
+    with pytest.raises(ValueError, match='n=-1: expected 0 or more'): cat.sample(-1)
+    with pytest.raises(TypeError, match='n=2.5: expected a whole number'): cat.sample(2.5)
     with pytest.raises(ValueError, match='a mask of 2 for 6'): cat.subset(np.array([True, False]))
     with pytest.raises(IndexError): cat.subset([6])
 
@@ -247,6 +268,14 @@ def test_tables_that_are_wrong_say_where(text, match, tmp_path):
     assert 't.csv' in str(e.value)
 
 
+def test_columns_by_other_names(tmp_path):
+    fill(tmp_path, 'a', 'b')
+    cat = Catalog.from_csv(table(tmp_path/'t.csv', 'Image,SKU\na,x\nb,y\n'), files='image', label='sku')
+    assert cat.ids == ['a', 'b'] and cat.class_names == ['x', 'y']
+    with pytest.raises(ValueError, match="no column 'image'.*path, label"): Catalog.from_csv(table(tmp_path/'u.csv', 'path,label\na,x\n'), files='image')
+    with pytest.raises(ValueError, match='line 2: image is empty'): Catalog.from_csv(table(tmp_path/'v.csv', 'image,label\n,x\n'), files='image')
+
+
 def test_a_line_that_stands_twice_counts_once(tmp_path):
     fill(tmp_path, 'a')
     assert len(Catalog.from_csv(table(tmp_path/'t.csv', 'path,label\na,x\na,x\n'))) == 1
@@ -272,6 +301,8 @@ def test_sums_of_folders(tmp_path):
     both = sum([a, b])
     assert both.root == str(tmp_path) and both.ids == ['a/x/1.jpg', 'a/y/1.jpg', 'b/w/1.jpg', unicodedata.normalize('NFD', 'b/옷/1.jpg')] and len(both.skipped) == 1
     assert (both+Catalog(['q'], [0], ['옷'])).labels[-1] == both.labels[3]
+    (tmp_path/'link').symlink_to(tmp_path/'a', target_is_directory=True)
+    for way in (tmp_path/'link', tmp_path/'b/../a', Path(os.path.relpath(tmp_path/'a'))): assert len(a+Catalog.from_dir(way)) == len(a)   # the same files
     with pytest.raises(TypeError): a+[1]
     with pytest.raises(TypeError): 5+a
 
@@ -297,6 +328,8 @@ def test_lists_of_photos_to_leave_out(tmp_path):
     assert cat.exclude('a/1.jpg').ids == cat.ids[1:] and len(cat.exclude(table(tmp_path/'empty.txt', ''))) == 4
     with pytest.raises(ValueError, match='none of its 1 photos'): cat.exclude(table(tmp_path/'other.txt', 'z/1.jpg\n'))
     with pytest.raises(FileNotFoundError): cat.exclude(tmp_path/'gone.txt')
+    with pytest.warns(UserWarning, match='none of the 2 photos given, such as z/1.jpg, is in'): assert len(cat.exclude(['z/1.jpg', 'z/2.jpg'])) == 4
+    assert len(cat.exclude([])) == 4
 
 
 # the drawn catalogue
@@ -417,7 +450,21 @@ def test_unsub_dir_moves_nothing_that_is_not_nested(tmp_path):
     shutil.rmtree(new/'c')
     fill(tmp_path/'back', 'b/other.jpg')
     with pytest.raises(FileExistsError, match='nothing moved: 1 destinations'): unsub_dir(new, tmp_path/'back')
-    assert tree(new) == {k: v for k, v in ((n, n.encode()) for n in ('a/a/1.jpg', 'b/b/1.jpg'))} and before
+    assert tree(tmp_path) == {k: v for k, v in before.items() if k not in ('new/b/loose.jpg', 'new/c/1.jpg')} | {'back/b/other.jpg': b'b/other.jpg'}
+
+
+def test_unsub_dir_clears_away_what_systems_leave(tmp_path):
+    new = fill(tmp_path/'new', 'a/a/1.jpg', 'a/.DS_Store', 'a/Thumbs.db', 'a/._1', 'b/b/1.jpg', 'b/.notes')
+    unsub_dir(new, tmp_path/'back')
+    assert tree(tmp_path/'back') == {n: f'{n[0]}/{n}'.encode() for n in ('a/1.jpg', 'b/1.jpg')} and tree(new) == {'b/.notes': b'b/.notes'} and not (new/'a').exists()
+
+
+def test_names_as_long_as_names_can_be(tmp_path, monkeypatch):
+    name = '가'*84                                                  # 252 bytes
+    old, new = fill(tmp_path/'old', f'{name}/1.jpg'), tmp_path/'new'
+    cross_device(monkeypatch, old, new)
+    sub_dir(old, new)
+    assert tree(new) == {f'{name}/{name}/1.jpg': f'{name}/1.jpg'.encode()} and [p.name for p in new.iterdir()] == [name]
 
 
 def test_names_that_meet_are_refused(tmp_path):

@@ -149,6 +149,22 @@ def test_audit_shows_copies_and_leaks(drawn, tmp_path, capsys):
     assert len(audit.leaks) == 72+6 and '78 to leave out' in capsys.readouterr().out and len(audit.clean) == 0
 
 
+def test_audit_options(drawn, run, tmp_path, capsys):
+    folder = tmp_path/'c'
+    shutil.copytree(drawn.root, folder)
+    (folder/'alone').mkdir()
+    shutil.move(folder/drawn.ids[0], folder/'alone'/'1.jpg')
+    cli.triplet_audit.main([str(folder)])
+    assert '1 products with one photo, which no anchor comes from:\none photo: alone' in capsys.readouterr().out
+    assert len(cli.triplet_audit(str(folder), min_side=1000).table) == 72
+    with pytest.raises(SystemExit, match='no photos in its 13 folders'): cli.triplet_audit.main([str(folder), '--layout', 'nested'])
+    cli.triplet_embed.main([str(run), str(folder), '--out', str(tmp_path/'i.npz')])
+    (folder/'alone'/'2.jpg').write_bytes((folder/drawn.ids[30]).read_bytes()+b'x')
+    capsys.readouterr()
+    assert cli.triplet_audit(str(folder), embeddings=str(tmp_path/'i.npz')).searched == 'embeddings' and '1 photos are not in' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match='goes without --against'): cli.triplet_audit.main([str(folder), '--embeddings', 'i.npz', '--against', str(folder)])
+
+
 def test_bad_photos_are_counted_and_left_out_of_a_run(drawn, tmp_path, capsys):
     folder = tmp_path/'옷 사진 (3)'
     shutil.copytree(drawn.root, folder)

@@ -1,5 +1,5 @@
 "Batches: what meets in them, that they repeat by seed, and that bad folders and photos end in words rather than loops."
-import itertools, warnings
+import gc, itertools, time, warnings
 from pathlib import Path
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from PIL import Image
 import keras
 import tensorflow as tf
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.generator import (Augment, _coverage, _deal, _Photos, _Table, _triplet_rows, augmentation, bad_report, image_dataset, input_triplet_gen, pk_dataset,
+from triplet_fashion.generator import (Augment, _coverage, _deal, _mend_groups, _mend_triplets, _Photos, _Table, _triplet_rows, augmentation, bad_report, image_dataset, input_triplet_gen, pk_dataset,
     show_batch, triplet_dataset)
 from triplet_fashion.photo import PhotoError, load_images, read_image
 
@@ -200,11 +200,105 @@ def test_a_photo_gone_bad_is_stood_in_for_and_named(cache, tmp_path):
     (tmp_path/'p00'/'1.png').write_bytes(b'')
     ds = triplet_dataset(cat, 6, (8, 8), cache=cache)
     with pytest.warns(UserWarning, match='1.png: empty file.*stands in'): (a, p, n), y = next(iter(ds))
-    assert sorted(grey(a)) == [0, 2, 2, 20, 21, 22] and ds.info['bad'] == {1: 'empty file: 0 bytes'}
+    assert sorted(grey(a)) == [0, 2, 2, 20, 21, 22] and ds.info['bad'] == {1: 'empty file: 0 bytes'} and (grey(a) != grey(p)).all()
     for k in (0, 2): (tmp_path/'p00'/f'{k}.png').write_bytes(b'')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        with pytest.raises(Exception, match='p00: none of its photos can be read'): list(pk_dataset(cat, 2, 2, (8, 8)))
+        with pytest.raises(Exception, match='1 product is left with two that can be read'): list(pk_dataset(cat, 2, 2, (8, 8)))
+        with pytest.raises(Exception, match='no two products are left'): list(triplet_dataset(cat, 6, (8, 8)))
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(data=st.data(), sizes=SIZES, seed=st.integers(0, 99))
+def test_what_stands_in_keeps_a_triplet_a_triplet(data, sizes, seed):
+    y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    rows = _triplet_rows(y, 12, np.random.default_rng(seed))
+    bad = dict.fromkeys(data.draw(st.sets(st.integers(0, len(y)-1), min_size=1)))
+    count = np.bincount(np.delete(y, list(bad)), minlength=len(sizes))
+    if count.max() < 2 or (count > 0).sum() < 2:
+        if not np.isin(rows, list(bad)).any(): return
+        with pytest.raises(ValueError, match='no two products are left'): _mend_triplets(rows, y, bad)
+        return
+    out = _mend_triplets(rows, y, bad)
+    a, p, n = out.T
+    assert not np.isin(out, list(bad)).any() and (a != p).all() and (y[a] == y[p]).all() and (y[a] != y[n]).all()
+    same = ~np.isin(rows, list(bad)).any(1)
+    assert np.array_equal(out[same], rows[same])
+    stays = count[y[rows[:, 0]]] >= 2
+    assert np.array_equal(y[a][stays], y[rows[:, 0]][stays])
+    assert np.array_equal(_mend_triplets(_mend_triplets(rows, y, dict.fromkeys(sorted(bad)[:1])), y, {}), _mend_triplets(rows, y, dict.fromkeys(sorted(bad)[:1])))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(data=st.data(), sizes=st.lists(st.integers(2, 7), min_size=3, max_size=8), P=st.integers(2, 8), K=st.integers(2, 5), seed=st.integers(0, 99))
+def test_what_stands_in_keeps_p_times_k(data, sizes, P, K, seed):
+    y, t, P = table(sizes, P, K, seed)
+    rows = t.rows(0, 1)
+    bad = dict.fromkeys(data.draw(st.sets(st.integers(0, len(y)-1), min_size=1)))
+    count = np.bincount(np.delete(y, list(bad)), minlength=len(sizes))
+    if (count >= 2).sum() < 2:
+        if np.isin(rows, list(bad)).any():
+            with pytest.raises(ValueError, match='is left with two'): _mend_groups(rows, y, bad)
+        return
+    out = _mend_groups(rows, y, bad)[:, 0].reshape(P, K)
+    owners = y[out]
+    assert not np.isin(out, list(bad)).any() and (owners == owners[:, :1]).all()
+    for group, was in zip(out, y[rows[:, 0].reshape(P, K)[:, 0]]):
+        assert len(set(group)) >= 2 and (y[group[0]] == was or count[was] < 2)
+        if K <= count[y[group[0]]] and y[group[0]] == was: assert len(set(group)) == K
+    if (count >= 2).sum() >= P: assert len(set(owners[:, 0])) == P
+
+
+@pytest.mark.filterwarnings('ignore:.*stands in')
+@pytest.mark.parametrize('cache', [True, False])
+def test_the_last_photo_of_a_product_gone_bad(cache, tmp_path):
+    "A product with one photo gives negatives; one with two, of which one is gone, would pair a photo with itself."
+    cat = flat(tmp_path, [3, 1, 3, 2])
+    for p in ('p01/0.png', 'p03/1.png'): (tmp_path/p).write_bytes(b'')
+    good = {0, 1, 2, 40, 41, 42, 60}
+    ds = triplet_dataset(cat, 4, (8, 8), cache=cache)
+    for e in range(6):
+        for (a, p, n), y in ds:
+            a, p, n = grey(a), grey(p), grey(n)
+            assert (a//20 == p//20).all() and (a != p).all() and (a//20 != n//20).all() and (a//20 == y.numpy()).all() and good.issuperset([*a, *p, *n])
+    assert sorted(ds.info['bad']) == [3, 8] and '2 of 8 photos could not be read; others stood in for them' in bad_report(ds)
+    pk = pk_dataset(cat, 3, 2, (8, 8), cache=cache)
+    for x, y in (b for e in range(4) for b in pk): assert (grey(x)//20 == y.numpy()).all() and good.issuperset(grey(x)) and all(len(set(o)) == 2 for o in grey(x).reshape(3, 2))
+    gen = input_triplet_gen(ImageDataGenerator(), tmp_path, batch_size=4, target_size=8, seed=0, cache=cache)
+    for (a, p, n), y in itertools.islice(gen, 12): assert (grey(a) != grey(p)).all() and (grey(a)//20 == y).all() and 60 not in [*grey(a), *grey(p)] and good.issuperset([*grey(a), *grey(n)])
+
+
+@pytest.mark.filterwarnings('ignore:.*stands in')
+@pytest.mark.parametrize('make', [lambda c, **k: triplet_dataset(c, 5, (8, 8), **k), lambda c, **k: pk_dataset(c, 3, 2, (8, 8), **k)], ids=['triplets', 'pk'])
+def test_what_stands_in_does_not_depend_on_when_it_was_found(make, tmp_path):
+    cat = flat(tmp_path, [3, 4, 3, 5, 2])
+    for p in ('p00/0.png', 'p01/2.png', 'p04/0.png'): (tmp_path/p).write_bytes(b'')
+    def batches(ds): return [np.concatenate([np.ravel(t) for t in tf.nest.flatten(b)]) for b in ds]
+    ds = make(cat)
+    batches(ds)
+    second = batches(ds)                                            # all are known by now
+    assert all(np.array_equal(a, b) for a, b in zip(second, batches(make(cat, first_epoch=1)), strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(second[1:], batches(make(cat, first_epoch=1, first_step=1, cache=False)), strict=True))
+
+
+@pytest.mark.parametrize('recipe,kw', [('seed', dict(batch_size=6)), ('scratch', dict(P=4, K=2))])
+def test_training_goes_on_when_a_photo_breaks_between_epochs(recipe, kw, tmp_path, monkeypatch):
+    "Through fit: one is the last photo of its product, one of a product with two. The closing warning counts and names both."
+    from triplet_fashion import generator
+    from triplet_fashion.training import fit
+    monkeypatch.setattr(generator, '_CACHE_BYTES', 0)
+    cat = flat(tmp_path, [4, 4, 4, 1, 2, 4])
+    lost = [tmp_path/'p03'/'0.png', tmp_path/'p04'/'1.png']
+    class Break(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            for p in lost if epoch == 0 else []: p.write_bytes(p.read_bytes()[:40])
+    with pytest.warns(UserWarning) as said:
+        run = fit(cat, recipe=recipe, size=(32, 32), epochs=4, callbacks=[Break()], doctor=None, out_dims=4, verbose=0, hidden=(), **kw)
+    texts = [str(w.message) for w in said]
+    closing = [t for t in texts if 'could not be read' in t]
+    lost = lost if recipe == 'seed' else lost[1:]                  # in P x K batches a product with one photo does not come
+    assert sum('stands in' in t for t in texts) == len(lost) and len(run.history['loss']) == 4 and np.isfinite(run.history['loss']).all()
+    assert len(closing) == 1 and closing[0].startswith(f'{len(lost)} of ') and all(str(p) in closing[0] for p in lost)
 
 
 def test_own_augmentation(drawn):
@@ -235,6 +329,31 @@ def test_going_on_in_the_middle_of_an_epoch(make, drawn, monkeypatch):
     monkeypatch.setattr(_Photos, 'plan', lambda self, at, plan=_Photos.plan: (read.append(len(at)), plan(self, at))[1])
     n = len(flat_(make(drawn, seed=3, first_step=whole.info['steps']-1)))
     assert n == 1 == len(read)                                                              # what is left out is not read
+
+
+@pytest.mark.parametrize('kw', [dict(seed=None), dict(seed=-1), dict(seed=1.5), dict(steps=0), dict(steps=-2), dict(first_epoch=-1)])
+def test_numbers_that_cannot_be_are_named(kw, drawn):
+    for make in (triplet_dataset, pk_dataset):
+        with pytest.raises(ValueError, match=f'{next(iter(kw))}=.*expected a whole number'): make(drawn, size=8, **kw)
+    for make in (triplet_dataset, image_dataset, lambda c, **k: input_triplet_gen(None, c.root, **k)):
+        for n in (0, -1, 2.5):
+            with pytest.raises(ValueError, match='batch_size=.*expected a whole number, 1 or more'): make(drawn, batch_size=n)
+    with pytest.raises(ValueError, match='seed=-1'): input_triplet_gen(None, drawn.root, seed=-1)
+
+
+@pytest.mark.parametrize('cache', [True, False])
+@pytest.mark.parametrize('first_step', [0, 2])
+def test_an_error_in_planning_is_no_silent_end(cache, first_step, drawn, monkeypatch):
+    from triplet_fashion import generator
+    ds = triplet_dataset(drawn, 16, (8, 8), cache=cache, first_step=first_step)
+    deals = pk_dataset(drawn, 4, 3, (8, 8), cache=cache, first_step=first_step)
+    def breaks(*a, **k): raise RuntimeError('the plan broke')
+    monkeypatch.setattr(generator, '_triplet_rows', breaks)
+    monkeypatch.setattr(_Table, 'rows', breaks)
+    for d in (ds, deals):
+        with pytest.raises(Exception, match='the plan broke'): list(d)
+    monkeypatch.undo()
+    assert len(list(ds)) == len(ds) if not first_step else len(list(ds)) > 0            # the next pass is planned anew
 
 
 def test_a_state_that_does_not_fit(drawn):
@@ -270,7 +389,7 @@ def test_both_ways_to_a_photos_pixels_agree(every_kind, fit, size):
     x = np.concatenate([x for x, _ in image_dataset(every_kind, size, 5, fit=fit)])
     gap = np.abs(x - load_images(every_kind.paths, size, fit=fit))
     assert gap.max() <= 1 and (gap > 0).mean() < .01
-    reader = _Photos(every_kind.paths, every_kind.labels, None, size, fit, False)
+    reader = _Photos(every_kind.paths, every_kind.labels, size, fit, False)
     slow = {Path(every_kind.paths[i]).name for i, w in enumerate(reader.plan(np.arange(len(every_kind)))[1]) if w[0] == 0}
     assert {'cmyk.jpg', 'turned.jpg', 'lies.jpg', 'b.webp'} <= slow
     if size == (64, 64): assert not {'plain.jpg', 'prog.jpg', '444.jpg', 'grey.jpg', 'note.jpg', 'icc.jpg', 'tiny.jpg'} & slow
@@ -304,11 +423,19 @@ def test_jpegs_that_turn_bad_between_epochs(cache, drawn, tmp_path):
     with pytest.raises(Exception, match=f'{one.name}: truncated'): list(image_dataset(cat.paths[:8], 16))
 
 
-def test_stopping_early_leaves_nothing_hanging(drawn):
-    for make in (lambda: pk_dataset(drawn, 4, 3, (16, 16), cache=False), lambda: image_dataset(drawn, (16, 16), 4)):
-        for _ in range(3):
-            for batch in make(): break
-    assert len(list(make().take(2))) == 2
+def test_stopping_early_leaves_nothing_hanging(drawn, monkeypatch):
+    "Once a pass is dropped, nobody goes on planning batches of it."
+    planned = []
+    monkeypatch.setattr(_Photos, 'plan', lambda self, at, plan=_Photos.plan: (planned.append(len(at)), plan(self, at))[1])
+    many = drawn.subset(np.arange(3000)%72)
+    for make in (lambda: pk_dataset(drawn, 4, 3, (16, 16), steps=500, cache=False), lambda: triplet_dataset(drawn, 4, (16, 16), steps=500, cache=False), lambda: image_dataset(many, (16, 16), 6)):
+        planned.clear()
+        for batch in make(): break
+        gc.collect()
+        time.sleep(.2)
+        n = len(planned)
+        time.sleep(.3)
+        assert 1 <= n < 100 and len(planned) == n
 
 
 def test_layers_augment_too(drawn):
@@ -414,6 +541,22 @@ def test_generator_repeats_by_seed_random_transforms_included(like_seed, drawn):
     a, b = batches(2), batches(2)
     assert all(np.array_equal(i, j) for i, j in zip(a, b)) and np.array_equal(np.random.get_state()[1], state)
     assert not np.array_equal(a[0], a[1]) and not np.array_equal(a[0], batches(3)[0]) and not np.array_equal(batches(None)[0], batches(None)[0])
+
+
+@pytest.mark.parametrize('fill', ['nearest', 'reflect'])
+@pytest.mark.parametrize('h,w', [(24, 40), (41, 24), (30, 30)])
+def test_photos_move_as_keras_moves_them(fill, h, w):
+    "Keras' own random transform, photo by photo, is the referee."
+    from triplet_fashion.generator import _gen_transform
+    kw = dict(rotation_range=40, zoom_range=.4, shear_range=20, width_shift_range=.3, height_shift_range=[-3, 2], channel_shift_range=20, horizontal_flip=True, vertical_flip=True, fill_mode=fill, rescale=1/255)
+    x = np.random.default_rng(h).integers(0, 256, (12, h, w, 3)).astype(np.float32)
+    for gen in (ImageDataGenerator(**kw), ImageDataGenerator(rotation_range=9), ImageDataGenerator(horizontal_flip=True), ImageDataGenerator(rescale=2.), ImageDataGenerator(samplewise_center=True),
+                ImageDataGenerator(zoom_range=.2, preprocessing_function=lambda im: im+np.random.rand())):
+        rng, state = np.random.default_rng(5), np.random.get_state()
+        want = [gen.standardize(gen.random_transform(im.copy(), seed=int(rng.integers(2**31)))) for im in x]
+        got = _gen_transform(gen, x.copy(), np.random.default_rng(5))
+        np.random.set_state(state)
+        assert got.dtype == np.float32 and np.allclose(got, want, atol=.01*(gen.rescale or 1), rtol=1e-5)
 
 
 def test_pixels_are_those_of_read_image(drawn):

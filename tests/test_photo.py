@@ -25,14 +25,14 @@ KINDS = {
     'grey.jpg': ('L', 'JPEG', {}), 'rgb.jpg': ('RGB', 'JPEG', dict(quality=95)), 'cmyk.jpg': ('CMYK', 'JPEG', dict(quality=95)),
     'progressive.jpg': ('RGB', 'JPEG', dict(progressive=True)), 'rgb.png': ('RGB', 'PNG', {}), 'rgba.png': ('RGBA', 'PNG', {}),
     'la.png': ('LA', 'PNG', {}), 'one.png': ('1', 'PNG', {}), 'palette.png': ('P', 'PNG', {}), 'palette.gif': ('P', 'GIF', {}),
-    'rgb.bmp': ('RGB', 'BMP', {}), 'rgb.tif': ('RGB', 'TIFF', {}), 'cmyk.tif': ('CMYK', 'TIFF', {}), 'rgb.ppm': ('RGB', 'PPM', {}),
+    'rgb.bmp': ('RGB', 'BMP', {}), 'rgb.tif': ('RGB', 'TIFF', {}), 'cmyk.tif': ('CMYK', 'TIFF', {}), 'rgb.ppm': ('RGB', 'PPM', {}), 'grey.pgm': ('L', 'PPM', {}), 'rgb.tga': ('RGB', 'TGA', {}), 'rgb.jp2': ('RGB', 'JPEG2000', {}), 'rgb.dib': ('RGB', 'DIB', {}),
     'rgb.webp': ('RGB', 'WEBP', dict(lossless=True)), 'rgba.webp': ('RGBA', 'WEBP', dict(lossless=True))}
 
 
 @pytest.mark.parametrize('name', KINDS)
 def test_every_kind_reads_as_rgb(name, scene, tmp_path):
     mode, fmt, kw = KINDS[name]
-    if fmt == 'WEBP' and not features.check('webp'): pytest.skip('this Pillow was built without WebP')
+    if fmt in ('WEBP', 'JPEG2000') and not features.check(dict(WEBP='webp', JPEG2000='jpg_2000')[fmt]): pytest.skip(f'this Pillow was built without {fmt}')
     im = Image.fromarray(scene).convert(mode)
     (tmp_path/name).write_bytes(encoded(im, fmt, **kw))
     out = read_image(tmp_path/name)
@@ -47,6 +47,34 @@ def test_every_kind_reads_as_rgb(name, scene, tmp_path):
 def test_sixteen_bit_png(tmp_path):
     Image.fromarray(np.array([[0, 257, 32896, 65535]], np.uint16)).save(tmp_path/'deep.png')
     assert read_image(tmp_path/'deep.png')[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_colours_of_sixteen_bits_that_are_transparent(tmp_path):
+    "Written by hand: Pillow reads them but does not write them."
+    import struct, zlib
+    chunk = lambda kind, data: struct.pack('>I', len(data))+kind+data+struct.pack('>I', zlib.crc32(kind+data))
+    def png(path, pixels, colour, key):
+        rows = b''.join(b'\0'+r.tobytes() for r in pixels.astype('>u2'))
+        path.write_bytes(b'\x89PNG\r\n\x1a\n'+chunk(b'IHDR', struct.pack('>IIBBBBB', pixels.shape[1], pixels.shape[0], 16, colour, 0, 0, 0))
+                         + chunk(b'tRNS', struct.pack(f'>{len(key)}H', *key))+chunk(b'IDAT', zlib.compress(rows))+chunk(b'IEND', b''))
+        return read_image(path)[0].tolist()
+    assert png(tmp_path/'grey.png', np.array([[1000, 30000]]), 0, [1000]) == [[255]*3, [116]*3]
+    assert png(tmp_path/'rgb.png', np.array([[[1000, 2000, 3000], [30000, 2000, 3000]]]), 2, [1000, 2000, 3000]) == [[255]*3, [117, 7, 11]]
+
+
+def test_a_tiff_of_32_bits_with_values_of_8(tmp_path):
+    Image.fromarray(np.array([[0, 90, 255]], np.int32)).save(tmp_path/'few.tif')
+    Image.fromarray(np.array([[0, 257, 65535]], np.int32)).save(tmp_path/'many.tif')
+    assert read_image(tmp_path/'few.tif')[0, :, 0].tolist() == [0, 90, 255] and read_image(tmp_path/'many.tif')[0, :, 0].tolist() == [0, 1, 255]
+
+
+def test_heic_says_what_to_install(tmp_path, monkeypatch):
+    from triplet_fashion import photo
+    (tmp_path/'phone.heic').write_bytes(b'\0\0\0\x18ftypheic'+bytes(300))
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    photo._heif.cache_clear()
+    try: assert photo_problem(tmp_path/'phone.heic') == 'unreadable: a HEIC photo, for which Pillow needs pillow-heif: pip install pillow-heif'
+    finally: photo._heif.cache_clear()
 
 
 def test_transparency_shows_white(tmp_path):
@@ -70,14 +98,16 @@ def test_animation_gives_its_first_frame(tmp_path):
 
 
 @pytest.mark.parametrize('k', range(1, 9))
+@pytest.mark.parametrize('fmt', ['JPEG', 'PNG', 'WEBP', 'TIFF'])
 @pytest.mark.parametrize('size', [None, (20, 40)])
-def test_exif_orientation_against_pillow(k, size, scene, tmp_path):
+def test_exif_orientation_against_pillow(k, fmt, size, scene, tmp_path):
+    if fmt == 'WEBP' and not features.check('webp'): pytest.skip('this Pillow was built without WebP')
     exif = Image.Exif()
     exif[0x0112] = k
-    (tmp_path/'o.jpg').write_bytes(encoded(Image.fromarray(scene), 'JPEG', quality=95, exif=exif))
-    upright = ImageOps.exif_transpose(Image.open(tmp_path/'o.jpg'))
+    (tmp_path/'o').write_bytes(encoded(Image.fromarray(scene), fmt, exif=exif, **dict(JPEG=dict(quality=95), WEBP=dict(lossless=True)).get(fmt, {})))
+    upright = ImageOps.exif_transpose(Image.open(tmp_path/'o')).convert('RGB')
     if size: upright = upright.resize(size[::-1], Image.Resampling.BILINEAR)
-    out = read_image(tmp_path/'o.jpg', size).astype(int)
+    out = read_image(tmp_path/'o', size).astype(int)
     assert out.shape == np.asarray(upright).shape
     gap = abs(out - np.asarray(upright).astype(int))
     assert gap.max() <= 6 and gap.mean() < 2
@@ -164,6 +194,25 @@ def test_a_hundred_megapixels(tmp_path):
     assert photo_problem(tmp_path/'wide.png').startswith('too many pixels')
     Image.new('1', (20_000, 10_000)).save(tmp_path/'bomb.png')
     assert photo_problem(tmp_path/'bomb.png').startswith('too many pixels')
+
+
+PEAK = """
+import re, sys, warnings
+from pathlib import Path
+from triplet_fashion.photo import photo_problem
+def peak(): return int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])   # kB; ru_maxrss would be that of the parent
+warnings.simplefilter('ignore')
+before = peak()
+print(photo_problem(sys.argv[1]).split(':')[0], (peak()-before)//1024)
+"""
+
+def test_a_bomb_is_refused_before_it_goes_off(tmp_path, root):
+    "A PNG of 144 megapixels, under twice Pillow's limit, says how large it is in its first bytes: nothing needs to be decoded."
+    if not os.path.exists('/proc/self/status'): pytest.skip('peak memory of one process is read from /proc')
+    Image.new('L', (12_000, 12_000)).save(tmp_path/'bomb.png')
+    out = subprocess.run([sys.executable, '-c', PEAK, str(tmp_path/'bomb.png')], capture_output=True, text=True, cwd=root, check=True).stdout
+    kind, grown = out.rsplit(' ', 1)
+    assert kind == 'too many pixels' and int(grown) < 40                          # MB; decoded it takes 137
 
 
 def test_pixel_limit_is_pillows_own(tmp_path, scene, monkeypatch):

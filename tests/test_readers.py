@@ -78,13 +78,37 @@ def test_drawn_benchmarks_say_what_is_wrong(tmp_path):
     with pytest.raises(FileExistsError): draw_benchmark('sop', tmp_path)
 
 
-def test_official_sizes(monkeypatch):
-    "The published counts, and what says whether a folder has them."
+def test_official_sizes():
+    "What says whether a folder is the whole benchmark."
     from triplet_fashion.catalog import Catalog
     b = Benchmark('b', dict(train=Catalog(['1', '2'], [0, 1], ['a', 'b'])), 'p', dict(train=(2, 2)))
     assert b.complete and 'official size' in repr(b)
     b.official['train'] = (25882, 3997)
     assert not b.complete and '25,882 of 3,997 officially' in repr(b)
+
+
+def spread(photos, products, first=0):
+    "Product of each of so many photos, every product at least once."
+    return [first+k%products for k in range(photos)]
+
+
+def test_lists_of_the_published_size_are_complete(tmp_path, monkeypatch):
+    "Lists as long as the published ones, photos that need not be there: the counts are those of the papers and of each dataset's own readme."
+    monkeypatch.setattr(os.path, 'isfile', lambda p: True)
+    (tmp_path/'in/Img/img').mkdir(parents=True)
+    rows = [(c, s) for s, o in dict(train=spread(25882, 3997), query=spread(14218, 3985, 3997), gallery=spread(12612, 3985, 3997)).items() for c in o]
+    text(tmp_path/'in/Eval/list_eval_partition.txt', ['52712', 'image_name item_id evaluation_status', *(f'img/W/D/id_{c:08}/{k}.jpg id_{c:08} {s}' for k, (c, s) in enumerate(rows))])
+    b = read_inshop(tmp_path/'in')
+    assert b.complete and b.sizes == dict(train=(25882, 3997), query=(14218, 3985), gallery=(12612, 3985)) and len(b.train.class_names) == 7982
+    k = 0
+    for s, photos in (('train', spread(59551, 11318)), ('test', spread(60502, 11316, 11318))):
+        lines = [f'{k+i+1} {c+1} 1 bicycle_final/{c}_{i}.JPG' for i, c in enumerate(photos)]
+        text(tmp_path/f'sop/Ebay_{s}.txt', ['image_id class_id super_class_id path', *lines])
+        k += len(lines)
+    b = read_sop(tmp_path/'sop')
+    assert b.complete and b.sizes == dict(train=(59551, 11318), test=(60502, 11316)) and len(b.train.class_names) == 22634
+    text(tmp_path/'sop/Ebay_test.txt', (tmp_path/'sop/Ebay_test.txt').read_text().splitlines()[:-1])
+    assert not read_sop(tmp_path/'sop').complete
 
 
 # In-shop
@@ -133,6 +157,11 @@ def test_consumer2shop_by_hand(tmp_path):
     assert b.train.categories == ['CLOTHING/Blouse']*3
     text(tmp_path/'Eval/list_eval_partition.txt', ['9', 'image_pair_name_1 image_pair_name_2 item_id evaluation_status', *rows])   # the photos counted, and not the pairs
     assert read_consumer2shop(tmp_path).sizes == b.sizes
+    text(tmp_path/'Eval/list_eval_partition.txt', ['7', 'image_pair_name_1 image_pair_name_2 item_id evaluation_status', *rows])
+    with pytest.warns(UserWarning, match='says 7 in its first line but lists 6'): assert read_consumer2shop(tmp_path).sizes == b.sizes
+    text(tmp_path/'Eval/list_eval_partition.txt', ['6', 'image_pair_name_1 image_pair_name_2 item_id evaluation_status', *rows])
+    shutil.copytree(tmp_path/'Img/img', tmp_path/'Img/img_highres')
+    assert read_consumer2shop(tmp_path, photos='img_highres').val.ids == ['Img/img_highres/CLOTHING/Blouse/id_2/comsumer_01.jpg']
     os.unlink(b.gallery.paths[1])
     part = read_consumer2shop(tmp_path, missing='skip')
     assert part.pairs['query'].tolist() == [[0, 1], [1, 1]] and len(part.query) == 2
@@ -174,6 +203,8 @@ def test_deepfashion2_faults(at, tmp_path):
     note.write_text(json.dumps(good))
     shutil.rmtree(tmp_path/'cut')
     assert 'empty box' in {r.split(':')[0] for _, r in read_deepfashion2(root, crops=tmp_path/'cut').train.skipped}
+    note.write_text(json.dumps(good | dict(source='studio')))
+    with pytest.raises(ValueError, match="000001.json is not an annotation.*source is 'studio' and neither user nor shop"): read_deepfashion2(root)
     for text_ in ('{"source": "user"', '{"source": "user"}', '{"source": "user", "pair_id": 1, "item1": {}}', '[]'):
         note.write_text(text_)
         with pytest.raises(ValueError, match='000001.json is not an annotation'): read_deepfashion2(root)

@@ -366,7 +366,8 @@ def test_thumbnails_stand_upright(tmp_path):
     exif = photo.getexif()
     exif[274] = 6
     photo.save(tmp_path/'turned.jpg', exif=exif)
-    assert thumbnail(tmp_path/'turned.jpg', 100).size == (50, 100)
+    photo.save(tmp_path/'turned.tif', exif=exif)
+    assert thumbnail(tmp_path/'turned.jpg', 100).size == thumbnail(tmp_path/'turned.tif', 100).size == (50, 100)
     assert thumbnail(np.zeros((10, 20, 3)), 100).size == (20, 10)  # never enlarged
     assert thumbnail(tmp_path/'none.jpg', 30).size == (30, 30)
     assert tile_html(Tile(tmp_path/'none.jpg')).startswith('<figure')

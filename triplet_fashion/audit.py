@@ -17,7 +17,7 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 
-from .photo import PhotoError, _map_threads, read_image, track
+from .photo import PhotoError, _map_threads, _orientation, read_image, track
 
 # %% ../nbs/06_audit.ipynb #60d4af65
 _TILE = 64   # pixels: the side of the tile that copies are found on
@@ -36,8 +36,8 @@ def _names_it(im, path):
 def _modes(im):
     "Notes on how an opened file stores its pixels."
     deep,frames = im.mode.startswith('I') or any(';16' in str(t) for t in im.tile),1 if im.format == 'MPO' else getattr(im, 'n_frames', 1)
-    turn = im.getexif().get(0x0112, 1) if im.format != 'PNG' or 'exif' in im.info else 1   # a PNG would be decoded to look for it
-    kinds = [('turned', turn in range(2, 9), f'EXIF orientation {turn}'), ('CMYK', im.mode == 'CMYK', 'for printing'), ('16-bit', deep, f'mode {im.mode}'),
+    turn = _orientation(im) if im.format != 'PNG' or 'exif' in im.info else 1   # a PNG would be decoded to look for it
+    kinds = [('turned', turn > 1, f'EXIF orientation {turn}'), ('CMYK', im.mode == 'CMYK', 'for printing'), ('16-bit', deep, f'mode {im.mode}'),
              ('alpha', 'A' in im.getbands() or 'transparency' in im.info, f'mode {im.mode}, shown on white'), ('palette', im.mode == 'P', 'up to 256 colours'),
              ('grey', im.mode in ('1', 'L', 'LA') or im.mode.startswith('I'), f'mode {im.mode}'), ('animated', frames > 1, f'{frames} frames')]
     return [f'{k}: {detail}' for k,yes,detail in kinds if yes]
@@ -144,13 +144,15 @@ def near_pairs(
     y=None,        # the others, (m, ...); None: the pairs within x, each once
     threshold=BITS,# largest distance: bits, or cosine distance
     most=20,       # keep so many of the nearest for each row
+    progress=False,# show progress, see `track`
 )->tuple:          # (i, j, distance), arrays of one length: x[i] is near y[j], j > i where y is None
     "All pairs nearer than a threshold, block by block: exact, in memory that does not grow with the pairs."
     x,y,own = np.asarray(x),np.asarray(x if y is None else y),y is None
     apart = bits_apart if x.dtype == np.uint64 else lambda a,b: np.maximum(1-a[:, 0]@b[0].T, 0)
     if x.dtype != np.uint64: x,y = (o/np.maximum(np.linalg.norm(o, axis=1, keepdims=True), 1e-12) for o in (x.astype(np.float32), y.astype(np.float32)))
     out = []
-    for rows,columns in _blocks(len(x), len(y), own):
+    blocks = list(_blocks(len(x), len(y), own))
+    for rows,columns in track(blocks, progress=progress, label='blocks of pairs'):
         found = []
         for cols in columns:
             d = apart(x[rows, None], y[None, cols])
@@ -224,23 +226,33 @@ def save(self:Audit,
     part = path.with_name(f'.{path.name}.part-{os.getpid()}')
     try:
         with open(part, 'w', encoding='utf-8', errors='surrogateescape', newline='') as f:
-            rows = csv.writer(f, lineterminator='\n')
-            rows.writerows([('path', 'problem'), *((short[p], why) for p,why in self.exclusions(near).items())])
+            f.write('path,problem\n')
+            csv.writer(f, lineterminator='\n', quoting=csv.QUOTE_ALL).writerows((short[p], why) for p,why in self.exclusions(near).items())
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
     return path
 
 # %% ../nbs/06_audit.ipynb #518d3965
+def _records(lines):
+    "Lines of a table without the empty ones and comments between its rows; a row in quotes may run over several lines."
+    inside = False
+    for l in lines:
+        if inside or (l.strip() and not l.startswith('#')):
+            inside ^= l.count('"')%2 == 1
+            yield l
+
 def load_exclusions(
     path,    # a file as `Audit.save` writes it, or one path a line
 )->list:     # the paths in it, as written
     "Read an exclusion list; empty lines and lines that start with # do not count."
-    with open(path, encoding='utf-8-sig', errors='surrogateescape', newline='') as f: lines = [o for o in f.read().splitlines() if o.strip() and not o.startswith('#')]
-    if not lines: return []
-    mark = next((m for m in '\t,;' if m in lines[0]), None)
-    head = [c.strip().lower() for c in (next(csv.reader(lines[:1], delimiter=mark)) if mark else lines[:1])]
-    if 'path' in head: return [r[head.index('path')] for r in csv.reader(lines[1:], delimiter=mark or ',') if len(r) > head.index('path')] if mark else lines[1:]
-    return [o.split('\t')[0] for o in lines]
+    with open(path, encoding='utf-8-sig', errors='surrogateescape', newline='') as f: lines = f.readlines()
+    plain = [l.rstrip('\r\n') for l in lines if l.strip() and not l.startswith('#')]
+    mark = next((m for m in '\t,;' if plain and m in plain[0]), None)
+    head = [c.strip().lower() for c in (next(csv.reader(plain[:1], delimiter=mark)) if mark else plain[:1])]
+    if 'path' not in head: return [o.split('\t')[0] for o in plain]
+    if not mark: return plain[1:]
+    rows,k = list(csv.reader(_records(lines), delimiter=mark))[1:],head.index('path')
+    return [r[k] for r in rows if len(r) > k]
 
 # %% ../nbs/06_audit.ipynb #7ae107b9
 @patch
@@ -283,8 +295,8 @@ class _Look:
         if code is not None: self.at.append(i); self.codes.append(code); self.coarse.append(_coarse(facts.tile))
     def arrays(self): return np.array(self.at, int),np.array(self.codes, np.uint64).reshape(-1, 4),np.array(self.coarse, np.uint8).reshape(-1, 192)
 
-def _examine(paths, hashed, min_side, workers, progress):
-    "A `_Look` at all files."
+def _examine(paths, at, hashed, min_side, workers, progress):
+    "A `_Look` at the files at positions `at`."
     def job(p):
         facts = photo_facts(p, min_side)
         return facts,perceptual_hash(facts.tile) if hashed and facts.tile is not None and not any(n.startswith('blank') for n in facts.notes) else None
@@ -293,7 +305,7 @@ def _examine(paths, hashed, min_side, workers, progress):
     if hashed: _imagehash()
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)   # it is a note or a problem here
-        for i,o in enumerate(track(_map_threads(job, paths, workers), len(paths), progress, 'photos examined')): look.add(i, *o)
+        for o,i in zip(track(_map_threads(job, (paths[i] for i in at), workers), len(at), progress, 'photos examined'), at): look.add(i, *o)
     return look
 
 # %% ../nbs/06_audit.ipynb #789a59f3
@@ -309,27 +321,41 @@ def _digest(path):
 def _same_bytes(paths, at):
     "Groups of positions, of those in `at`, whose files hold the same bytes."
     by_size,by_bytes = defaultdict(list),defaultdict(list)
-    for i in at: by_size[os.path.getsize(paths[i])].append(i)
+    for i in at:
+        try: by_size[os.path.getsize(paths[i])].append(i)
+        except OSError: pass   # gone since it was decoded
     for group in by_size.values():
         for i in group if len(group) > 1 else []: by_bytes[_digest(paths[i])].append(i)
     return [g for k,g in by_bytes.items() if k and len(g) > 1]
 
 # %% ../nbs/06_audit.ipynb #0fd2c2c9
+def _once(paths, n):
+    "Positions at which a path comes for the first time, among the first `n` and among the rest."
+    first = {}
+    return [i for i,p in enumerate(paths) if first.setdefault((i < n, p), i) == i]
+
+def _one_product(cat):
+    "Function (i, j): do the photos at two positions show one product? A path may stand under several."
+    several = defaultdict(set)
+    if len(set(cat.paths)) < len(cat.paths):
+        for p,c in zip(cat.paths, cat.labels): several[p].add(int(c))
+    return lambda i,j: cat.labels[i] == cat.labels[j] or not several.get(cat.paths[i], set()).isdisjoint(several.get(cat.paths[j], set()))
+
 def _exact(cat, others, good):
     "(problems by position, duplicates) of files with the same bytes; positions from len(cat.paths) on are `others`."
-    n,paths,problems,pairs = len(cat.paths),cat.paths+others,{},[]
+    n,paths,same,problems,pairs = len(cat.paths),cat.paths+others,_one_product(cat),{},[]
     for g in _same_bytes(paths, good):
         mine,away = [i for i in g if i < n],[i for i in g if i >= n]
-        across = len({int(cat.labels[i]) for i in mine}) > 1
+        across = not all(same(mine[0], i) for i in mine)
         for k,i in enumerate(mine):
-            other = away[0] if away else next((j for j in mine if cat.labels[j] != cat.labels[i]), mine[0])
+            other = away[0] if away else next((j for j in mine if not same(i, j)), mine[0 if k else -1])
             if not (away or across or k): continue
             kind = _KINDS[0] if away else _KINDS[2] if across else _KINDS[4]
             problems[i] = f'{kind}: {cat.ids[other] if other < n else _tail(others[other-n])}'
             if away or k: pairs.append((i, other if away or not across else mine[0], kind, 0))
     return problems,pairs
 
-def _look_closer(pairs, paths, workers):
+def _look_closer(pairs, paths, workers, progress=False):
     "Whether each pair (i, j) agrees in detail too. Photos are read again, as only few pairs come this far."
     @lru_cache(256)
     def details(p):
@@ -338,24 +364,24 @@ def _look_closer(pairs, paths, workers):
     def agrees(o):
         a,b = details(paths[o[0]]),details(paths[o[1]])
         return a is not None and b is not None and _alike(a, b) >= LIKE
-    return np.fromiter(_map_threads(agrees, pairs, workers), bool)
+    return np.fromiter(track(_map_threads(agrees, pairs, workers), len(pairs), progress, 'pairs looked at'), bool, len(pairs))
 
-def _near(cat, look, others, gone, embeddings, threshold, workers=None, most=20):
+def _near(cat, look, others, alone, gone, embeddings, threshold, workers=None, progress=False, most=20):
     "(position, position, kind, distance) of near copies; the second counts on into the others."
-    n = len(cat.paths)
+    n,same = len(cat.paths),_one_product(cat)
     if embeddings is None:
         at,x,colour = look.arrays()
         keep = ~np.isin(at, list(gone))
         at,x,colour = at[keep],x[keep],colour[keep]
-    else: at,x,colour = np.array([i for i in range(len(embeddings)) if i not in gone], int),None,None
+    else: at,x,colour = np.array([i for i in alone if i not in gone], int),None,None
     if x is None: x = np.asarray(embeddings)[at]
     limit = threshold if threshold is not None else BITS if embeddings is None else .05
     mine,away,out = at < n,at >= n,[]
     for y,jat in [(None, at[mine])] + ([(x[away], at[away])] if away.any() else []):
-        i,j,d = near_pairs(x[mine], y, limit, most)
+        i,j,d = near_pairs(x[mine], y, limit, most, progress)
         if colour is not None: ok = _colour_apart(colour[mine][i], (colour[mine] if y is None else colour[away])[j]) <= COLOUR; i,j,d = i[ok],j[ok],d[ok]
-        if colour is not None: ok = _look_closer(zip(at[mine][i], jat[j]), cat.paths+others, workers); i,j,d = i[ok],j[ok],d[ok]
-        out += [(int(a), int(b), _KINDS[1] if b >= n else _KINDS[3] if cat.labels[a] != cat.labels[b] else _KINDS[5], float(o)) for a,b,o in zip(at[mine][i], jat[j], d)]
+        if colour is not None: ok = _look_closer(list(zip(at[mine][i], jat[j])), cat.paths+others, workers, progress); i,j,d = i[ok],j[ok],d[ok]
+        out += [(int(a), int(b), _KINDS[1] if b >= n else _KINDS[5] if same(a, b) else _KINDS[3], float(o)) for a,b,o in zip(at[mine][i], jat[j], d)]
     return out
 
 # %% ../nbs/06_audit.ipynb #2af075bf
@@ -383,6 +409,8 @@ class _Photos:
     def exclude(self, out): out = set(out); return [p for p in self.paths if p not in out]
 
 # %% ../nbs/06_audit.ipynb #84759db6
+_MANY = 2000   # photos that take long enough to show progress
+
 def audit_photos(
     paths,                    # photo files, or a Catalog
     labels=None,              # class id of each, int (n,); None: all photos are one product
@@ -395,7 +423,7 @@ def audit_photos(
     share=.5,                 # share of a product's photos that must have a copy in another one to propose a merge
     min_side=16,              # photos with a side shorter than this, in pixels, are a problem
     workers=None,             # threads; None: a few more than there are cores
-    progress=False,           # show progress, see `track`
+    progress=None,            # show progress, see `track`; None: where there are more than 2,000 photos
 )->Audit:                     # what was found
     "Decode every photo and look for what would spoil training or its evaluation."
     cat = paths if hasattr(paths, 'labels') else _Photos([os.fspath(p) for p in paths], np.zeros(len(paths), int) if labels is None else labels, class_names)
@@ -403,10 +431,12 @@ def audit_photos(
     others = [os.fspath(p) for p in getattr(against, 'paths', against) or []]
     vectors = _vectors(embeddings, against_embeddings, len(cat.paths), len(others))
     if near == 'auto': near = vectors is not None or _has_imagehash()
-    look = _examine(cat.paths+others, near and vectors is None, min_side, workers, progress)
+    alone = _once(cat.paths+others, len(cat.paths))
+    if progress is None: progress = len(alone) > _MANY
+    look = _examine(cat.paths+others, alone, near and vectors is None, min_side, workers, progress)
     problems = {i: p for i,p in look.problems.items() if i < len(cat.paths)}
-    found,pairs = _exact(cat, others, [i for i in range(len(cat.paths)+len(others)) if i not in look.problems])
-    if near: pairs += _near(cat, look, others, set(found) | set(look.problems), vectors, threshold, workers)
+    found,pairs = _exact(cat, others, [i for i in alone if i not in look.problems])
+    if near: pairs += _near(cat, look, others, alone, set(found) | set(look.problems), vectors, threshold, workers, progress)
     return _audit(cat, others, problems | found, pairs, look, share, ('hash' if vectors is None else 'embeddings') if near else None)
 
 # %% ../nbs/06_audit.ipynb #d6386c0e

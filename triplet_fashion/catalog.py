@@ -6,9 +6,9 @@
 __all__ = ['draw_catalog', 'listdir_fullpath', 'class_dict', 'Catalog', 'sub_dir', 'unsub_dir']
 
 # %% ../nbs/07_catalog.ipynb #e1ab7847
-import csv, errno, filecmp, json, os, shutil, unicodedata
+import csv, errno, filecmp, json, os, shutil, unicodedata, warnings, zlib
 from collections import Counter
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .audit import Audit, _brief, _data_uri, _escape, _fonts, _thumb, audit_photos, load_exclusions
-from .draw import contact_sheet, draw_photo, garment, photo_quality, product_name
+from .draw import _number, contact_sheet, draw_photo, garment, photo_quality, product_name
 from .photo import PHOTO_SUFFIXES, _map_threads, track
 
 # %% ../nbs/07_catalog.ipynb #59f19f7d
@@ -102,15 +102,20 @@ _LAYOUTS = ('auto', 'flat', 'nested')
 
 def _class_photos(root, name, layout):
     "(photos, left out, other sub-folders) of one product's folder."
-    try: dirs,photos,out = _scan(os.path.join(root, name))
-    except OSError as e: return [],[(os.path.join(root, name), f'folder that cannot be read: {e.strerror}')],[]
+    home = os.path.join(root, name)
+    try: dirs,photos,out = _scan(home)
+    except OSError as e: return [],[(home, f'folder that cannot be read: {e.strerror}')],[]
     if layout == 'nested': out,photos = out+[(p, 'photo outside the nested folder') for p in photos],[]
     same = [d for d in dirs if _nfc(d) == _nfc(name) and layout != 'flat']
-    for d in same:
-        _,deeper,rest = _scan(os.path.join(root, name, d))
-        photos,out = photos+deeper,out+rest
     others = [d for d in dirs if d not in same]
-    return photos,out+[(os.path.join(root, name, d), 'sub-folder') for d in others],others
+    for d in same:
+        inner = os.path.join(home, d)
+        try:
+            if os.path.samefile(inner, home) or os.path.samefile(inner, root): out.append((inner, 'link that goes round')); continue
+            below,deeper,rest = _scan(inner)
+        except OSError as e: out.append((inner, f'folder that cannot be read: {e.strerror}')); continue
+        photos,out,others = photos+deeper,out+rest,others+[os.path.join(d, b) for b in below]
+    return photos,out+[(os.path.join(home, d), 'sub-folder') for d in others],others
 
 # %% ../nbs/07_catalog.ipynb #905ccedd
 class Catalog:
@@ -230,12 +235,12 @@ def _columns(path, head, wanted, optional):
     return at
 
 # %% ../nbs/07_catalog.ipynb #c6941683
-def _read_rows(path, rows, at, label):
+def _read_rows(path, rows, at, label, files='path'):
     "(path, label, split, category) of each line, and the category of each label; ValueError names the line."
     out,kinds,seen = [],{},{}
     for line,r in rows:
-        p,c,split,kind = (r[at[k]] if k in at and at[k] < len(r) else '' for k in ('path', label, 'split', 'category'))
-        if not p or not c: raise ValueError(f'{path}, line {line}: {"path" if not p else label} is empty')
+        p,c,split,kind = (r[at[k]] if k in at and at[k] < len(r) else '' for k in (files, label, 'split', 'category'))
+        if not p or not c: raise ValueError(f'{path}, line {line}: {files if not p else label} is empty')
         if kinds.setdefault(_nfc(c), kind) != kind: raise ValueError(f'{path}, line {line}: {c!r} is {kind!r} here and {kinds[_nfc(c)]!r} above; a product has one category')
         if seen.setdefault(p, c) != c: raise ValueError(f'{path}, line {line}: {p} is {c!r} here and {seen[p]!r} above; a photo shows one product')
         out.append((p, c, split))
@@ -256,13 +261,14 @@ def from_csv(cls:Catalog,
     class_names=None,   # names (or a Catalog) whose ids to share; None: the labels, sorted
     missing='error',    # photos that are not there: 'error', or 'skip' to note them in `skipped`
     encoding='utf-8-sig',
+    files='path',       # name of the column that holds the photos' files
 ):                      # the Catalog, photos in the order of the lines
-    "A catalogue from a table with the columns path, label and, if they are there, split and category."
+    "A catalogue from a table with the columns path, label (or what `files` and `label` name) and, if they are there, split and category."
     path,root = os.fspath(path),os.fspath(root or os.path.dirname(os.path.abspath(path)))
     if missing not in ('error', 'skip'): raise ValueError(f"missing must be 'error' or 'skip', not {missing!r}")
     head,rows = _table(path, encoding)
-    at = _columns(path, head, ['path', label] + ['split']*(split is not None), ['split', 'category'])
-    rows,kinds = _read_rows(path, rows, at, label)
+    at = _columns(path, head, [files, label] + ['split']*(split is not None), ['split', 'category'])
+    rows,kinds = _read_rows(path, rows, at, label, files)
     known,ids,kinds = _united(class_names, _in_order({c for _,c,_ in rows}), kinds if 'category' in at else None)
     chosen = [(p, c) for p,c,s in rows if split is None or s == split]
     if not chosen: raise ValueError(f'{path}: no line with split {split!r}, only {", ".join(sorted({repr(s) for _,_,s in rows}))}' if rows else f'{path} has column names but no lines')
@@ -321,7 +327,7 @@ def sample(self:Catalog,
     seed=0,   # same seed, same photos
 ):            # a Catalog of n photos (all of them where there are fewer), in the order of this one
     "A random part."
-    return self.subset(np.sort(np.random.default_rng(seed).permutation(len(self))[:n]))
+    return self.subset(np.sort(np.random.default_rng(seed).permutation(len(self))[:_number(n, 'n')]))
 
 @patch
 def at_least(self:Catalog,
@@ -332,13 +338,15 @@ def at_least(self:Catalog,
 
 @patch
 def exclude(self:Catalog,
-    paths,   # photos to leave out, by path or id; or a file that lists them, as `Audit.save` writes it
+    paths,   # photos to leave out, by path or id; an `Audit`; or a file that lists them, as `Audit.save` writes it
 ):           # a Catalog without them
     "All photos but these."
+    if isinstance(paths, Audit): paths = paths.excluded
     listed = isinstance(paths, (str, os.PathLike)) and not os.fspath(paths).lower().endswith(PHOTO_SUFFIXES)
     out = {os.fspath(p) for p in (load_exclusions(paths) if listed else [paths] if isinstance(paths, (str, os.PathLike)) else paths)}
     keep = np.array([p not in out and i not in out for p,i in zip(self.paths, self.ids)], bool)
     if listed and out and keep.all(): raise ValueError(f'{paths}: none of its {len(out)} photos is in {self}: was it written for another folder?')
+    if out and keep.all(): warnings.warn(f'exclude: none of the {len(out)} photos given, such as {min(out)}, is in {self}: nothing is left out. Give paths as in .paths, or ids as in .ids', stacklevel=2)
     return self.subset(keep)
 
 # %% ../nbs/07_catalog.ipynb #49c46f6b
@@ -366,14 +374,19 @@ def split(self:Catalog,
     return self.subset(~mask),self.subset(mask)
 
 # %% ../nbs/07_catalog.ipynb #1c0bcfab
+def _real(paths):
+    "Paths with the links of their folders resolved: a photo reached in two ways is one."
+    real = lru_cache(None)(os.path.realpath)
+    return [os.path.join(real(d or '.'), f) for d,f in map(os.path.split, paths)]
+
 @patch
 def __add__(self:Catalog, other):
-    "Photos of both; ids are united by class name, those of the first stay."
+    "Photos of both, those with one label and one file only once; ids are united by class name, those of the first stay."
     if not isinstance(other, Catalog): return NotImplemented
     kinds = None if other.categories is None else {_nfc(n): k for n,k in zip(other.class_names, other.categories)}
     names,ids,categories = _united(self, other.class_names, kinds)
-    mine = set(zip(self.paths, self.labels.tolist()))
-    new = [(p, c) for p,c in ((p, ids[_nfc(other.class_names[l])]) for p,l in zip(other.paths, other.labels)) if (p, c) not in mine]
+    mine = set(zip(_real(self.paths), self.labels.tolist()))
+    new = [(p, c) for p,q,c in zip(other.paths, _real(other.paths), (ids[_nfc(other.class_names[l])] for l in other.labels)) if (q, c) not in mine]
     roots = {os.path.abspath(r) for r in (self.root, other.root) if r}
     try: root = self.root if len(roots) == 1 and self.root else os.path.commonpath(roots) if len(roots) == 2 else None
     except ValueError: root = None                                        # two drives have no common folder
@@ -385,7 +398,7 @@ def __radd__(self:Catalog, other): return self if other == 0 else NotImplemented
 # %% ../nbs/07_catalog.ipynb #5d5d6c60
 @patch
 def audit(self:Catalog,
-    progress=False,   # show progress, see `track`
+    progress=None,    # show progress, see `track`; None: where there are more than 2,000 photos
     min_side=16,      # photos with a side shorter than this, in pixels, are reported
     workers=None,     # threads; None: a few more than there are cores
     **kwargs,         # `against`, `near`, `embeddings`, ...: see `audit_photos`
@@ -423,7 +436,7 @@ def _move(src, dst):
         try: return os.rename(src, dst)
         except OSError as e:
             if e.errno != errno.EXDEV: raise
-        part = os.path.join(home, f'.{name}.part')
+        part = os.path.join(home, f'.{zlib.crc32(os.fsencode(name)):08x}.part')   # short: a name may have all the bytes a system allows
         if os.path.lexists(part): shutil.rmtree(part)
         shutil.copytree(src, part, symlinks=True)
         if not _all_there(src, part): raise OSError(f'the copy {part} differs from {src}, which stays as it is: is the disk sound?')
@@ -475,12 +488,19 @@ def _inner(folder, name):
     if inside and inside != same: raise ValueError(f'nothing moved: {folder} is not nested, it holds {", ".join(n for n in inside if n not in same)}')
     return os.path.join(folder, same[0]) if same else None
 
+def _remove_empty(folder):
+    "Remove a folder that holds nothing but files that systems put there; any other hidden file keeps it."
+    left = os.listdir(folder)
+    if not all(os.path.isfile(os.path.join(folder, f)) and (f.startswith('._') or f.lower() in ('.ds_store', 'thumbs.db', 'desktop.ini')) for f in left): return
+    for f in left: os.unlink(os.path.join(folder, f))
+    os.rmdir(folder)
+
 def unsub_dir(
     o_dir,           # folder of nested product folders, as `sub_dir` leaves them
     n_dir,           # folder to move the products into; made where it does not exist
     dry_run=False,   # only say what would be moved
 )->list:             # the (from, to) paths, one pair per product folder
-    "Move every folder `o_dir/NAME/NAME` to `n_dir/NAME`, and remove `o_dir/NAME` once it is empty. Can be stopped and repeated."
+    "Move every folder `o_dir/NAME/NAME` to `n_dir/NAME`, and remove `o_dir/NAME` once it is empty, or holds only what systems leave (.DS_Store, Thumbs.db). Can be stopped and repeated."
     o_dir,n_dir = os.fspath(o_dir),os.fspath(n_dir)
     _check_folders(o_dir, n_dir)
     outer = {n: os.path.join(o_dir, n) for n in class_dict(o_dir).values()}
@@ -488,5 +508,5 @@ def unsub_dir(
     if dry_run: return moves
     for src,dst in moves: _move(src, dst)
     for n,o in outer.items():
-        if os.path.isdir(os.path.join(n_dir, n)) and not os.listdir(o): os.rmdir(o)
+        if os.path.isdir(os.path.join(n_dir, n)): _remove_empty(o)
     return moves

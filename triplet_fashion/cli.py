@@ -69,6 +69,18 @@ def _audit_page(path, audit):
     return page
 
 # %% ../nbs/26_cli.ipynb #a45a2b25
+def _rows_of(file, catalog):
+    "Embeddings of the photos of `catalog` from an index file, zeros for those that it does not hold, whose number is printed."
+    import numpy as np
+    from triplet_fashion.search import ImageIndex
+    index = ImageIndex.load(file)
+    at = {id: i for i,id in enumerate(index.ids)}
+    rows = [at.get(id, len(at)) for id in catalog.ids]
+    lost = sum(i == len(at) for i in rows)
+    if lost == len(rows): raise ValueError(f'{file}: none of the photos of {catalog.root} is in it; write it with triplet_embed RUN {catalog.root}')
+    if lost: print(f'{lost:,} photos are not in {file}: they are not compared with others')
+    return np.append(index.embeddings, np.zeros_like(index.embeddings[:1]), 0)[rows]
+
 @command
 def triplet_audit(
     folder:str, # folder of product folders
@@ -76,14 +88,22 @@ def triplet_audit(
     against:str=None, # folder of another split: photos of the first that are there too are leaks
     near:bool=False, # put near copies on the list as well
     report:str=None, # draw the findings on a page, an HTML file
+    min_side:int=16, # photos with a side shorter than this, in pixels, are left out
+    layout:str='auto', # 'flat' FOLDER/C/*.jpg, 'nested' FOLDER/C/C/*.jpg, or 'auto': both
+    embeddings:str=None, # find near copies by the embeddings of this index, which triplet_embed wrote for the folder
 ):
     "Look at every photo of a folder, and say what is wrong with which."
     from triplet_fashion.catalog import Catalog
-    audit = Catalog.from_dir(folder).audit(progress=sys.stderr.isatty(), against=Catalog.from_dir(against) if against else None)
+    if embeddings and against: raise ValueError('--embeddings goes without --against: an index holds the photos of one folder')
+    catalog = Catalog.from_dir(folder, layout)
+    audit = catalog.audit(sys.stderr.isatty(), min_side, against=Catalog.from_dir(against, layout) if against else None, embeddings=_rows_of(embeddings, catalog) if embeddings else None)
     print(audit, flush=True)
     _short_list([f"{o['problem']}: {o['path']}" for o in audit.table])
     _short_list([f"{o['kind']}: {o['path']} = {o['other']}" for o in audit.duplicates if o['kind'] in ('near copy in two products', 'near copy in a product')])
     _short_list([f"may be one product: {o['product']} = {o['other']} ({o['copies']} photos, {o['share']:.0%})" for o in audit.merge_candidates])
+    single = [audit.catalog.class_names[c] for c in audit.singles]
+    if single: print(f'{len(single):,} products with one photo, which no anchor comes from:')
+    _short_list([f'one photo: {n}' for n in single])
     if out: print(f'list    {audit.save(out, near=near)}')
     if report: print(f'report  {_audit_page(report, audit)}')
     return audit

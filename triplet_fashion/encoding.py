@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from .catalog import Catalog
-from .features import _digest, _sweep, fingerprint
+from .features import _digest, fingerprint
 from .generator import _Photos, _cores, _tf_photo
 from .photo import PhotoError, load_images, read_image, track
 from .runtimes import Runtime, runtime as make_runtime

@@ -23,24 +23,22 @@ _CACHE_BYTES = 512_000_000
 
 class _Reader:
     "Pixels of photos by position, uint8 or float32 (b, h, w, 3); remembered where `cache` says so."
-    def __init__(self, read, labels, names, shape, cache='auto', stand_in=True, dtype=np.uint8, workers=None):
+    failed = None   # what went wrong in planning the rows
+    def __init__(self, read, labels, shape, cache='auto', stand_in=True, dtype=np.uint8, workers=None):
         if cache not in (True, False, 'auto'): raise ValueError(f"cache must be True, False or 'auto', not {cache!r}")
-        self.read,self.labels,self.names,self.stand_in,self.workers,self.bad = read,labels,names,stand_in,workers,{}
+        self.read,self.labels,self.stand_in,self.workers,self.bad = read,labels,stand_in,workers,{}
         self.shape,self.dtype,size = shape,dtype,len(labels)*int(np.prod(shape))*np.dtype(dtype).itemsize
         self.store = np.empty((len(labels), *shape), dtype) if cache is True or (cache == 'auto' and size <= _CACHE_BYTES) else None
         self.have = np.zeros(len(labels), bool)
 
     def one(self, i):
-        "Photo `i`, or the next good one of its product."
-        if not self.stand_in: return self.read(i)
-        mates = np.flatnonzero(self.labels == self.labels[i])
-        for j in np.roll(mates, -int(np.searchsorted(mates, i))):
-            try:
-                if j not in self.bad: return self.read(j)
-            except PhotoError as e:
-                self.bad[int(j)] = e.problem
-                warnings.warn(f'{e}. Another photo of its product stands in for it; catalog.audit().clean leaves such photos out')
-        raise ValueError(f'{self.names[self.labels[i]]}: none of its photos can be read: leave the product out, see catalog.audit()')
+        "Photo `i`; its PhotoError is noted where another photo can stand in."
+        try: return self.read(i)
+        except PhotoError as e:
+            if self.stand_in and int(i) not in self.bad:
+                self.bad[int(i)] = e.problem
+                warnings.warn(f'{e}. Another photo stands in for it; catalog.audit().clean leaves such photos out')
+            raise
 
     def __call__(self, at):
         if self.store is None: return np.stack(list(_map_threads(self.one, at, self.workers))) if len(at) else np.empty((0, *self.shape), self.dtype)
@@ -54,13 +52,60 @@ class _Reader:
         for i,im in zip(new, images): self.store[i] = im; self.have[i] = True
         return self.store[at]
 
+# %% ../nbs/09_generator.ipynb #7d38ded0
+def _good(labels, bad):
+    "(positions of the photos that can be read, how many each product has of them)."
+    ok = labels >= 0
+    ok[list(bad)] = False
+    return np.flatnonzero(ok),np.bincount(labels[ok], minlength=labels.max()+1)
+
+def _next(good, ok, i):
+    "The first of the `good` photos that are `ok`, from position `i` on and round."
+    at = good[ok]
+    if not len(at): raise ValueError('so many photos have turned bad that no two products are left with photos that can be read: look at them with catalog.audit()')
+    return at[np.searchsorted(at, i)%len(at)]
+
+def _mend_triplets(rows, labels, bad):
+    "`rows` (anchor, positive, negative) of positions, int64 (b, 3), with others in the place of `bad` photos."
+    hit = np.isin(rows, list(bad)).any(1)
+    if not hit.any(): return rows
+    rows,(good,count) = rows.copy(),_good(labels, bad)
+    for r in np.flatnonzero(hit):
+        a,p,n = rows[r]
+        if count[labels[a]] < 2: a = p = _next(good, count[labels[good]] >= 2, a)
+        mates = labels[good] == labels[a]
+        if a in bad: a = _next(good, mates & (good != p), a)
+        if p in bad or p == a: p = _next(good, mates & (good != a), p)
+        if n in bad or labels[n] == labels[a]: n = _next(good, labels[good] == labels[n] if count[labels[n]] and labels[n] != labels[a] else ~mates, n)
+        rows[r] = a,p,n
+    return rows
+
+# %% ../nbs/09_generator.ipynb #c953c777
+def _mend_groups(rows, labels, bad):
+    "`rows` of positions, int64 (b, 1), groups of one product, with others in the place of `bad` photos."
+    hit = np.isin(rows[:,0], list(bad))
+    if not hit.any(): return rows
+    at,(good,count) = rows[:,0].copy(),_good(labels, bad)
+    able = np.flatnonzero(count >= 2)
+    if len(able) < 2: raise ValueError(f'so many photos have turned bad that {len(able)} product is left with two that can be read: look at them with catalog.audit()')
+    for c in dict.fromkeys(labels[at[hit]].tolist()):
+        own = labels[rows[:,0]] == c
+        if count[c] < 2:   # the whole group goes to the next product, best one that is not in the batch
+            free = np.setdiff1d(able, labels[at])
+            free = free if len(free) else able
+            c = free[np.searchsorted(free, c)%len(free)]
+        else: own &= hit
+        mates = good[labels[good] == c]
+        at[own] = np.resize(mates[np.argsort(np.isin(mates, at), kind='stable')], own.sum())   # first those that the batch does not have
+    return at[:,None]
+
 # %% ../nbs/09_generator.ipynb #aeb40744
 class _Photos(_Reader):
     "A reader of photo files, which knows what TensorFlow can do for it."
-    def __init__(self, paths, labels, names, size, fit, cache, stand_in=True):
+    def __init__(self, paths, labels, size, fit, cache, stand_in=True):
         size = _size(size)
         if size is None: raise ValueError('size is needed: photos of different sizes do not stack')
-        super().__init__(lambda i: read_image(paths[i], size, fit), labels, names, (*size, 3), cache, stand_in)
+        super().__init__(lambda i: read_image(paths[i], size, fit), labels, (*size, 3), cache, stand_in)
         self.paths,self.size,self.fit = paths,size,fit
         self.ways = np.full((len(paths), 7), -1, np.int32)
 
@@ -77,16 +122,10 @@ class _Photos(_Reader):
         "(photos to decode, int64 (m,), their ways, int32 (m, 7)) for a batch."
         new = self.missing(at)
         for i in new[self.ways[new,0] < 0]: self.ways[i] = self.way(i)
-        for i in self.bad: self.ways[i] = 0
         return new.astype(np.int64),self.ways[new]
 
 # %% ../nbs/09_generator.ipynb #f3d55721
 _as_is = tf.autograph.experimental.do_not_convert   # the mapped functions hold no Python loops to convert
-
-def _tf_read(reader, at):
-    "Read inside tf.data: positions, int64 (b,) -> float32 (b, h, w, 3)."
-    images = tf.numpy_function(reader, [at], reader.dtype)
-    return tf.cast(tf.ensure_shape(images, (None, *reader.shape)), tf.float32)
 
 def _tf_photo(reader, paths):
     "Function (position, way) -> float32 (h, w, 3), whole numbers, in TensorFlow's graph."
@@ -107,22 +146,42 @@ def _tf_photo(reader, paths):
 # %% ../nbs/09_generator.ipynb #a644440b
 def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
-def _fast_batch(reader, at_of):
-    "Function (what, step, rows) -> the same and the pixels of `rows`, none of them where `what` is 1; fails where a file does."
+def _mended(reader, rows, mend):
+    "`rows` with others in the place of photos known to be bad; raises what went wrong in planning them."
+    if reader.failed is not None: raise reader.failed
+    return mend(rows, reader.labels, reader.bad) if mend and reader.bad else rows
+
+def _read(reader, rows, at_of, mend):
+    "(rows, pixels): as often as a photo turns out bad, another one stands in."
+    while True:
+        good,known = _mended(reader, rows, mend),len(reader.bad)
+        try: return good,reader(at_of(good))
+        except PhotoError:
+            if not mend or len(reader.bad) == known: raise
+
+def _fast_batch(reader, at_of, mend):
+    "Function (what, step, rows) -> the same, rows mended, and their pixels; none of them where `what` is 1; fails where a file does."
     one = _tf_photo(reader, tf.constant([os.fsencode(o) for o in reader.paths]))
     def block(x): return tf.ensure_shape(x, (None, *reader.shape))
-    def decode(rows):
+    def plan(rows):
+        rows = _mended(reader, rows, mend)
         at = at_of(rows)
-        new,ways = tf.numpy_function(reader.plan, [at], (tf.int64, tf.int32))
+        return rows,at,*reader.plan(at)
+    def decode(rows):
+        good,at,new,ways = tf.numpy_function(plan, [rows], (tf.int64, tf.int64, tf.int64, tf.int32))
+        good.set_shape(rows.shape)
         new,ways = tf.ensure_shape(new, (None,)),tf.ensure_shape(ways, (None, 7))
         images = tf.map_fn(_as_is(lambda o: one(*o)), (new, ways), fn_output_signature=tf.TensorSpec(reader.shape), parallel_iterations=1)
-        if reader.store is None: return block(images)
-        return tf.cast(block(tf.numpy_function(reader.keep, [new, tf.cast(images, tf.uint8), at], tf.uint8)), tf.float32)
-    return _as_is(lambda what,step,rows: (what, step, rows, tf.cond(what == 0, lambda: decode(rows), lambda: tf.zeros((0, *reader.shape)))))
+        if reader.store is None: return good,block(images)
+        return good,tf.cast(block(tf.numpy_function(reader.keep, [new, tf.cast(images, tf.uint8), at], tf.uint8)), tf.float32)
+    return _as_is(lambda what,step,rows: (what, step, *tf.cond(what == 0, lambda: decode(rows), lambda: (rows, tf.zeros((0, *reader.shape))))))
 
-def _read_batches(ds, reader, at_of):
-    "tf.data of rows -> tf.data of (rows, images float32 (b, h, w, 3) at the positions `at_of(rows)`)."
-    load = _as_is(lambda rows: (rows, _tf_read(reader, at_of(rows))))
+def _read_batches(ds, reader, at_of, mend=None):
+    "tf.data of rows, int64 -> tf.data of (rows, images float32 (b, h, w, 3) at the positions `at_of(rows)`); `mend` is a function (rows, labels, bad) -> rows."
+    @_as_is
+    def load(rows):
+        good,images = tf.numpy_function(lambda rows: _read(reader, rows, at_of, mend), [rows], (tf.int64, reader.dtype))
+        return tf.ensure_shape(good, rows.shape),tf.cast(tf.ensure_shape(images, (None, *reader.shape)), tf.float32)
     if not isinstance(reader, _Photos): return ds.map(load, num_parallel_calls=2, deterministic=True)
     twice = _as_is(lambda step,rows: tf.data.Dataset.range(2).map(_as_is(lambda what: (what, step, rows))))
     @_as_is
@@ -130,8 +189,8 @@ def _read_batches(ds, reader, at_of):
         what,step,rows,images = o
         return tf.where(what == 0, step, last),((what == 0) | (last != step),what,rows,images)
     @_as_is
-    def pixels(_, what, rows, images): return rows,tf.cond(what == 0, lambda: images, lambda: load(rows)[1])
-    ds = ds.enumerate().flat_map(twice).map(_fast_batch(reader, at_of), num_parallel_calls=2*(_cores()+1), deterministic=True)
+    def pixels(_, what, rows, images): return tf.cond(what == 0, lambda: (rows, images), lambda: load(rows))
+    ds = ds.enumerate().flat_map(twice).map(_fast_batch(reader, at_of, mend), num_parallel_calls=2*(_cores()+1), deterministic=True)
     return ds.ignore_errors().scan(tf.constant(-1, tf.int64), judge).filter(_as_is(lambda wanted,*_: wanted)).map(pixels)
 
 def _fixed(ds):
@@ -141,6 +200,11 @@ def _fixed(ds):
     return ds.prefetch(2).with_options(options)
 
 # %% ../nbs/09_generator.ipynb #74199018
+def _check(least, **numbers):
+    "ValueError that names the first of `numbers` that is no whole number, or too small."
+    for k,v in numbers.items():
+        if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < least: raise ValueError(f'{k}={v!r}: expected a whole number, {least} or more')
+
 def image_dataset(
     catalog_or_paths,   # a Catalog, a folder of product folders, or a list of photo files
     size=(224, 224),    # (height, width), pixels
@@ -152,7 +216,8 @@ def image_dataset(
     o = Catalog.from_dir(catalog_or_paths) if isinstance(catalog_or_paths, (str, os.PathLike)) else catalog_or_paths
     paths,labels = (o.paths,o.labels) if isinstance(o, Catalog) else (list(o),np.full(len(o), -1, np.int32))
     if not paths: raise ValueError('no photos: image_dataset needs at least one')
-    reader = _Photos(paths, labels, None, size, fit, cache, stand_in=False)
+    _check(1, batch_size=batch_size)
+    reader = _Photos(paths, labels, size, fit, cache, stand_in=False)
     ds = _read_batches(tf.data.Dataset.range(len(paths)).batch(batch_size), reader, lambda at: at)
     ds = ds.map(_as_is(lambda at,images: (images, tf.gather(tf.constant(labels), at)))).apply(tf.data.experimental.assert_cardinality(-(-len(paths)//batch_size)))
     return _fixed(ds)
@@ -216,8 +281,9 @@ def _place(state, order, seed, first_epoch, first_step, steps):
         if set(state) != {'seed', 'epoch', 'step', 'order'}: raise ValueError('state is what `.state(step)` of a dataset gave: seed, epoch, step and order')
         if state['order'] != order(): raise ValueError('state belongs to other photos or settings (batch size, P, K, steps, categories): batches would not go on as they began')
         seed,first_epoch,first_step = state['seed'],state['epoch'],state['step']
+    _check(0, seed=seed, first_epoch=first_epoch)
     if not 0 <= first_step < steps: raise ValueError(f'first_step={first_step}, but an epoch has {steps} steps: give 0 to {steps-1}')
-    return seed,first_epoch,first_step
+    return int(seed),int(first_epoch),int(first_step)
 
 def _of_part(augment, k, i, n):
     "What `augment` makes of part i of n of a batch with k photos a row: its share of the random numbers for the whole batch."
@@ -235,6 +301,7 @@ def _planned(
     labels,       # int32 (n,)
     k,            # photos a row
     batch_size,   # rows a batch
+    steps,        # batches a pass
     augment,      # None, True, a Keras layer, or function (images, seed) -> images
     place,        # (seed, epoch, step) of the first batch
     fresh,        # plan each pass anew
@@ -245,8 +312,9 @@ def _planned(
     if not 0 <= i < n or batch_size%n: raise ValueError(f'part={part} of a batch of {batch_size}: give (i, n) with i below n, and a batch that n divides')
     augment = augmentation() if augment is True else (lambda x,_: layer(x, training=True)) if isinstance(layer := augment, keras.layers.Layer) else augment
     def one_pass():
-        p = next(passes)
-        rows = plan(epoch + (p if fresh else 0))
+        p,reader.failed = next(passes),None
+        try: rows = plan(epoch + (p if fresh else 0))
+        except Exception as e: reader.failed,rows = e,np.zeros((steps*batch_size, k), int)   # raised where the rows are read: here it would be taken for a bad photo
         rows = np.column_stack([np.full(len(rows), epoch + (p if fresh else 0)), np.arange(len(rows))//batch_size, rows]).astype(np.int64)
         if p == 0: rows = rows[step*batch_size:]
         return rows if n == 1 else rows.reshape(-1, n, batch_size//n, rows.shape[1])[:,i].reshape(-1, rows.shape[1])
@@ -257,8 +325,10 @@ def _planned(
         return tuple(tf.split(images, k)),tf.gather(tf.constant(labels), rows[:,2])
     ds = tf.data.Dataset.range(1).map(_as_is(lambda _: tf.ensure_shape(tf.numpy_function(one_pass, [], tf.int64), (None, k+2))))
     m = getattr(reader, 'copies', 1)
-    at_of = lambda rows: tf.reshape(tf.transpose(rows[:,2:]*m + (rows[:,2:]+rows[:,:1])%m), [-1])   # copy (photo + epoch) of each photo
-    ds = _read_batches(ds.unbatch().batch(batch_size//n), reader, at_of)
+    at_of = lambda rows: (rows[:,2:]*m + (rows[:,2:]+rows[:,:1])%m).T.ravel()   # copy (photo + epoch) of each photo
+    others = _mend_triplets if k == 3 else _mend_groups
+    mend = lambda rows,labels,bad: np.concatenate([rows[:,:2], others(rows[:,2:], labels, bad)], 1)
+    ds = _read_batches(ds.unbatch().batch(batch_size//n), reader, at_of, mend)
     return ds.map(split, num_parallel_calls=2, deterministic=True)
 
 def _finish(ds, steps, reader, place, order, fresh, **info):
@@ -279,19 +349,19 @@ def bad_report(
     "Photos that turned bad while `ds` was read: how many, which, and why."
     bad = ds.bad_photos()
     if not bad: return ''
-    return f'{len(bad)} of {ds.info["photos"]} photos could not be read; others of their products stood in for them:\n' + '\n'.join(f'  {p}: {problem}' for p,problem in bad)
+    return f'{len(bad)} of {ds.info["photos"]} photos could not be read; others stood in for them:\n' + '\n'.join(f'  {p}: {problem}' for p,problem in bad)
 
 # %% ../nbs/09_generator.ipynb #a8de33c7
 class _Rows:
     "A reader of the rows of an array, in place of photos; with `copies`, row i*copies + c is copy c of photo i."
-    def __init__(self, rows, copies=1): self.rows,self.copies,self.shape,self.dtype,self.bad = rows,copies,rows.shape[1:],rows.dtype,{}
+    def __init__(self, rows, copies=1): self.rows,self.copies,self.shape,self.dtype,self.bad,self.failed = rows,copies,rows.shape[1:],rows.dtype,{},None
     def __call__(self, at): return self.rows[at]
 
 def _catalog_reader(catalog, size, fit, cache, inputs=None, copies=1):
     "A reader of the photos of `catalog`, or of `inputs` in their place."
     if inputs is None:
         if copies != 1: raise ValueError(f'copies={copies} counts the copies of each photo in inputs: give inputs too, or augment=True')
-        return _Photos(catalog.paths, catalog.labels, catalog.class_names, size, fit, cache)
+        return _Photos(catalog.paths, catalog.labels, size, fit, cache)
     if len(inputs) != len(catalog): raise ValueError(f'inputs has {len(inputs)} rows, {catalog.name} has {len(catalog)} photos: give one row a photo, in the order of the catalogue')
     rows = np.asarray(inputs)   # of a memory map no copy is made
     if copies > 1:
@@ -331,6 +401,7 @@ def triplet_dataset(
     """Triplets of photos: anchor and positive are different photos of a product, the negative one of another product.
 
     Products with one photo give negatives only; `info` of the dataset counts them in `left_out`."""
+    _check(1, batch_size=batch_size, **({} if steps is None else dict(steps=steps)))
     catalog,few = _usable(catalog)
     photos = int((catalog.counts()[catalog.labels] >= 2).sum())
     n = photos if steps is None else steps*batch_size
@@ -341,7 +412,7 @@ def triplet_dataset(
     place = seed,*_ = _place(state, order, seed, first_epoch, first_step, steps)
     reader = _catalog_reader(catalog, size, fit, cache, inputs, copies)
     plan = lambda e: _triplet_rows(catalog.labels, n, np.random.default_rng([seed, e, 1]), e*n, seed)
-    ds = _planned(plan, reader, catalog.labels, 3, batch_size, augment, place, fresh, part)
+    ds = _planned(plan, reader, catalog.labels, 3, batch_size, steps, augment, place, fresh, part)
     return _finish(ds, steps, reader, place, order, fresh, photos=photos, products=len(catalog.products)-len(few), left_out=few,
                    epoch=f'{steps} batches, {n} anchors', coverage=dict(photos=-(-photos//batch_size)))
 
@@ -444,6 +515,7 @@ def pk_dataset(
 
     Products with one photo are left out; `info` of the dataset names them in `left_out`, and its `coverage` says within how many steps
     every product and every photo comes."""
+    _check(1, P=P, K=K, **({} if steps is None else dict(steps=steps)))
     catalog,few = _usable(catalog)
     counts = catalog.counts()
     products = [int(c) for c in catalog.products if counts[c] >= 2]
@@ -454,7 +526,7 @@ def pk_dataset(
     order = lambda: _order('pk', P, K, steps, kinds, each, catalog.ids, catalog.labels.tolist())
     place = seed,*_ = _place(state, order, seed, first_epoch, first_step, steps)
     table,reader = _Table(catalog.labels, products, P, K, seed, kinds, each),_catalog_reader(catalog, size, fit, cache, inputs, copies)
-    ds = _planned(lambda e: table.rows(e*steps, steps), reader, catalog.labels, 1, P*K, augment, place, fresh, part)
+    ds = _planned(lambda e: table.rows(e*steps, steps), reader, catalog.labels, 1, P*K, steps, augment, place, fresh, part)
     return _finish(ds.map(_as_is(lambda images,labels: (images[0], labels))), steps, reader, place, order, fresh, photos=photos, products=len(products), left_out=few,
                    epoch=f'{steps} batches of {P} x {K} photos', coverage=_coverage(counts[products], P, K, kinds, each))
 
@@ -525,10 +597,38 @@ def _numpy_state():
     try: yield
     finally: np.random.set_state(state)
 
+# %% ../nbs/09_generator.ipynb #e286cabc
+_CHANGES = 'preprocessing_function samplewise_center samplewise_std_normalization featurewise_center featurewise_std_normalization zca_whitening'.split()
+_MOVES = 'rotation_range width_shift_range height_shift_range shear_range brightness_range channel_shift_range horizontal_flip vertical_flip'.split()
+
+def _keras_own(gen): return type(gen).__name__ == 'ImageDataGenerator' and type(gen).__module__.split('.')[0] in ('keras', 'tf_keras') and not gen.preprocessing_function
+def _only_scales(gen): return _keras_own(gen) and list(gen.zoom_range) == [1, 1] and not any(np.any(getattr(gen, k)) for k in _CHANGES+_MOVES)
+
+def _projection(p, h, w):
+    "Keras' random transform `p` of a photo h x w as the eight numbers of TensorFlow's: where each new pixel comes from."
+    r,s = np.deg2rad(p['theta']),np.deg2rad(p['shear'])
+    m = np.array([[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]])
+    for o in ([[1, 0, p['tx']], [0, 1, p['ty']], [0, 0, 1]], [[1, -np.sin(s), 0], [0, np.cos(s), 0], [0, 0, 1]], np.diag([p['zx'], p['zy'], 1])): m = m @ o
+    to = np.array([[1, 0, h/2-.5], [0, 1, w/2-.5], [0, 0, 1]])
+    m = to @ m @ np.linalg.inv(to)
+    return np.array([*m[:2].ravel(), 0, 0], np.float32)
+
+def _moved(gen, im, p):
+    "One photo, float32 (h, w, 3), through the transform `p` that `gen` drew, and its standardisation."
+    still = dict(theta=0, tx=0, ty=0, shear=0, zx=1, zy=1)
+    if gen.fill_mode == 'nearest' and gen.interpolation_order == 1 and any(p[k] != v for k,v in still.items()):
+        im = tf.raw_ops.ImageProjectiveTransformV3(images=im[None], transforms=_projection(p, *im.shape[:2])[None], output_shape=im.shape[:2], fill_value=0., interpolation='BILINEAR', fill_mode='NEAREST')[0].numpy()
+        p = p | still
+    return gen.standardize(np.array(gen.apply_transform(im, p)))
+
 def _gen_transform(gen, images, rng):
-    "Each image through a Keras generator's own random transform and standardisation."
+    "Each image, float32 (b, h, w, 3), through a Keras generator's own random transform and standardisation."
     if gen is None: return images
-    return np.stack([gen.standardize(gen.random_transform(im, seed=int(rng.integers(2**31)))) for im in images]).astype(np.float32)
+    if _only_scales(gen): return images*np.float32(gen.rescale or 1)
+    seeds = [int(rng.integers(2**31)) for _ in images]
+    if not _keras_own(gen): return np.stack([gen.standardize(gen.random_transform(im, seed=s)) for im,s in zip(images, seeds)]).astype(np.float32)
+    moves = [gen.get_random_transform(im.shape, s) for im,s in zip(images, seeds)]
+    return np.stack(list(_map_threads(lambda o: _moved(gen, *o), zip(images, moves)))).astype(np.float32)
 
 # %% ../nbs/09_generator.ipynb #3c32c1cc
 def _seed_rows(labels, at_least, rng):
@@ -557,12 +657,12 @@ def _endless(gen, reader, rows_of, batch_size, seed, as_is, labels_of):
     batches = (np.array(list(itertools.islice(stream, batch_size))) for _ in itertools.count())
     if as_is:
         for rows in batches:
-            with _numpy_state(): apn = tuple(reader(at) for at in rows.T)
-            yield apn,labels_of(rows[:,0])
+            with _numpy_state(): rows,images = _read(reader, rows, lambda rows: rows.T.ravel(), _mend_triplets)
+            yield tuple(np.split(images, 3)),labels_of(rows[:,0])
     ds = tf.data.Dataset.from_generator(lambda: batches, output_signature=tf.TensorSpec((None, 3), tf.int64))
-    for rows,images in _fixed(_read_batches(ds, reader, lambda rows: tf.reshape(tf.transpose(rows), [-1]))).as_numpy_iterator():
-        with _numpy_state(): apn = tuple(_gen_transform(gen, o, turns) for o in np.split(np.array(images), 3))
-        yield apn,labels_of(rows[:,0])
+    for rows,images in _fixed(_read_batches(ds, reader, lambda rows: rows.T.ravel(), _mend_triplets)).as_numpy_iterator():
+        with _numpy_state(): images = _gen_transform(gen, np.array(images), turns)
+        yield tuple(np.split(images, 3)),labels_of(rows[:,0])
 
 def input_triplet_gen(
     gen,                      # a Keras ImageDataGenerator, anything with `flow_from_directory`, or None for plain pixels
@@ -577,14 +677,16 @@ def input_triplet_gen(
     """Endless batches of triplets for `model.fit(..., steps_per_epoch=...)`.
 
     Errors are raised here, before the first batch; a warning counts the products left out."""
+    _check(1, batch_size=batch_size)
+    if seed is not None: _check(0, seed=seed)
     catalog,size = Catalog.from_dir(data_dir),_size(target_size)
     keras_like = gen is None or (hasattr(gen, 'random_transform') and hasattr(gen, 'standardize'))
     if not keras_like and not hasattr(gen, 'flow_from_directory'): raise TypeError(f'gen: {type(gen).__name__} has no flow_from_directory, as a Keras ImageDataGenerator has')
     as_is = gen is not None and (like_seed or not keras_like)
     read,labels = _flow_reader(gen, catalog, size, seed) if as_is else (None,catalog.labels)
     mask = _products_for(labels, catalog.class_names, batch_size if like_seed else 2, num_classes, os.fspath(data_dir))
-    at = np.flatnonzero(mask)
-    reader = _Reader(read, labels, catalog.class_names, (*size, 3), False, dtype=np.float32, workers=1) if as_is else _Photos(catalog.paths, labels, catalog.class_names, size, 'stretch', cache)
+    at,usable = np.flatnonzero(mask),np.where(mask, labels, -1)
+    reader = _Reader(read, usable, (*size, 3), False, dtype=np.float32, workers=1) if as_is else _Photos(catalog.paths, usable, size, 'stretch', cache)
     if like_seed: rows_of = lambda rng: at[_seed_rows(labels[at], batch_size, rng)]
     else: rows_of = lambda rng: at[_triplet_rows(labels[at], len(at), rng)]
     y = (lambda a: np.ones((len(a), 1), np.float32)) if like_seed else (lambda a: labels[a])

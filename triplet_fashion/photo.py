@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 # %% ../nbs/04_photo.ipynb #1a9fbefa
-PHOTO_SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.avif')
+PHOTO_SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.apng', '.webp', '.bmp', '.dib', '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.jp2',
+                  '.avif', '.heic', '.heif')
 
 class PhotoError(ValueError):
     "A photo that cannot be used: `path` names the file, `problem` says why."
@@ -27,6 +28,21 @@ class PhotoError(ValueError):
     def __reduce__(self): return PhotoError,(self.path, self.problem)
 
 # %% ../nbs/04_photo.ipynb #d4a4d928
+@lru_cache(1)
+def _heif():
+    "Teach Pillow to read HEIC; False where pillow-heif is not installed."
+    try: from pillow_heif import register_heif_opener
+    except ImportError: return False
+    register_heif_opener()
+    return True
+
+def _is_heic(path):
+    "Does the file begin as HEIC and HEIF files do?"
+    try:
+        with open(path, 'rb') as f: head = f.read(12)
+    except (OSError, TypeError, ValueError): return False
+    return head[4:8] == b'ftyp' and head[8:] in (b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1')
+
 def _open(path):
     "Open a picture file without decoding it; `PhotoError` where that is not possible."
     name = path if not hasattr(path, 'read') else getattr(path, 'name', 'file')
@@ -37,15 +53,30 @@ def _open(path):
             if not st.st_size: raise PhotoError(path, 'empty file: 0 bytes')
         return Image.open(path)
     except FileNotFoundError: raise PhotoError(name, 'missing: no such file') from None
-    except UnidentifiedImageError: raise PhotoError(name, 'not an image: no format that Pillow knows, or cut off in its first bytes') from None
+    except UnidentifiedImageError:
+        heic = _is_heic(path)
+        if heic and '.heic' not in Image.registered_extensions() and _heif(): return _open(path)
+        raise PhotoError(name, 'unreadable: a HEIC photo, for which Pillow needs pillow-heif: pip install pillow-heif' if heic and not _heif() else 'not an image: no format that Pillow knows, or cut off in its first bytes') from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning): raise PhotoError(name, 'too many pixels: refused as a decompression bomb') from None
     except PhotoError: raise
     except Exception as e: raise PhotoError(name, f'unreadable: {getattr(e, "strerror", None) or e}') from None
 
 # %% ../nbs/04_photo.ipynb #11897f88
+def _deep_grey(im):
+    "A grey picture of 16 or 32 bits as 8-bit RGB; a TIFF of 32 bits that holds 0 to 255 keeps its values."
+    x = np.asarray(im)
+    grey = np.clip(x, 0, 255) if im.mode == 'I' and im.format == 'TIFF' and x.max() <= 255 else np.clip(x, 0, 65535)//257
+    if isinstance(key := im.info.get('transparency'), int): grey = np.where(x == key, 255, grey)
+    return Image.fromarray(grey.astype(np.uint8)).convert('RGB')
+
+def _narrow_key(im):
+    "Sixteen-bit RGB is decoded to 8 bits, so its transparent colour must have 8 too. To be called before decoding."
+    key = im.info.get('transparency')
+    if isinstance(key, tuple) and any(';16' in str(t) for t in im.tile): im.info['transparency'] = tuple(k >> 8 for k in key)
+
 def _rgb(im):
     "A Pillow image of any mode as 8-bit RGB."
-    if im.mode.startswith('I'): return Image.fromarray((np.clip(np.asarray(im), 0, 65535)//257).astype(np.uint8)).convert('RGB')
+    if im.mode.startswith('I'): return _deep_grey(im)
     if im.mode == 'F': raise ValueError('32-bit float pixels have no fixed range: save the photo with 8 or 16 bits')
     if im.mode in ('RGBA', 'LA', 'PA', 'RGBa') or 'transparency' in im.info:
         im = im.convert('RGBA')
@@ -55,12 +86,21 @@ def _rgb(im):
     return im.convert('RGB')
 
 # %% ../nbs/04_photo.ipynb #83585e78
-def _turn(im):
+def _limit(im):
+    "ValueError where decoding would make more pixels than Pillow's limit."
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and im.width*im.height > limit: raise ValueError(f'too many pixels: {im.width} x {im.height}, over PIL.Image.MAX_IMAGE_PIXELS = {limit}')
+
+def _orientation(im):
     "The EXIF orientation of `im`, 1 to 8; 1 is upright, and what is not known counts as upright."
-    if 'exif' not in im.info and im.format == 'JPEG': return 1
+    if 'exif' not in im.info:
+        if im.format == 'JPEG': return 1
+        _limit(im)
     try: k = im.getexif().get(0x0112, 1)
     except Exception: return 1
     return k if k in range(1, 9) else 1
+
+def _turn(im): return 1 if im.format == 'TIFF' else _orientation(im)   # what is left to be undone
 
 # %% ../nbs/04_photo.ipynb #ad2e8f9d
 _FITS = ('stretch', 'crop', 'pad')
@@ -124,14 +164,13 @@ _TURNS = {2:np.fliplr, 3:lambda x: x[::-1,::-1], 4:np.flipud, 5:lambda x: x.swap
 
 def _pixels(im, size, fit):
     "Decode an opened image into uint8 (h, w, 3), upright, of `size` (None: its own)."
+    _narrow_key(im)
     turn = _turn(im)
     if size:
         h,w = size[::-1] if turn >= 5 else size
         r = _ratio(*im.size, w, h, fit)
         if r > 1: im.draft(None, (im.width//r, im.height//r))
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit and im.width*im.height > limit:
-        raise ValueError(f'too many pixels: {im.width} x {im.height}, over PIL.Image.MAX_IMAGE_PIXELS = {limit}')
+    _limit(im)
     im = _rgb(im)
     x = _fit(im, w, h, fit) if size else np.asarray(im)
     return np.array(x if turn == 1 else _TURNS[turn](x))

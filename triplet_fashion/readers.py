@@ -6,7 +6,7 @@
 __all__ = ['Benchmark', 'read_inshop', 'read_consumer2shop', 'read_deepfashion2', 'read_sop', 'draw_benchmark']
 
 # %% ../nbs/08_readers.ipynb #723f4731
-import json, os, re
+import json, os, re, warnings
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,7 @@ def _find(root, places, what):
         if os.path.exists(full := os.path.join(root, p)): return full
     raise FileNotFoundError(f'{os.path.join(root, places[0])} is missing: {what}')
 
-def _counted_list(path, columns, name):
+def _counted_list(path, columns, name, strict=True):
     "Rows of a DeepFashion list: a line with their number (or that of the photos they name), a line with the names of the columns, the rows."
     with open(path, encoding='utf-8-sig') as f: lines = f.read().splitlines()
     head = lines[1].split() if len(lines) > 1 else []
@@ -65,7 +65,10 @@ def _counted_list(path, columns, name):
     rows = [r.split() for r in lines[2:] if r.strip()]
     for i,r in enumerate(rows):
         if len(r) != len(columns): raise ValueError(f'{path}, line {i+3}: {len(r)} columns and not {len(columns)}: {" ".join(r)[:80]}')
-    if int(lines[0]) not in (len(rows), len({p for r in rows for p in r[:-2]})): raise ValueError(f'{path} says {int(lines[0]):,} in its first line but lists {len(rows):,}: is the file cut off?')
+    if int(lines[0]) not in (len(rows), len({p for r in rows for p in r[:-2]})):
+        text = f'{path} says {int(lines[0]):,} in its first line but lists {len(rows):,}: is the file cut off?'
+        if strict: raise ValueError(text)
+        warnings.warn(text)
     return rows
 
 def _status(path, rows, known):
@@ -127,14 +130,15 @@ def _pair_columns(rows, files):
 def read_consumer2shop(
     root,             # the folder with Eval/ and Img/ (or with the list and img/ directly in it)
     missing='error',  # photos that are listed but not there: 'error', or 'skip': their pairs are left out
+    photos='img',     # folder of the photos: 'img', or 'img_highres'
 )->Benchmark:         # train, val, query, gallery
     "DeepFashion Consumer-to-shop Clothes Retrieval, official partition. Source: mmlab.ie.cuhk.edu.hk/projects/DeepFashion/Consumer2ShopRetrieval.html"
     listed = _find(root, ['Eval/list_eval_partition.txt', 'list_eval_partition.txt'], 'the official layout has it in Eval/')
-    rows = _counted_list(listed, ['image_pair_name_1', 'image_pair_name_2', 'item_id', 'evaluation_status'], _C2S)
+    rows = _counted_list(listed, ['image_pair_name_1', 'image_pair_name_2', 'item_id', 'evaluation_status'], _C2S, strict=False)
     _status(listed, rows, ('train', 'val', 'test'))
-    home = os.path.dirname(_find(root, ['Img/img', 'img'], 'unpack Img/img.zip in Img/'))
-    files = [tuple(os.path.join(home, *p.split('/')) for p in r[:2]) for r in rows]
-    good,lost = _there([f for o in files for f in o], listed, missing, 'unpack Img/img.zip in Img/')
+    home = os.path.dirname(_find(root, [f'Img/{photos}', photos], f'unpack Img/{photos}.zip in Img/'))
+    files = [tuple(os.path.join(home, photos, *p.split('/')[1:]) for p in r[:2]) for r in rows]
+    good,lost = _there([f for o in files for f in o], listed, missing, f'unpack Img/{photos}.zip in Img/')
     kinds = {}
     for p,_,item,_ in rows: kinds.setdefault(item, '/'.join(p.split('/')[1:3]))
     columns,pairs,shop = _pair_columns(rows, [o if good.issuperset(o) else (None, None) for o in files])
@@ -154,6 +158,7 @@ def _annotations(root, split, progress):
         try:
             with open(path, encoding='utf-8') as f: o = json.load(f)
             head,items = (o['source'], int(o['pair_id'])),{k: v for k,v in o.items() if re.fullmatch(r'item\d+', k)}
+            if head[0] not in ('user', 'shop'): raise ValueError(f'source is {head[0]!r} and neither user nor shop')
             for k,v in items.items():
                 product = f'{split}/{head[1]:06}-{v["style"]}' + ('' if v['style'] else f'-{name[:-5]}-{k}')
                 rows.append((os.path.join(images, name[:-5]+'.jpg'), [float(x) for x in v['bounding_box']], product, v['category_name'], head[0], k))
