@@ -117,7 +117,7 @@ def _scores(rows, said=''):
     "The scoreboard as a `Table`: figures, the intervals of two of them, how many queries there were and how many had nothing to find."
     from triplet_fashion.metrics import Table
     names = [n for n in _FIGURES if n in rows[0]]
-    def sure(r, n): return ['{:.2f}-{:.2f}'.format(*r[f'{n} interval']) if f'{n} interval' in r else '']*(n in _SURE)
+    def sure(r, n): return ['{:.2f}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{:.2f}'.format(*r[f'{n} interval']) if f'{n} interval' in r else '']*(n in _SURE)
     lines = [[r['embedding'], *(v for n in names for v in [r.get(n), *sure(r, n)]), r['queries'], r['skipped']] for r in rows]
     header = ['embedding', *(h for n in names for h in [n] + ['95 %']*(n in _SURE)), 'queries', 'no match']
     return Table(lines, header, said, best=dict.fromkeys(names, 'max') | {'EER': 'min'})
@@ -181,7 +181,7 @@ def _report(path, title, run, rows, said, queries, gallery, embeddings, audit, s
     found = neighbour_rows(queries.paths, embeddings[0], queries.labels, queries=8, k=6, class_names=names,
                            gallery=None if gallery is None else (gallery.paths, embeddings[1], gallery.labels))
     figures = [embedding_map(embeddings[0], queries.labels, queries.paths), *([] if run is None else [plot_history(run), draw_rows(found[:6])])]
-    sections = [('Result', [{n: (best[n], _sure(best, n) + _MEANING[n]) for n in _FIGURES if n in best}, _scores(rows, said)]),
+    sections = [('Result', [f"Of {best['embedding']}:", {n: (best[n], _sure(best, n) + _MEANING[n]) for n in _FIGURES if n in best}, _scores(rows, said)]),
                 ('Queries and what was found', ['The query is on the left, then its nearest photos in order. Green: same product; red: another one.', (found, 'Cosine distance under each photo.')]),
                 ('The worst triplets', [(triplet_rows(queries.paths, hardest_triplets(embeddings[0], queries.labels, 6), queries.labels, names), 'Anchor, its farthest positive, its nearest negative.')])]
     cost = {'watching, share of the time of training': f'{run.watch_cost:.0%}'} if run is not None and run.watch_cost is not None else {}
