@@ -10,7 +10,7 @@ keras = pytest.importorskip('keras')
 from triplet_fashion.applications import (anchor_all_test, anchor_positive_test, anchor_test, encode, get_triplets, item_to_encoding,
                                           load_test_data, log_distance, triplet_test)
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.metrics import triplet_accuracy
+from triplet_fashion.metrics import fit_threshold, nearest, triplet_accuracy
 from triplet_fashion.photo import PhotoError
 
 SIZE = 16, 12      # height and width differ, so that a mix-up shows
@@ -262,6 +262,28 @@ def test_anchor_test_counts(net, photos):
         assert result.indices.tolist() == others and result.anchor == k and result.label == labels[k]
         np.testing.assert_allclose(result.distances, d[others], atol=1e-5)
         assert result.counts == dict(right=sum(right), wrong=25 - sum(right)) and result.accuracy == pytest.approx(np.mean(right))
+
+
+@pytest.mark.parametrize('metric', ['cosine', 'euclidean'])
+def test_a_threshold_goes_from_the_choice_through_the_bundle_into_the_anchor_tests(net, photos, tmp_path, metric):
+    from triplet_fashion.model import triplet_model
+    from triplet_fashion.persistence import load_bundle, save_bundle
+    images, labels = photos
+    x = encode(images, net)
+    chosen = fit_threshold(x, labels, fmr='eer', metric=metric)
+    save_bundle(tmp_path/'net', net, threshold=chosen)
+    again, meta = load_bundle(tmp_path/'net')
+    assert meta['threshold'] == chosen.note() and triplet_model(again).threshold == chosen.note() and not hasattr(triplet_model(net), 'threshold')
+    for test in (anchor_test, anchor_all_test, anchor_positive_test):
+        a, b, seed = (test(images, labels, model, anchor=5, threshold=t) for model, t in ((again, None), (net, chosen), (net, None)))
+        assert (a.threshold, a.metric) == (chosen.value, metric) and (seed.threshold, seed.metric) == (.1, None)
+        np.testing.assert_array_equal(a.similar, b.similar)
+        want = nearest(x[5:6], x, k=40, metric=metric)
+        far = want[0][0][np.argsort(want[1][0])][a.indices]
+        np.testing.assert_allclose(a.distances, far, rtol=1e-4, atol=1e-6)
+        assert 0 < a.similar.sum() and (a.similar == (far < chosen.value)).mean() > .95
+    save_bundle(tmp_path/'triplet', triplet_model(again))
+    assert load_bundle(tmp_path/'triplet')[0].threshold == chosen.note()
 
 
 def test_the_seeds_anchor_label():

@@ -67,22 +67,94 @@ def test_eval(run, drawn, capsys, tmp_path):
     names = [r['embedding'] for r in rows]
     for name in 'this network', 'untrained network', 'colour histogram', 'chance':       # ten products were trained on, two were not: never in one figure
         assert {f'{name}, seen products', f'{name}, unseen products'} <= set(names)
-    assert 'no threshold is stored' in out and 'AUC' in out and 'Why it failed' in (tmp_path/'e.html').read_text()
-    assert sorted(p.name for p in (tmp_path/'why').iterdir())[0] == 'confused_products.csv'
+    page = (tmp_path/'e.html').read_text()
+    for kind in ('unseen', 'seen'): assert f'same or not, {kind} products, no threshold is stored' in out
+    part = drawn.subset(np.isin(drawn.labels, [c for c in drawn.products if drawn.class_names[c] in cli._open_run(run)[1]['trained_on']]))
+    row = rows[names.index('this network, seen products')]
+    assert row['queries'] == len(part) and row['R@1 interval'][0] <= row['R@1'] <= row['R@1 interval'][1] and f"{row['AUC']:.3f}" in out and 'no match' in out
+    why = page[page.index('Why it failed</h2>'):]
+    assert 'All queries together: 10 of their 12 products were seen' in why and why.count('<img') > 40
+    tables = {p.stem: p.read_text(encoding='utf-8').splitlines() for p in (tmp_path/'why').iterdir()}
+    assert sorted(tables) == ['confused_products', 'false_accepts', 'false_rejects', 'hubs', 'worst_queries']
+    assert tables['worst_queries'][0].startswith('query,product,rank') and len(tables['worst_queries']) == 21 and tables['worst_queries'][1].split(',')[0] in drawn.ids
 
 
 def test_eval_uses_the_stored_threshold(run, drawn, capsys, tmp_path):
+    from triplet_fashion.failures import false_rejects
     from triplet_fashion.metrics import fit_threshold
     from triplet_fashion.persistence import load_bundle, save_bundle
     from triplet_fashion.training import embed
     net, meta = load_bundle(run/'network')
-    meta['threshold'] = t = fit_threshold(embed(net, drawn), drawn.labels, fmr='eer', n=500)
+    meta['threshold'] = t = fit_threshold(embed(net, drawn), drawn.labels, fmr='eer', n=500, metric='euclidean')
     del meta['trained_on']
     save_bundle(tmp_path/'run'/'network', net, **meta)
-    rows = cli.triplet_eval(str(tmp_path/'run'), str(drawn.root), quick=True)
+    rows = cli.triplet_eval(str(tmp_path/'run'), str(drawn.root), quick=True, failures=str(tmp_path/'why'))
     out = capsys.readouterr().out
-    assert 'the threshold stored with the network' in out and f'{t.value:.4g}' in out
+    assert 'the threshold stored with the network, euclidean distance' in out and f'{t.value:.4g}' in out
+    rejects = false_rejects(embed(net, drawn), drawn.labels, t)
+    assert 0 < rejects.total and len((tmp_path/'why'/'false_rejects.csv').read_text().splitlines()) == 1 + len(rejects)    # by the threshold's own distance
+    missed = float(re.search(r'^FNMR  +(\S+)', out, re.M)[1])
+    assert missed == pytest.approx(rejects.total/180, abs=6e-4)                                                          # all pairs of 12 products of 6
     assert [r['embedding'] for r in rows] == ['this network', 'colour histogram', 'raw pixels', 'chance']
+
+
+def lean(run, to):
+    "The run without what it was trained on."
+    from triplet_fashion.persistence import load_bundle, save_bundle
+    net, meta = load_bundle(run/'network')
+    meta.pop('trained_on')
+    save_bundle(to/'network', net, **meta)
+    return str(to)
+
+
+def test_eval_searches_the_gallery_it_is_given(run, drawn, capsys, tmp_path):
+    "The same folder: every photo finds the others of its product, as without a gallery."
+    it = lean(run, tmp_path/'run')
+    alone, = (r for r in cli.triplet_eval(it, str(drawn.root), quick=True) if r['embedding'] == 'this network')
+    capsys.readouterr()
+    rows = cli.triplet_eval(it, str(drawn.root), gallery=str(drawn.root), quick=True, out=str(tmp_path/'e.html'), failures=str(tmp_path/'why'))
+    out = capsys.readouterr().out
+    assert rows[0]['R@1'] == alone['R@1'] < 1 and rows[0]['MAP@R'] == alone['MAP@R'] and rows[0]['5-NN'] < 1
+    assert f'searched among the 72 photos of {drawn.name}, without itself' in out and 'training' not in out and 'no match there' not in out
+    line = (tmp_path/'why'/'worst_queries.csv').read_text(encoding='utf-8').splitlines()[1].split(',')
+    assert line[0] != line[4] and Path(line[0]).is_file() and Path(line[4]).is_file()
+
+
+def test_eval_counts_what_has_no_match_in_the_gallery(run, drawn, capsys, tmp_path):
+    "A gallery of other photos without one of the products; and one with none of them."
+    q, g = tmp_path/'queries', tmp_path/'shelf'
+    for path, label, name in zip(drawn.paths, drawn.labels, drawn.ids):
+        home = q if name.endswith(('000.jpg', '001.jpg')) else g
+        if home == g and label == 3: continue
+        (home/drawn.class_names[label]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, home/drawn.class_names[label])
+    row, *_ = cli.triplet_eval(lean(run, tmp_path/'run'), str(q), gallery=str(g), quick=True)
+    out = capsys.readouterr().out
+    assert (row['queries'], row['skipped']) == (22, 2)
+    assert '24 queries of 12 products, each searched among the 44 photos of shelf; ' in out and '2 queries have no match there and are not counted' in out
+    photo(tmp_path/'strange'/'thing'/'1.jpg', 1)
+    with pytest.raises(SystemExit, match='no query has a photo of its product in strange'): cli.triplet_eval.main([str(run), str(q), '--gallery', str(tmp_path/'strange')])
+
+
+def test_what_was_judged_is_said(drawn):
+    half = np.arange(72)%2 > 0
+    train, rest = drawn.subset(half), drawn.subset(~half)
+    assert cli._protocol(rest, train)[1].endswith('The classes were seen in training, these photos were not.')
+    assert cli._protocol(drawn, train)[1].endswith('The classes were seen in training, and so were 36 of these photos.')
+    assert '1 queries have no match there' in cli._protocol(drawn.subset(np.arange(72) > 4))[1]
+    with pytest.raises(ValueError, match='every product has one photo'): cli._protocol(drawn.subset([0, 8]))
+    with pytest.raises(ValueError, match='--val'): cli._protocol(drawn.subset([]), drawn)
+
+
+def test_training_can_keep_the_best_epoch(drawn, tmp_path, capsys):
+    cli.triplet_train.main([str(drawn.root), '--out', str(tmp_path/'run'), '--size', '32', '--epochs', '3', '--steps', '2', '--quiet', '--quick', '--restore-best'])
+    out, (net, meta) = capsys.readouterr().out, cli._open_run(tmp_path/'run')
+    best = 1 + int(np.argmax(meta['history']['val_MAP@R']))
+    assert f'Epoch {best} was kept, the best of 3 on 12 of these photos' in out
+    from triplet_fashion.evaluation import evaluate
+    from triplet_fashion.training import embed
+    aside = drawn.subset([drawn.class_names[c] not in meta['trained_on'] for c in drawn.labels])
+    assert evaluate(embed(net, aside), aside)['MAP@R'] == pytest.approx(max(meta['history']['val_MAP@R']), abs=1e-6)
 
 
 def test_search_finds_the_same_photo_first_and_prints_and_draws(run, drawn, capsys, tmp_path):
@@ -197,7 +269,7 @@ def test_folders_that_cannot_train_say_why_in_one_line(tmp_path):
     assert 'empty' in wrong(empty)
     assert 'folder' in wrong(loose)
     assert '1 product' in wrong(single)
-    assert '2 photos' in wrong(alone) or 'one photo' in wrong(alone)
+    assert 'none of its 3 products has 2 photos' in wrong(alone)
     assert 'no such folder' in wrong(tmp_path/'missing')
     for text in (wrong(empty), wrong(single)): assert text.startswith('triplet_train: ') and '\n' not in text
 
@@ -223,6 +295,7 @@ def test_demo_reaches_its_figures(tmp_path):
 def test_export_writes_what_another_runtime_opens(run, drawn, capsys, tmp_path):
     from triplet_fashion.export import load_export
     made = cli.triplet_export(str(run), str(tmp_path/'out'), 'litert', sample=str(drawn.root))
-    assert 'network.tflite' in capsys.readouterr().out and made.note['threshold'] is None or 'value' in made.note['threshold']
+    assert 'network.tflite' in capsys.readouterr().out
+    assert made.note['threshold'] == cli._open_run(run)[1].get('threshold')
     assert load_export(tmp_path/'out').note == made.note
     with pytest.raises(SystemExit, match="'savedmodel', 'onnx'"): cli.triplet_export.main([str(run), '--out', str(tmp_path/'x'), '--format', 'coreml'])

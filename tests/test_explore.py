@@ -1,4 +1,5 @@
 "Pictures and reports: the right photos in the right frames, and one file that needs nothing else."
+import contextlib
 import itertools
 import os
 import re
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from triplet_fashion.explore import (Html, Table, embedding_map, figure_png, gallery, hardest_triplets, html_report, neighbour_rows, principal_axes,
+from triplet_fashion.explore import (Html, Table, embedding_map, failure_rows, figure_png, gallery, hardest_triplets, html_report, neighbour_rows, principal_axes,
                                      triplet_rows, worst_triplets, write_projector)
+from triplet_fashion.failures import failures
 from triplet_fashion.metrics import color_histogram
 from triplet_fashion.photo import load_images
 from triplet_fashion.search import Hit, Hits, HitsList, ImageIndex, Tile
@@ -51,6 +53,35 @@ def test_rows_hold_the_nearest_others(drawn, drawn_x):
         assert row[0].note == f'query · {sum(t.frame == "hit" for t in row)}/5' and row[1].note == f'1 · {d[i, want[0]]:.3f}'
 
 
+def test_a_file_does_not_find_itself_in_a_gallery(drawn, drawn_x):
+    order = np.random.default_rng(0).permutation(72)
+    kw = dict(queries=[0, 30, 71], class_names=drawn.class_names)
+    shelf = [drawn.paths[i] for i in order], drawn_x[order], drawn.labels[order]
+    assert neighbour_rows(drawn.paths, drawn_x, drawn.labels, k=5, gallery=shelf, **kw) == neighbour_rows(drawn.paths, drawn_x, drawn.labels, k=5, **kw)
+    assert [len(r) for r in neighbour_rows(drawn.paths, drawn_x, drawn.labels, k=100, gallery=shelf, **kw)] == [72]*3
+    apart = [f'{p}.x' for p in shelf[0]]                                              # other files: the nearest is the copy
+    assert [r[1].photo for r in neighbour_rows(drawn.paths, drawn_x, drawn.labels, k=5, gallery=(apart, *shelf[1:]), **kw)] == [f'{drawn.paths[i]}.x' for i in (0, 30, 71)]
+
+
+def test_failures_are_drawn_from_the_right_list(drawn, drawn_x):
+    "A gallery in reverse: positions in it are not positions among the queries."
+    back = np.arange(72)[::-1]
+    shelf = [drawn.paths[i] for i in back]
+    why = failures(drawn_x, drawn.labels, drawn.paths, threshold=.1, n=5, gallery=(drawn_x[back], drawn.labels[back], shelf), class_names=drawn.class_names)
+    columns = {'worst queries': ('query', 'found first', 'should have found'), 'confused products': ('closest', 'and'), 'false accepts': ('photo', 'other photo'), 'false rejects': ('photo', 'other photo')}
+    for name, table in why.items():
+        with pytest.raises(ValueError, match='give gallery_photos') if 'false' not in name else contextlib.nullcontext(): failure_rows(table, drawn.paths)
+        rows = failure_rows(table, drawn.paths, shelf)
+        if name == 'hubs': assert [t.photo for t in rows[0]] == table.column('photo') and rows[0][0].note == f"named {table[0]['named']}"; continue
+        assert [[t.photo for t in r] for r in rows] == [[row[c] for c in columns[name]] for row in table]
+        for row in rows:
+            home = [os.path.dirname(t.photo) for t in row]
+            assert [t.frame for t in row] == ['query'] + ['hit' if h == home[0] else 'miss' for h in home[1:]]
+            assert [t.title for t in row] == [os.path.basename(h) for h in home]
+    empty = failures(np.eye(4)[[0, 0, 1, 1]], [0, 0, 1, 1], threshold=.5)
+    assert failure_rows(empty['confused products'], list('abcd')) == []
+
+
 def test_queries_are_of_different_products_and_repeat_by_seed(drawn, drawn_x):
     def titles(n, seed): return [r[0].photo for r in neighbour_rows(drawn.paths, drawn_x, drawn.labels, n, seed=seed)]
     assert titles(12, 0) == titles(12, 0) != titles(12, 1)
@@ -60,7 +91,7 @@ def test_queries_are_of_different_products_and_repeat_by_seed(drawn, drawn_x):
 
 def test_a_gallery_of_its_own(drawn, drawn_x):
     rows = neighbour_rows(drawn.paths[:6], drawn_x[:6], drawn.labels[:6], [2], k=100, gallery=(drawn.paths, drawn_x, drawn.labels))
-    assert len(rows[0]) == 1 + len(drawn) and rows[0][1].photo == drawn.paths[2]  # in another gallery the photo itself counts
+    assert len(rows[0]) == len(drawn) and drawn.paths[2] not in [t.photo for t in rows[0][1:]]  # its own file is no find
 
 
 def test_copies_do_not_push_out_neighbours():

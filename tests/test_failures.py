@@ -59,6 +59,33 @@ def test_a_gallery_of_its_own(cloud):
     assert sum(pairs.column('confusions')) == (labels[g][first] != labels[q]).sum()
 
 
+def test_no_query_finds_itself_in_a_gallery_that_holds_it(cloud):
+    "The same photos as queries and as gallery, in another order: what is found is what each finds among the others."
+    x, labels, ids = cloud
+    order = np.random.default_rng(1).permutation(60)
+    other = x[order], labels[order], [ids[i] for i in order]
+    for f, kw in ((worst_queries, {}), (hubs, dict(k=5)), (hubs, dict(k=100)), (confused_products, {})):
+        alone, both = f(x, labels, ids, n=60, **kw), f(x, labels, ids, n=60, gallery=other, **kw)
+        gone = {'photo', 'product', 'taken for', 'closest', 'and'}            # of equals, the first in the gallery's order
+        assert sorted([v for k, v in r.items() if k not in gone] for r in alone) == sorted([v for k, v in r.items() if k not in gone] for r in both)
+        assert [where for *_, where in alone.tiles] == [False]*alone.at.shape[1]
+        named = [[(other[2] if where else ids)[i] for i, (*_, where) in zip(at, both.tiles)] for at in both.at]
+        assert all(o[0] not in o[1:] for o in named) and any(where for *_, where in both.tiles)
+    assert worst_queries(x, labels, ids, gallery=other[:2])[0]['rank'] == 1      # ids of one side say nothing
+
+
+def test_the_metric_is_the_thresholds(cloud):
+    x, labels, _ = cloud
+    t = fit_threshold(x, labels, fmr=.1, metric='euclidean')
+    for f in (false_accepts, false_rejects):
+        want = f(x, labels, t.value, metric='euclidean')
+        assert 0 < want.total and f(x, labels, t).rows == f(x, labels, t.note()).rows == f(x, labels, t, metric='euclidean').rows == want.rows and 'euclidean distance' in want.caption
+        assert f(x, labels, t.value).total != want.total                          # a number is for cosine
+        with pytest.raises(ValueError, match="for euclidean distances, but metric='cosine'"): f(x, labels, t, metric='cosine')
+    found = failures(x, labels, threshold=t.note())
+    assert found['false rejects'].rows == false_rejects(x, labels, t).rows and found['worst queries'].rows == worst_queries(x, labels).rows
+
+
 def test_hubs_are_counted(cloud):
     x, labels, ids = cloud
     table, found = hubs(x, labels, ids, n=60, k=6), nearest(x, k=6)[1]

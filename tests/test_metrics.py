@@ -201,12 +201,26 @@ def test_figures_with_ids_are_brute_force(problem, other_ids):
     else: np.testing.assert_allclose(list(call().values()), list(expected.values()), rtol=1e-12)
 
 
-def test_large_searches_say_what_they_take(capsys):
-    x = np.zeros((10, 4)) + np.arange(10)[:,None]
-    nearest(x, k=1)
+def test_large_searches_say_what_they_take(capsys, monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(3000, 40)), np.arange(3000)//3
+    nearest(x, k=1.)                                                # a whole number, whatever its type
+    retrieval_metrics(x, y)
     assert not capsys.readouterr().out
-    nearest(x, k=1, verbose=True)
-    assert '10 queries x 10 photos x 4 numbers' in (said := capsys.readouterr().out) and 'MB of memory' in said
+    monkeypatch.setattr(metrics, '_LARGE', 9e6)
+    monkeypatch.setattr(metrics, '_limits', lambda: None)
+    for name, call in (('nearest', lambda **kw: nearest(x, k=150, **kw)), ('retrieval_metrics', lambda **kw: retrieval_metrics(x, y, ks=(150,), **kw))):
+        tracemalloc.start()
+        try: call(); peak = tracemalloc.get_traced_memory()[1]/1e6
+        finally: tracemalloc.stop()
+        said = capsys.readouterr().out
+        assert said.startswith(f'{name}: 3,000 queries x 3,000 photos x 40 numbers')
+        about = float(said.split('about ')[1].split(' MB')[0].replace(',', ''))
+        assert .5*peak < about < 2*peak, (name, about, peak)
+        call(verbose=False)
+        assert not capsys.readouterr().out
+    nearest(x[:10], k=1, verbose=True)
+    assert '10 queries x 10 photos' in capsys.readouterr().out
 
 
 def test_chance_is_what_shuffled_galleries_score():
@@ -230,6 +244,11 @@ def test_parts_and_classes_of_the_figures():
     assert table[0]['MAP@R'] == pytest.approx(result.ap[y == table[0]['class']].mean())
     assert result.by_class({c: f'p{c}' for c in range(12)})[0]['class'] == f"p{table[0]['class']}"
     with pytest.raises(ValueError, match='ask for K=50'): result.per_query('P@50')
+    for wrong in ('Recall@5', 'MAP@5', 'foo', 'R@', 'R@0', 'P@1.5', 'R@-1', 'mrr', 1):
+        for call in (result.per_query, result.interval):
+            with pytest.raises(ValueError, match="is none of 'R@K'"): call(wrong)
+    ready = retrieval_metrics(np.eye(4), [0, 0, 1, 1], ks=2), retrieval_metrics(np.eye(4), [0, 0, 1, 1], ks=(1., 2.))
+    assert 'R@2' in ready[0] and ready[1].ks == (1, 2) and 'P@2' in ready[1]
 
 
 def test_intervals_cover_what_they_should():
@@ -329,6 +348,39 @@ def test_knn_is_a_majority_vote(problem, k, own):
         near = [voters[j] for j in order[:k]]
         right += max(sorted(set(near)), key=near.count) == label
     assert knn_accuracy(q, ql, *(() if own else (g, gl)), k=k, metric='euclidean') == pytest.approx(right/len(ql))
+
+
+def test_a_vote_among_many_classes_stays_small():
+    "20,000 queries and as many classes: a table of votes would be 3.2 GB."
+    x, y = np.random.default_rng(0).normal(size=(20_000, 2)).astype('float32'), np.arange(20_000)//2
+    tracemalloc.start()
+    try:
+        knn_accuracy(x[:2000], y[:2000], x, y)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally: tracemalloc.stop()
+    assert peak < 120e6
+
+
+def test_nobody_votes_for_himself():
+    x, y = np.array([[0.], [1.], [5.], [6.]]), [0, 1, 2, 2]
+    assert knn_accuracy(x, y, x, y, k=1, metric='euclidean') == 1
+    assert knn_accuracy(x, y, x, y, k=1, metric='euclidean', query_ids=list('abcd'), gallery_ids=list('abcd')) == .5 == knn_accuracy(x, y, k=1, metric='euclidean')
+
+
+def test_numbers_and_text_never_match():
+    x, words = np.eye(4), ['0', '0', '1', '1']
+    assert retrieval_metrics(x, np.array(words, object), x, words)['R@1'] == 1
+    with pytest.raises(ValueError, match='gallery_labels are text and query_labels are numbers'): retrieval_metrics(x, [0, 0, 1, 1], x, words)
+    with pytest.raises(ValueError, match='query_labels are text and gallery_labels are numbers'): knn_accuracy(x, words, x, [0, 0, 1, 1], k=1)
+    with pytest.raises(ValueError, match='query_ids are text'): nearest(x, x, k=1, query_ids=words, gallery_ids=range(4))
+
+
+@pytest.mark.parametrize('metric,far', [('sqeuclidean', 1e18), ('euclidean', 1e37)])
+def test_distances_beyond_float32_are_refused(metric, far):
+    x = np.array([[0., 0.], [1., 0.], [3., 1.]])
+    np.testing.assert_array_equal(nearest(x*far, k=2, metric=metric)[1], nearest(x, k=2, metric=metric)[1])
+    with pytest.raises(ValueError, match=f'{metric} distances between them may be too large'): nearest(x*far*100, k=2, metric=metric)
+    assert np.isfinite(nearest(x[1:]*far*10, k=1)[0]).all()
 
 
 def test_retrieval_shows_its_definitions():
@@ -453,7 +505,7 @@ def test_verification_intervals_redraw_products():
     y = np.repeat(np.arange(8), 20)
     x = rng.normal(size=(8, 4))[y] + rng.normal(size=(160, 4))*.6
     s, d, a, b = pair_distances(x, y, 4000, products=True)
-    assert (a == a.astype(int)).all() and b.shape == (4000, 2) and (b[:, 0] != b[:, 1]).all()
+    assert s.size == a.size == 1520 and b.shape == (d.size, 2) and 3000 < d.size < 4000 and (b[:, 0] != b[:, 1]).all()    # all pairs of a product; of the others some
     known, unknown = Verification(s, d, products=(a, b)), Verification(s, d)
     for f in ('auc', 'eer', 'accuracy', 'threshold'):
         low, high = known.interval(f, n=100)
@@ -465,8 +517,18 @@ def test_verification_intervals_redraw_products():
 
 def test_verification_plots():
     plt = pytest.importorskip('matplotlib.pyplot')
-    left, middle, right = verification_report([0, 1], [2, 3]).plot()
-    assert left.get_xlabel() == 'distance' and 'AUC 1.000' in middle.get_title() and right.get_title() == 'DET'
+    report = verification_report([0, 1, 5], [2, 3, 6])
+    left, middle, right = report.plot()
+    line, = left.lines
+    assert set(line.get_xdata()) == {report.threshold} == {1.5} and 'threshold 1.5' in [t.get_text() for t in left.get_legend().get_texts()]
+    assert left.get_xlabel() == 'distance' and sum(b.get_xy()[:, 1].max() > 0 for b in left.patches) == 2       # two heaps
+    roc, chance, dot = middle.lines
+    np.testing.assert_array_equal(roc.get_xydata(), np.stack([report.fmr, 1 - report.fnmr], axis=1))
+    assert dot.get_xydata().tolist() == [[0, pytest.approx(2/3)]] and 'AUC 0.778' in middle.get_title()
+    curve, dot = right.lines
+    low = metrics._deviate([0])[0]
+    assert right.get_title() == 'DET' and dot.get_xydata().tolist() == [[low, pytest.approx(metrics._deviate([1/3])[0])]]
+    assert (np.diff(curve.get_xdata()) >= 0).all() and (np.diff(curve.get_ydata()) <= 0).all()
     plt.close('all')
 
 
@@ -474,8 +536,49 @@ def test_pair_distances_are_of_the_pairs_they_say():
     labels = np.array([0, 0, 1, 1])
     x = np.array([[1, 0], [1, .1], [0, 1], [.1, 1]])
     same, different = pair_distances(x, labels, n=50)
-    assert same.shape == different.shape == (50,) and 0 < same.min() and same.max() < different.min()
+    assert same.shape == (2,) and different.shape == (4,) and 0 < same.min() and same.max() < different.min()
     assert set(pair_distances(x, labels, 50, 'sqeuclidean')[0]) == {np.float32(.1*.1)}
+
+
+@few
+@given(st.lists(st.integers(0, 4), min_size=3, max_size=25), st.sampled_from([1, 10, 60, 10_000]))
+def test_no_pair_is_measured_twice(labels, n):
+    labels = np.array(labels)
+    if len(set(labels)) < 2 or np.bincount(labels).max() < 2: return
+    all_of = [{(i, j) for i in range(len(labels)) for j in range(i + 1, len(labels)) if (labels[i] == labels[j]) == same} for same in (True, False)]
+    for found, there in zip(metrics._pairs(labels, n, 0), all_of):
+        pairs = list(zip(*found.tolist()))
+        assert len(set(pairs)) == len(pairs) <= n and set(pairs) <= there
+        assert len(pairs) == len(there) if len(there) <= n else pairs
+
+
+@few
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.lists(st.integers(0, 9), min_size=1, max_size=20), st.sampled_from([1., .1, 1/3, 1e-40]), st.booleans())
+def test_thresholds_are_the_best_there_are(same, different, scale, half):
+    "Of all answers a threshold can give, the chosen one gives the best: for distances in float32 too, which NumPy compares with a float rounded to float32."
+    s, d = (np.array(o, np.float32 if half else float)*np.float32(scale) if half else np.array(o)*scale for o in (same, different))
+    every = [-np.inf, *np.unique(np.concatenate([s, d])), np.inf]
+    def f1(t): return 2*(s < t).sum()/((s < t).sum() + (d < t).sum() + len(s))
+    def right(t): return (s < t).mean() + (d >= t).mean()
+    assert f1(calibrate_threshold(s, d, 'f1')) == max(map(f1, every))
+    assert right(calibrate_threshold(s, d)) == pytest.approx(max(map(right, every)))
+    t = calibrate_threshold(s, d, 'eer')
+    assert (d < t).mean() >= (s >= t).mean() and not any((d < u).mean() >= (s >= u).mean() for u in every if (s < u).sum() + (d < u).sum() < (s < t).sum() + (d < t).sum())
+
+
+def test_a_threshold_knows_how_sure_it_is():
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(8), 20)
+    *pairs, a, b = pair_distances(rng.normal(size=(8, 4))[y] + rng.normal(size=(160, 4))*.6, y, 4000, products=True)
+    alone, known = calibrate_threshold(*pairs, fmr='eer'), calibrate_threshold(distances_same=pairs[0], distances_different=pairs[1], fmr='eer', products=(a, b))
+    assert isinstance(alone, float) and json.loads(json.dumps(alone)) == alone == known and repr(alone) == repr(float(alone))
+    for t in (alone, known): assert t.interval[0] <= t <= t.interval[1]
+    assert np.diff(known.interval) > 2*np.diff(alone.interval)
+
+
+def test_few_pairs_cannot_speak_of_rare_errors():
+    says = {r['figure']: r['meaning'] for r in verification_report(distances_same=[1, 2], distances_different=np.arange(200)).table()}
+    assert 'too few' not in says['FNMR at FMR 0.01'] and '200 different pairs are too few to tell 0.1% from none' in says['FNMR at FMR 0.001']
 
 
 def test_baselines():
@@ -501,6 +604,16 @@ x, y, nan = np.eye(4), [0, 0, 1, 1], np.where(np.eye(4)[:,:1] > 0, np.nan, np.ey
     (lambda: nearest(x, k=4), 'k=4, but the gallery offers 3'),
     (lambda: nearest(x, x, k=5), 'k=5, but the gallery offers 4'),
     (lambda: nearest(x, k=0), 'k=0'),
+    (lambda: nearest(x, k=1.5), 'k=1.5: give a whole number'),
+    (lambda: nearest(x*1j, k=1), 'query must be an array of numbers'),
+    (lambda: retrieval_metrics(x, y, ks=()), 'ks holds no K'),
+    (lambda: retrieval_metrics(x, y, ks=(1, 2.5)), 'ks=2.5: give a whole number from 1'),
+    (lambda: retrieval_metrics(x, y).interval('R@1', level=95), 'level=95: give the share'),
+    (lambda: verification_report([1, 2], [2, 3]).interval('auc', level=95), 'level=95'),
+    (lambda: verification_report([1], [2]).fnmr_at(-1), 'fmr=-1'),
+    (lambda: verification_report([1], [2]).fnmr_at(2), 'fmr=2'),
+    (lambda: Verification([1], [2], float('nan')), 'threshold is NaN'),
+    (lambda: pair_distances(x, y, n=0), 'n=0'),
     (lambda: nearest(x, x[:, :3], k=1), '4 columns and gallery 3'),
     (lambda: nearest(x[0], k=1), r'query must be \(n, d\)'),
     (lambda: nearest(x, x[:0], k=1), r'gallery must be \(n, d\)'),
@@ -512,15 +625,15 @@ x, y, nan = np.eye(4), [0, 0, 1, 1], np.where(np.eye(4)[:,:1] > 0, np.nan, np.ey
     (lambda: retrieval_metrics(x, y[:3]), r'query_labels must hold one label an embedding, shape \(4,\)'),
     (lambda: retrieval_metrics(x, y, x, y[:3]), 'gallery_labels must hold'),
     (lambda: retrieval_metrics(x, y, x), 'come together'),
-    (lambda: retrieval_metrics(x, y, ks=(0,)), 'whole numbers from 1'),
+    (lambda: retrieval_metrics(x, y, ks=(0,)), 'ks=0: give a whole number from 1'),
     (lambda: retrieval_metrics(x, [0, 1, 2, 3]), 'none of the 4 queries'),
     (lambda: knn_accuracy(x, y, x, y[:3], k=2), 'gallery_labels must hold'),
     (lambda: knn_accuracy(x, y, k=4), 'k=4'),
     (lambda: triplet_accuracy(nan, x, x), 'a: 1 of 4 embeddings'),
     (lambda: random_triplets([1, 1, 1], 2), '1 class'),
     (lambda: random_triplets([1, 2, 3], 2), 'none of the 3 classes has two photos'),
-    (lambda: verification_report([], [1]), 'same holds no distance'),
-    (lambda: verification_report([1], [np.nan, 2]), 'different: 1 of 2 distances are NaN'),
+    (lambda: verification_report([], [1]), 'distances_same holds no distance'),
+    (lambda: verification_report([1], [np.nan, 2]), 'distances_different: 1 of 2 distances are NaN'),
     (lambda: calibrate_threshold([1], [2], fmr=-1), 'fmr=-1'),
     (lambda: calibrate_threshold([1], [2], fmr='best'), "fmr='best'"),
 ])

@@ -142,8 +142,8 @@ def test_retrieval_callback_looks_when_told(drawn):
     for epoch in range(4):
         logs = {}
         callback.on_epoch_end(epoch, logs)
-        seen.append(sorted(logs))
-    assert seen == [[], ['val_MAP@R', 'val_R@1']] * 2
+        seen.append({k: np.isfinite(v) for k, v in logs.items()})
+    assert seen == [{'val_R@1': False, 'val_MAP@R': False}, {'val_R@1': True, 'val_MAP@R': True}]*2
 
 
 def test_evaluate_with_a_gallery_counts_by_hand():
@@ -222,7 +222,7 @@ def test_retrieval_callback_chooses_by_retrieval_and_watches_its_cost(drawn, mon
         logs = {'loss': -epoch}
         callback.on_epoch_end(epoch, logs)
         states.append(weights(net)[0])
-        if len(logs) > 1: looked.append(epoch)
+        if np.isfinite(logs['val_MAP@R']): looked.append(epoch)
     callback.on_train_end()
     assert looked == [0, 1, 4, 7, 10, 13]      # 3 of 10 seconds at every third epoch are a tenth
     assert callback.best_epoch == 2 and callback.best == .6
@@ -316,7 +316,7 @@ def test_deep_trains_the_upper_part_on_what_lies_below_computed_once(drawn, lite
     kw = dict(recipe='deep', backbone=str(lite0), size=(64, 64), epochs=2, tune_epochs=2, copies=2, out_dims=16, hidden=(32,), verbose=0, doctor=None)
     run = fit(train, valid=unseen, resume=tmp_path, **kw)
     assert run.settings['K'] == 6 and run.settings['P'] == len(train.products) and 'augmented copies' in run.plan['then']
-    assert len(run.history['loss']) == len(run.history['val_MAP@R']) == 4 and run.best_epoch in (1, 2, 3, 4)
+    assert len(run.history['loss']) == len(run.history['val_MAP@R']) == 4 and run.best_epoch == 1 + int(np.argmax(run.history['val_MAP@R']))
     assert run.history['learning_rate'][-1] < 1e-5 < run.history['learning_rate'][2]
     was, now = keras.models.load_model(lite0, compile=False).get_weights(), run.net.layers[0].get_weights()
     same = [np.array_equal(a, b) for a, b in zip(was, now)]

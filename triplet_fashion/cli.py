@@ -7,7 +7,7 @@ __all__ = ['command', 'triplet_audit', 'triplet_demo', 'triplet_train', 'triplet
            'triplet_export']
 
 # %% ../nbs/26_cli.ipynb #2b819149
-import argparse, inspect, json, os, shutil, sys, time
+import argparse, inspect, json, math, os, shutil, sys, time
 from functools import partial
 from pathlib import Path
 
@@ -124,31 +124,63 @@ def _open_run(run):
     return load_bundle(folder/'network')
 
 # %% ../nbs/26_cli.ipynb #e217884c
-_FIGURES = 'R@1', 'R@5', 'R@10', '5-NN', 'MAP@R', 'triplet accuracy'
+_FIGURES = 'R@1', 'R@5', 'R@10', '5-NN', 'MAP@R', 'triplet accuracy', 'AUC', 'EER'
+_SURE = 'R@1', 'MAP@R'   # with an interval beside them
 _MEANING = {'R@1': 'Recall@1, share of queries whose nearest photo is a hit', 'R@5': 'Recall@5, share of queries with a hit among the 5 nearest', 'R@10': 'Recall@10, the same among the 10 nearest',
     '5-NN': 'share of queries whose 5 nearest photos vote for the right class',
     'MAP@R': 'mean average precision over the R nearest, R being the number of photos there are to find',
-    'triplet accuracy': 'share of random triplets whose positive is nearer than their negative'}
+    'triplet accuracy': 'share of random triplets whose positive is nearer than their negative',
+    'AUC': 'same or not: chance that a pair of one product is closer than a pair of two', 'EER': 'same or not: error of the threshold that misses as many as it lets in; lower is better',
+    '95 %': 'interval of the figure before it, whole products drawn anew', 'no match': 'queries without a photo to find, which do not count'}
+
+def _scores(rows, said=''):
+    "The scoreboard as a `Table`: figures, the intervals of two of them, how many queries there were and how many had nothing to find."
+    from triplet_fashion.metrics import Table
+    names = [n for n in _FIGURES if n in rows[0]]
+    def sure(r, n): return ['{:.2f}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{:.2f}'.format(*r[f'{n} interval']) if f'{n} interval' in r else '']*(n in _SURE)
+    lines = [[r['embedding'], *(v for n in names for v in [r.get(n), *sure(r, n)]), r['queries'], r['skipped']] for r in rows]
+    header = ['embedding', *(h for n in names for h in [n] + ['95 %']*(n in _SURE)), 'queries', 'no match']
+    return Table(lines, header, said, best=dict.fromkeys(names, 'max') | {'EER': 'min'})
 
 def _table(rows):
     "The scoreboard as text, each figure defined below it."
-    names = [n for n in _FIGURES if n in rows[0]]
-    wide = max(len(r['embedding']) for r in rows)
-    lines = [' '*wide + ''.join(f'{n:>{max(8, len(n) + 2)}}' for n in names)]
-    lines += [f"{r['embedding']:{wide}}" + ''.join(f'{r[n]:{max(8, len(n) + 2)}.3f}' for n in names) for r in rows]
-    return '\n'.join(lines + [f'  {n}: {_MEANING[n]}' for n in names])
+    table = _scores(rows)
+    return '\n'.join([repr(table), *(f'  {n}: {_MEANING[n]}' for n in dict.fromkeys(table.header) if n in _MEANING)])
 
 # %% ../nbs/26_cli.ipynb #0800a1cf
-def _protocol(queries, train):
+def _nothing_to_find(queries, searched=None):
+    "How many queries have no photo of their product to find, and how many of them are among the photos searched; ValueError where none has one."
+    from triplet_fashion.evaluation import _real_paths
+    import numpy as np
+    searched = queries if searched is None else searched
+    own = set(zip(_real_paths(searched), searched.labels.tolist()))
+    both = np.array([o in own for o in zip(_real_paths(queries), queries.labels.tolist())], bool)
+    none = int((np.bincount(searched.labels, minlength=queries.num_classes)[queries.labels] - both < 1).sum())
+    if none == len(queries) > 0:
+        raise ValueError(f'{queries.name}: ' + ('every product has one photo, so no query has anything to find: judge on products with two or more' if searched is queries
+                                                else f'no query has a photo of its product in {searched.name}: the folders of products must have the same names'))
+    return none, int(both.sum())
+
+def _not_counted(none): return f' {none:,} queries have no match there and are not counted.'*bool(none)
+
+def _protocol(queries, train=None):
     "(gallery or None, sentence that says what is a query, what is searched, what is a hit); ValueError where there is nothing to find."
     seen = set() if train is None else set(queries.products) & set(train.products)
+    if not len(queries) and len(train.at_least(2)) and len(train.products) > 1: raise ValueError(f'{train.name}: {len(train)} photos are too few to keep some aside: give a folder to judge on, --val')
     if len(seen) == len(queries.products):
+        _, both = _nothing_to_find(queries, train)
         return train, (f'{len(queries):,} queries of {len(seen):,} classes, each searched among {len(train):,} other photos; a hit is a photo of the same class. '
-                       'The classes were seen in training, these photos were not.')
-    if queries.counts().max() < 2: raise ValueError(f'{queries.name}: every product has one photo, so no query has anything to find: judge on products with two or more')
+                       'The classes were seen in training, ' + (f'and so were {both:,} of these photos.' if both else 'these photos were not.'))
+    none, _ = _nothing_to_find(queries)
     known = {0: 'None of these products was seen in training.'}.get(len(seen), f'{len(seen):,} of these products were seen in training.')
     return None, (f'{len(queries):,} queries of {len(queries.products):,} products, each searched among the other {len(queries) - 1:,} photos; a hit is a photo of the '
-                  'same product.' + f' {known}'*(train is not None))
+                  'same product.' + _not_counted(none) + f' {known}'*(train is not None))
+
+def _searched_in(queries, gallery):
+    "What `_protocol` says, for a gallery that was given."
+    none, both = _nothing_to_find(queries, gallery)
+    return (f"{len(queries):,} queries of {len(queries.products):,} products, each searched among the {len(gallery):,} photos of {gallery.name}{', without itself' if both else ''}; "
+            'a hit is a photo of the same product.' + _not_counted(none))
 
 def _watched(queries, n=300):
     "Whole products of `queries`, about `n` photos, to look at after each epoch; None where there is nothing to find."
@@ -158,20 +190,22 @@ def _watched(queries, n=300):
     return pairs.subset([c in few for c in pairs.labels]) if len(few) > 1 else None
 
 # %% ../nbs/26_cli.ipynb #a09de7eb
+def _sure(row, n): return '95 %: {:.3f} to {:.3f}. '.format(*row[f'{n} interval']) if f'{n} interval' in row else ''
+
 def _report(path, title, run, rows, said, queries, gallery, embeddings, audit, seconds, more=()):
     "The report of a run as one HTML file, its queries and what they found as a picture beside it."
-    from triplet_fashion.explore import Table, embedding_map, figure_png, gallery as draw_rows, hardest_triplets, html_report, neighbour_rows, triplet_rows
+    from triplet_fashion.explore import embedding_map, figure_png, gallery as draw_rows, hardest_triplets, html_report, neighbour_rows, triplet_rows
     from triplet_fashion.training import plot_history
     import matplotlib.pyplot as plt
     best, names = rows[0], queries.class_names
     found = neighbour_rows(queries.paths, embeddings[0], queries.labels, queries=8, k=6, class_names=names,
                            gallery=None if gallery is None else (gallery.paths, embeddings[1], gallery.labels))
     figures = [embedding_map(embeddings[0], queries.labels, queries.paths), *([] if run is None else [plot_history(run), draw_rows(found[:6])])]
-    table = Table([[r['embedding'], *(r.get(n) for n in _FIGURES if n in best)] for r in rows], ['embedding', *(n for n in _FIGURES if n in best)], said, best='max')
-    sections = [('Result', [{n: (best[n], _MEANING[n]) for n in _FIGURES if n in best}, table]),
+    sections = [('Result', [f"Of {best['embedding']}:", {n: (best[n], _sure(best, n) + _MEANING[n]) for n in _FIGURES if n in best}, _scores(rows, said)]),
                 ('Queries and what was found', ['The query is on the left, then its nearest photos in order. Green: same product; red: another one.', (found, 'Cosine distance under each photo.')]),
                 ('The worst triplets', [(triplet_rows(queries.paths, hardest_triplets(embeddings[0], queries.labels, 6), queries.labels, names), 'Anchor, its farthest positive, its nearest negative.')])]
-    if run is not None: sections.insert(1, ('Training', [(figures[1], 'Loss of each epoch; retrieval of some of the photos that are judged in the end, watched and not used.'), [dict(setting=k, value=str(v)) for k, v in run.plan.items()]]))
+    cost = {'watching, share of the time of training': f'{run.watch_cost:.0%}'} if run is not None and run.watch_cost is not None else {}
+    if run is not None: sections.insert(1, ('Training', [(figures[1], 'Loss of each epoch; retrieval of some of the photos that are judged in the end, watched and not used.'), [dict(setting=k, value=str(v)) for k, v in (run.plan | cost).items()]]))
     sections += list(more)
     sections.append(('Map', [(figures[0], 'The two directions in which the embeddings differ most.')]))
     if audit is not None: sections.append(('Audit of the photos', [audit]))
@@ -195,16 +229,24 @@ def _threshold(embeddings, catalog):
     print(f'\nthreshold, chosen on {found.products[0]} of these products and judged on the other {found.products[1]}\n{found}', flush=True)
     return found
 
-def _finish(out, title, run, train, queries, others, audit, store, started):
+def _beside(run, store=None, quick=False):
+    "What a network is compared with: itself before training, random weights, and what needs no network; `quick` leaves out the random weights of a large one."
+    from triplet_fashion.training import BASELINES, baselines, before_training
+    before, more = before_training(run, store), BASELINES if quick else baselines(run.net, store)
+    return before | {k: v for k, v in more.items() if k not in (*before, 'its backbone alone')}   # which has been trained too
+
+def _finish(out, title, run, train, queries, others, audit, store, started, more=''):
     "Save the network of `run`, measure it beside `others` on `queries`, print and report; the figures."
     from triplet_fashion.persistence import save_bundle
-    from triplet_fashion.evaluation import BASELINES, scoreboard
+    from triplet_fashion.evaluation import scoreboard
     gallery, said = _protocol(queries, train)
-    notes = dict(class_names=train.class_names, trained_on=[train.class_names[c] for c in train.products], settings={k: str(v) for k, v in run.settings.items()}, history=run.history)
+    said += more
+    notes = dict(class_names=train.class_names, trained_on=[train.class_names[c] for c in train.products], settings={k: str(v) for k, v in run.settings.items()},
+                 history={k: [o if math.isfinite(o) else None for o in v] for k, v in run.history.items()})
     save_bundle(out/'network', run.net, data=train, **notes)
     print('\nembedding the queries and what they search', flush=True)
     trained = _embedded(run.net, store, queries, gallery)
-    rows = scoreboard({'trained network': trained, **others, **BASELINES}, queries, gallery, store, seen=train)
+    rows = scoreboard({'trained network': trained, **others}, queries, gallery, store, seen=train)
     if threshold := _threshold(trained(queries), queries): notes['threshold'] = threshold
     save_bundle(out/'network', run.net, data=train, figures={n: rows[0][n] for n in ('R@1', 'MAP@R') if n in rows[0]}, protocol=said, **notes)
     (out/'scores.json').write_text(json.dumps({'protocol': said, 'rows': rows}, indent=1), encoding='utf-8')
@@ -237,9 +279,9 @@ def triplet_demo(
     draw_catalog(out/f'photos_{products}x{views}_{seed}', products, views, seed=seed, progress=sys.stderr.isatty())
     catalog, audit = _clean(out/f'photos_{products}x{views}_{seed}')
     train, unseen = catalog.split(valid=1/3, by='product', seed=seed)
-    from triplet_fashion.training import before_training, fit
+    from triplet_fashion.training import fit
     run = fit(train, valid=_watched(unseen), size=(size, size), epochs=epochs, seed=seed, show_plan=partial(_say_plan, quiet=quiet), verbose=_bar(quiet))
-    return _finish(out, 'Learning to tell clothes apart', run, train, unseen, before_training(run), audit, {}, started)
+    return _finish(out, 'Learning to tell clothes apart', run, train, unseen, _beside(run), audit, {}, started)
 
 # %% ../nbs/26_cli.ipynb #f5d646ae
 def _seen_and_unseen(folder, val, seed):
@@ -279,46 +321,68 @@ def triplet_train(
     seed:int=0, # of the split, the weights and the batches
     overwrite:bool=False, # replace a run that is there
     quiet:bool=False, # no progress
+    quick:bool=False, # no comparison with random weights, which takes as long as the whole network does
+    restore_best:bool=False, # keep the network of the epoch that was best by MAP@R on the photos watched, not of the last one
     workers:str=None, # mirrored: all GPUs here; multi: the machines in TF_CONFIG; none (default: what TF_CONFIG says, where it is set)
 ):
     "Train on a folder of product photos, judge the network on photos it has not seen, and keep both."
     started, out, workers = time.time(), _new_run(out, overwrite), _workers(workers)
     train, queries, audit = _seen_and_unseen(folder, val, seed)
-    from triplet_fashion.training import before_training, fit
+    from triplet_fashion.training import fit
     from triplet_fashion.workers import is_chief
     asked = dict(epochs=epochs, steps=steps, learning_rate=rate, trainable=learn, weights=weights)
     changes = {k: v for k, v in asked.items() if v is not None} | {'backbone': backbone, 'weights': None if weights == 'none' else weights}
     size, (going_on, store), chief = size or (64 if backbone == 'small' else 224), _continued(resume), is_chief(workers)
     _protocol(queries, train)
-    run = fit(train, valid=_watched(queries), recipe=recipe, size=(size, size), checkpoints=out/'checkpoints', store=store, seed=seed, show_plan=partial(_say_plan, quiet=quiet) if chief else None,
+    watched = _watched(queries)
+    run = fit(train, valid=watched, restore_best=restore_best, recipe=recipe, size=(size, size), checkpoints=out/'checkpoints', store=store, seed=seed, show_plan=partial(_say_plan, quiet=quiet) if chief else None,
               verbose=_bar(quiet), workers=workers, **going_on, **changes)
     if not chief: return   # the chief judges the network and keeps it
-    return _finish(out, f'Trained on {Path(folder).resolve().name}', run, train, queries, before_training(run, store), audit, store, started)
+    chosen = f' Epoch {run.best_epoch} was kept, the best of {len(run.history["loss"])} on {len(watched):,} of these photos: their figures flatter it a little.' if restore_best and run.best_epoch else ''
+    return _finish(out, f'Trained on {Path(folder).resolve().name}', run, train, queries, _beside(run, store, quick), audit, store, started, chosen)
 
 # %% ../nbs/26_cli.ipynb #7260ae07
-def _judged(meta, embeddings, catalog):
-    "The stored threshold on pairs of `catalog`, or what is best there; None where there are no pairs."
+def _kinds(catalog, seen):
+    "(of what products, which photos) for unseen and seen ones apart, or for all where they are of one kind or nothing is known."
+    import numpy as np
+    mask = np.isin(catalog.labels, [] if seen is None else seen)
+    return [('unseen products', ~mask), ('seen products', mask)] if mask.any() and not mask.all() else [('', np.ones(len(mask), bool))]
+
+def _judged(meta, embeddings, catalog, seen=None):
+    "[(of what products, figures, sentence)]: the stored threshold on pairs of `catalog`, or what is best there; unseen and seen products apart. Empty where there are no pairs."
     from triplet_fashion.metrics import Verification, pair_distances
-    note = meta.get('threshold') if isinstance(meta.get('threshold'), dict) else None
-    if catalog.counts().max() < 2 or len(catalog.products) < 2: return None, None
-    pairs = pair_distances(embeddings, catalog.labels, metric=note['metric'] if note else 'cosine', products=True)
-    found = Verification(*pairs[:2], note and note['value'], pairs[2:])
-    low, high = found.interval('auc')
-    said = 'the threshold stored with the network' if note else 'no threshold is stored with the network: the best for these very pairs, a little flattered'
-    return found, f'same or not, {said}; AUC between {low:.3f} and {high:.3f} (95 %, products redrawn)'
+    note, found = meta.get('threshold') if isinstance(meta.get('threshold'), dict) else None, []
+    for name, which in _kinds(catalog, seen):
+        part = catalog.subset(which)
+        if part.counts().max() < 2 or len(part.products) < 2: continue
+        pairs = pair_distances(embeddings[which], part.labels, metric=note['metric'] if note else 'cosine', products=True)
+        figures = Verification(*pairs[:2], note and note['value'], pairs[2:])
+        said = f"the threshold stored with the network, {note['metric']} distance" if note else 'no threshold is stored with the network: the best for these very pairs, a little flattered'
+        found.append((name, figures, f"same or not{name and f', {name}'}, {said}; AUC between {{:.3f}} and {{:.3f}} (95 %, products redrawn)".format(*figures.interval('auc'))))
+    return found
 
 def _why(queries, searched, embeddings, threshold):
-    "Tables of what went wrong."
+    "Tables of what went wrong; with a gallery, photos are named by their paths."
+    from triplet_fashion.evaluation import _real_paths
     from triplet_fashion.failures import failures
-    other = None if searched is None else (embeddings[1], searched.labels, searched.ids)
-    return failures(embeddings[0], queries.labels, queries.ids, threshold, gallery=other, class_names=queries.class_names)
+    if searched is None: return failures(embeddings[0], queries.labels, queries.ids, threshold, class_names=queries.class_names)
+    return failures(embeddings[0], queries.labels, _real_paths(queries), threshold, gallery=(embeddings[1], searched.labels, _real_paths(searched)), class_names=queries.class_names)
+
+def _why_page(why, queries, searched, seen):
+    "What went wrong as blocks of a page: pictures, then the table."
+    from triplet_fashion.explore import failure_rows
+    blocks = [f'All queries together: {len(seen):,} of their {len(queries.products):,} products were seen in training.'] if len(_kinds(queries, seen)) > 1 else []
+    for name, t in why.items():
+        rows = failure_rows(t, queries.paths, searched and searched.paths)
+        blocks += [f'{name[0].upper()}{name[1:]}. {t.caption}', *([rows] if rows else []), t]
+    return blocks
 
 # %% ../nbs/26_cli.ipynb #243205b1
 @command
 def triplet_eval(
     run:str, # folder of a run
     folder:str, # folder of product folders: the queries
-    gallery:str=None, # folder to search in, sharing products with the first (default: the queries themselves)
+    gallery:str=None, # folder to search in, its products named as in the first; no photo finds itself (default: the queries themselves)
     out:str=None, # write a report here, an HTML file
     failures:str=None, # write what went wrong here, a folder of CSV files
     quick:bool=False, # without the untrained network and the backbone alone
@@ -328,7 +392,7 @@ def triplet_eval(
     from triplet_fashion.training import BASELINES, baselines, scoreboard
     searched = _clean(gallery)[0] if gallery else None
     queries, audit = _clean(folder, searched)
-    searched, said = _protocol(queries, searched)
+    said = _searched_in(queries, searched) if gallery else _protocol(queries)[1]
     seen = [c for c in queries.products if queries.class_names[c] in set(meta['trained_on'])] if 'trained_on' in meta else None
     if seen is not None: said += f' By name, {len(seen):,} of the products were seen in training.'
     store = {}
@@ -336,12 +400,12 @@ def triplet_eval(
     rows = scoreboard({'this network': way, **(BASELINES if quick else baselines(net, store))}, queries, searched, seen=seen)
     print(f'\n{said}\n\n{_table(rows)}', flush=True)
     embeddings = [way(c) for c in (queries, searched) if c is not None]
-    verification, what = _judged(meta, embeddings[0], queries)
-    if verification: print(f'\n{what}\n{verification}', flush=True)
-    why = _why(queries, searched, embeddings, verification and verification.threshold)
+    judged = _judged(meta, embeddings[0], queries, seen)
+    for _, figures, what in judged: print(f'\n{what}\n{figures}', flush=True)
+    why = _why(queries, searched, embeddings, meta['threshold'] if isinstance(meta.get('threshold'), dict) else judged[0][1].threshold if judged else None)
     if failures: print('failures', why.to_csv(failures) or failures)
-    more = ([('Same or not', [what, (verification.plot()[0].figure, 'Distances of same and of different pairs, ROC and DET curve; the dot is the threshold.'), verification.table()])] if verification else []) \
-        + [('Why it failed', [b for name, t in why.items() for b in (f'{name[0].upper()}{name[1:]}. {t.caption}', t)])]
+    more = [('Same or not', [b for _, figures, what in judged for b in (what, (figures.plot()[0].figure, 'Distances of same and of different pairs, ROC and DET curve; the dot is the threshold.'), figures.table())])]*bool(judged)
+    more += [('Why it failed', _why_page(why, queries, searched, seen))] if out else []
     if out: print('report', _report(out, f'{Path(run).name} on {Path(folder).resolve().name}', None, rows, said, queries, searched, embeddings, audit, time.time() - started, more))
     return rows
 

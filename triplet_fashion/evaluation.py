@@ -6,20 +6,22 @@
 __all__ = ['BASELINES', 'Evaluation', 'evaluate', 'scoreboard', 'baselines', 'official', 'RetrievalCallback']
 
 # %% ../nbs/16_evaluation.ipynb #02c9b812
-import math, time
+import math, os, time, warnings
 
 import keras
 import numpy as np
 
 from .base_network import base_network
-from .catalog import Catalog
+from .catalog import Catalog, _nfc, _united
 from .features import _frozen, embed, features
-from .metrics import Table, color_histogram, hard_triplets, knn_accuracy, random_triplets, raw_pixels, retrieval_metrics, triplet_accuracy
+from .metrics import (Table, Verification, _read, color_histogram, hard_triplets, knn_accuracy, pair_distances, random_triplets, raw_pixels, retrieval_metrics,
+                                     triplet_accuracy)
 from .photo import load_images
 
 # %% ../nbs/16_evaluation.ipynb #4bbeb169
 _EXTRA = {'triplet accuracy': 'share of random triplets whose positive is nearer than their negative', '5-NN': 'share of queries whose 5 nearest photos vote for the right class',
-          'hard triplet accuracy': 'share of photos whose farthest positive is nearer than their nearest negative'}
+          'hard triplet accuracy': 'share of photos whose farthest positive is nearer than their nearest negative',
+          'AUC': 'chance that a pair of one product is closer than a pair of two', 'EER': 'error of the threshold at which as many pairs of one product are missed as pairs of two are let in'}
 
 class Evaluation(dict):
     "Figures by name; `chance` the same of a random order, `retrieval` what lies behind them, `parts` the figures of 'seen' and 'unseen' products where both occur"
@@ -39,41 +41,51 @@ class Evaluation(dict):
     def _repr_html_(self): return self.table()._repr_html_()
 
 # %% ../nbs/16_evaluation.ipynb #d1bf63b4
+def _by_name(catalog, other, what):
+    "Labels of `other` as class ids of `catalog`, by name, new names behind; plain labels as they are"
+    if not isinstance(other, Catalog): return other
+    if not isinstance(catalog, Catalog): raise ValueError(f'{what} is a Catalog and labels are plain numbers, which another Catalog may give to other products: give the Catalog of the queries as labels')
+    ids = _united(catalog, other.class_names)[1]
+    return np.array([ids[_nfc(c)] for c in other.class_names], int)[other.labels]
+
+def _real_paths(catalog): return [os.path.realpath(p) for p in catalog.paths]
+
 def _seen_mask(labels, seen):
     "Which queries show products of training, bool (n,), and a sentence about it; None where that was not said"
     if seen is None: return None, 'Whether training has seen these products was not said.'
-    mask = np.isin(labels, getattr(seen, 'products', seen))
-    known, n = len(np.unique(np.asarray(labels)[mask])), len(np.unique(labels))
+    mask = np.isin(labels, seen)
+    known, n = len(np.unique(labels[mask])), len(np.unique(labels))
     return mask, ('None of these products was seen in training.' if not known else 'All of these products were seen in training.' if known == n
                   else f'{known:,} of these {n:,} products were seen in training: both kinds are reported apart.')
 
+# %% ../nbs/16_evaluation.ipynb #e5d08a36
 def _triplet_figures(x, labels, n, seed):
-    "Accuracy on random and on hard triplets, by cosine"
+    "Accuracy on random and on hard triplets, by cosine, then how well pairs are told apart"
     unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     names, counts = np.unique(labels, return_counts=True)
     if len(names) < 2 or counts.max() < 2: return {}
-    random, hard = random_triplets(labels, n, seed=seed), hard_triplets(unit, labels)
-    return {f: triplet_accuracy(*(unit[o] for o in t)) for f, t in (('triplet accuracy', random), ('hard triplet accuracy', hard))}
+    random, hard, pairs = random_triplets(labels, n, seed=seed), hard_triplets(unit, labels), Verification(*pair_distances(x, labels, seed=seed))
+    return {f: triplet_accuracy(*(unit[o] for o in t)) for f, t in (('triplet accuracy', random), ('hard triplet accuracy', hard))} | {'AUC': pairs.auc, 'EER': pairs.eer}
 
-def _vote(x, labels, gallery, gallery_labels): return knn_accuracy(x, labels, gallery, gallery_labels, k=min(5, len(gallery)))
-
-def _chance_vote(labels, gallery_labels, seed, dims=8, draws=5):
+def _chance_vote(vote, n, m, seed, dims=8, draws=5):
     "The vote of embeddings without any sense"
     rng = np.random.default_rng(seed)
-    return float(np.mean([_vote(rng.normal(size=(len(labels), dims)), labels, rng.normal(size=(len(gallery_labels), dims)), gallery_labels) for _ in range(draws)]))
+    return float(np.mean([vote(rng.normal(size=(n, dims)), rng.normal(size=(m, dims))) for _ in range(draws)]))
 
-def _all_figures(found, x, labels, gallery, gallery_labels, n, seed):
+def _all_figures(found, x, labels, gallery, gallery_labels, ids, n, seed):
     "The figures of queries, what lies behind them, and chance"
-    figures, chance = {**found, **_triplet_figures(x, labels, n, seed)}, {**found.chance, 'triplet accuracy': .5}
-    if gallery is not None: figures['5-NN'], chance['5-NN'] = _vote(x, labels, gallery, gallery_labels), _chance_vote(labels, gallery_labels, seed)
+    figures, chance = {**found, **_triplet_figures(x, labels, n, seed)}, {**found.chance, 'triplet accuracy': .5, 'AUC': .5, 'EER': .5}
+    if gallery is not None and (k := min(5, found.choice.min())):
+        vote = lambda q, g: knn_accuracy(q, labels, g, gallery_labels, k, **ids)
+        figures['5-NN'], chance['5-NN'] = vote(x, gallery), _chance_vote(vote, len(x), len(gallery), seed)
     return figures, found, {f: v for f, v in chance.items() if f in figures}
 
 # %% ../nbs/16_evaluation.ipynb #fb846a50
 def evaluate(
     embeddings, # of the queries, float32 (n, d)
-    labels, # their products, int (n,)
+    labels, # their products: the `Catalog` they come from, or plain labels, int (n,)
     gallery=None, # embeddings searched, (m, d); None: the queries themselves, each without itself
-    gallery_labels=None, # their products, int (m,)
+    gallery_labels=None, # their products, likewise; of two Catalogs products are compared by name, and a photo that is in both never finds itself
     ks=(1, 5, 10, 20), # cut-offs of Recall@K, Precision@K and nDCG@K
     n_triplets=5000, # random triplets among the queries behind 'triplet accuracy'
     seed=0, # chooses those triplets
@@ -81,14 +93,19 @@ def evaluate(
     query_ids=None, # ids of the queries: none finds a photo of its own id
     gallery_ids=None, # ids of the gallery
 )->Evaluation: # a dict, figure by name
-    "The figures of `retrieval_metrics` by cosine, and the share of triplets that are right; seen and unseen products apart."
-    x, labels = np.asarray(embeddings), np.asarray(labels)
+    "The figures of `retrieval_metrics` by cosine, the share of triplets that are right, and how well pairs are told apart; seen and unseen products apart."
+    both = isinstance(labels, Catalog) and isinstance(gallery_labels, Catalog)
+    if both and query_ids is None and gallery_ids is None: query_ids, gallery_ids = _real_paths(labels), _real_paths(gallery_labels)
+    gallery_labels, seen = _by_name(labels, gallery_labels, 'gallery_labels'), _by_name(labels, seen, 'seen')
+    x, labels = np.asarray(embeddings), labels.labels if isinstance(labels, Catalog) else np.asarray(labels)
     found = retrieval_metrics(x, labels, gallery, gallery_labels, ks=ks, query_ids=query_ids, gallery_ids=gallery_ids)
     mask, said = _seen_mask(labels, seen)
     mixed = mask is not None and 0 < found.counted[mask].sum() < found.counted.sum()
-    def of(m): return _all_figures(found if m is None else found.where(m), *((x, labels) if m is None else (x[m], labels[m])), gallery, gallery_labels, n_triplets, seed)
+    def of(m):
+        ids = {} if query_ids is None else dict(query_ids=np.asarray(query_ids)[m], gallery_ids=gallery_ids)
+        return _all_figures(found.where(m), x[m], labels[m], gallery, gallery_labels, ids, n_triplets, seed)
     parts = {name: Evaluation(*of(m), {}, '') for name, m in (('unseen', ~mask), ('seen', mask))} if mixed else {}
-    return Evaluation(*of(None), parts, said)
+    return Evaluation(*of(slice(None)), parts, said)
 
 # %% ../nbs/16_evaluation.ipynb #74d56990
 def _small_photos(catalog): return load_images(catalog.paths, (64, 64))
@@ -98,22 +115,25 @@ BASELINES = {'chance': None, 'colour histogram': lambda c: color_histogram(_smal
 def scoreboard(
     embedders, # {name: network, function from a `Catalog` to embeddings (n, d), or None for chance}
     catalog, # the queries
-    gallery=None, # the `Catalog` searched, sharing class ids with `catalog`; None: `catalog` itself, each photo without itself
+    gallery=None, # the `Catalog` searched, products compared by name, a photo never found by itself; None: `catalog` itself
     store=None, # see `embed`
     verbose=0, # Keras' progress bar: 0 or 1
-    seen=None, # products of training, a `Catalog` or labels: where queries show both kinds, each embedder gets a row for each
+    seen=None, # products of training, a `Catalog`, or class ids of `catalog`: where queries show both kinds, each embedder gets a row for each
     ks=(1, 5, 10, 20), # cut-offs of Recall@K, Precision@K and nDCG@K
-)->list: # a dict per embedder: 'embedding' and the figures of `evaluate`
+)->list: # a dict per embedder: 'embedding', the figures of `evaluate`, and 'R@1 interval' and 'MAP@R interval', 95 %, products redrawn
     "Several embeddings measured on the same queries and gallery."
     rows, found = [], None
     for name, way in sorted(embedders.items(), key=lambda o: o[1] is None):
         run = (lambda c: embed(way, c, store, verbose=verbose)) if isinstance(way, keras.Model) else way if way else lambda c: np.random.default_rng(0).normal(size=(len(c), 8))
         if way is not None or found is None:
-            other = () if gallery is None else (run(gallery), gallery.labels)
-            found = evaluate(run(catalog), catalog.labels, *other, ks=ks, seen=seen)
+            other = () if gallery is None else (run(gallery), gallery)
+            found = evaluate(run(catalog), catalog, *other, ks=ks, seen=seen)
         named = {f'{name}, {part} products': figures for part, figures in found.parts.items()} or {name: found}
-        rows += [{'embedding': n} | dict(f if way is not None else f.chance | {k: f[k] for k in ('queries', 'skipped')}) for n, f in named.items()]
+        rows += [{'embedding': n} | (_with_intervals(f) if way is not None else f.chance | {k: f[k] for k in ('queries', 'skipped')}) for n, f in named.items()]
     return rows
+
+def _with_intervals(figures, names=('R@1', 'MAP@R')):
+    return figures | {f'{f} interval': list(figures.retrieval.interval(f)) for f in names}
 
 # %% ../nbs/16_evaluation.ipynb #394bcc06
 def baselines(
@@ -138,10 +158,10 @@ def official(
     seen = benchmark['train'] if 'train' in benchmark else None
     if 'query' in benchmark and 'gallery' in benchmark:
         q, g = benchmark['query'], benchmark['gallery']
-        return evaluate(run(q), q.labels, run(g), g.labels, ks=ks or (1, 10, 20, 30), seen=seen)
+        return evaluate(run(q), q, run(g), g, ks=ks or (1, 10, 20, 30), seen=seen)
     if 'test' not in benchmark: raise ValueError(f"benchmark holds {', '.join(benchmark)}: it needs 'query' and 'gallery', or 'test'")
     test = benchmark['test']
-    return evaluate(run(test), test.labels, ks=ks or (1, 10, 100, 1000), seen=seen)
+    return evaluate(run(test), test, ks=ks or (1, 10, 100, 1000), seen=seen)
 
 # %% ../nbs/16_evaluation.ipynb #06751968
 def _whole_products(catalog, n, seed):
@@ -152,8 +172,16 @@ def _whole_products(catalog, n, seed):
     few = order[np.cumsum(pairs.counts()[order]) - pairs.counts()[order] < n]
     return pairs.subset(np.isin(pairs.labels, few))
 
+def _check_watched(catalog, trained_on=None):
+    "Complain about photos that cannot be watched, and warn of those that are learned from too"
+    if not len(catalog) or catalog.counts().max() < 2:
+        raise ValueError(f'{catalog}: no product has two photos, so no photo has anything to find: watch products with two photos or more, or none')
+    own = {os.path.abspath(p) for p in trained_on.paths} if trained_on is not None else ()
+    if both := sum(os.path.abspath(p) in own for p in catalog.paths):
+        warnings.warn(f'{both:,} of the {len(catalog):,} photos watched are trained on too: their figures say what was learned by heart. Watch products that are not trained on', stacklevel=3)
+
 class RetrievalCallback(keras.callbacks.Callback):
-    "Adds `val_R@1` and `val_MAP@R` of fixed photos to the log of an epoch; each photo queries the others. Keeps the best epoch: `best_epoch`, `best`."
+    "Adds `val_R@1` and `val_MAP@R` of fixed photos to the log of an epoch, NaN where it does not look; each photo queries the others. `best_epoch`, `best`; `cost`: its share of the time."
     def __init__(self,
         net, # the embedding network that is being trained
         catalog, # the photos
@@ -164,37 +192,51 @@ class RetrievalCallback(keras.callbacks.Callback):
         figures=('R@1', 'MAP@R'), # of `retrieval_metrics`, added to the log as `val_...`
         choose='MAP@R', # the figure that says which epoch is best
         restore=False, # give the network the weights of the best epoch when training ends
-        train=None, # the `Catalog` trained on: products of it among the photos are an error
+        train=None, # the `Catalog` trained on: products of it among the photos, by name, are an error
         verbose=0, # 1: print what a look costs, once
         seed=0, # of the choice of photos
         embedder=None, # function `Catalog` -> embeddings, to take in place of `embed(net, ...)` where there is a faster way
+        after=None, # the `RetrievalCallback` of an earlier stage of the run, whose best epoch counts on
     ):
         super().__init__()
         self.embedder = embedder
-        if train is not None and (both := np.intersect1d(catalog.products, train.products)).size:
+        for f in (*figures, choose): _read(f)
+        if train is not None and (both := np.intersect1d(catalog.products, _by_name(catalog, train, 'train'))).size:
             raise ValueError(f'{len(both)} products are both trained on and watched, the first is {catalog.class_names[both[0]]!r}: split by product')
         self.net, self.store, self.every, self.share, self.figures = net, store, every, share, figures
         self.catalog = catalog if photos is None else _whole_products(catalog, photos, seed)
         self.choose, self.restore, self.verbose = choose, restore, verbose
-        self.best, self.best_epoch, self._weights, self.costs, self._next, self._began = -np.inf, None, None, [], every - 1, None
+        _check_watched(self.catalog)
+        self.best, self.best_epoch, self._weights, self.seconds = (after.best, after.best_epoch, after._weights, after.seconds) if after else (-np.inf, None, None, (0., 0.))
+        self.costs, self._next, self._began = [], every - 1, None
+
+    @property
+    def cost(self): # seconds of looking per second of training; None before two epochs are done: the first is not counted, it compiles
+        looking, training = self.seconds
+        return looking/training if training else None
 
 # %% ../nbs/16_evaluation.ipynb #d322ce03
 def _look(self):
     "The figures of the network as it is"
-    ks = sorted({1, *(int(f.partition('@')[2]) for f in (*self.figures, self.choose) if f.partition('@')[2].isdigit())})
+    ks = sorted({1, *(k for _, k in map(_read, (*self.figures, self.choose)) if k)})
     return retrieval_metrics(self.embedder(self.catalog) if self.embedder else embed(self.net, self.catalog, self.store), self.catalog.labels, ks=ks)
 
 def _on_epoch_begin(self, epoch, logs=None): self._began = time.perf_counter()
 
 def _on_epoch_end(self, epoch, logs=None):
-    if logs is None or epoch < self._next: return
-    start = time.perf_counter()
-    found = _look(self)
+    if logs is None: return
+    start, looks = time.perf_counter(), epoch >= self._next and np.isfinite(logs.get('loss', 0.))
+    found = _look(self) if looks else dict.fromkeys(self.figures, math.nan)
     logs.update({f'val_{k}': float(found[k]) for k in self.figures})
-    if found[self.choose] > self.best:
+    if looks and found[self.choose] > self.best:
         self.best, self.best_epoch = float(found[self.choose]), epoch + 1
         self._weights = [np.array(w) for w in self.net.get_weights()]
     took, trained = time.perf_counter() - start, start - (self._began or start)
+    if self.costs: self.seconds = self.seconds[0] + took, self.seconds[1] + trained
+    if looks: _plan_next(self, epoch, took, trained)
+
+def _plan_next(self, epoch, took, trained):
+    "When to look again; says once what a look costs"
     self.costs.append((took, trained))
     gap = self.every if self.share is None or len(self.costs) < 2 else max(self.every, math.ceil(took/max(self.share*trained, 1e-9)))
     self._next = epoch + gap

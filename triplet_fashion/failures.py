@@ -8,7 +8,7 @@ __all__ = ['worst_queries', 'hubs', 'confused_products', 'false_accepts', 'false
 # %% ../nbs/12_failures.ipynb #a3c37c0a
 import numpy as np
 
-from .metrics import Table, _Space, _expand, _labels, _lowest, _squared, nearest, retrieval_metrics
+from .metrics import Table, _Space, _decided, _expand, _labels, _lowest, _squared, nearest, retrieval_metrics
 
 # %% ../nbs/12_failures.ipynb #ae0e116a
 def _named(x, labels, ids, class_names, name=''):
@@ -19,11 +19,12 @@ def _named(x, labels, ids, class_names, name=''):
     names = labels.tolist() if class_names is None else [class_names[c] for c in labels.tolist()]
     return labels, ids.tolist(), names
 
-def _other(gallery, own, class_names):
-    "(embeddings, labels, ids, names) of the gallery, or those of the queries"
-    if gallery is None: return own
+def _other(gallery, own, ids, class_names):
+    "(embeddings, labels, ids, names) of the gallery, or those of the queries; what `nearest` is told of ids"
+    if gallery is None: return own, {}
     g, gl, gi = (*gallery, None)[:3]
-    return g, *_named(g, gl, gi, class_names, 'gallery ')
+    other = g, *_named(g, gl, gi, class_names, 'gallery ')
+    return other, {} if ids is None or gi is None else dict(query_ids=own[2], gallery_ids=other[2])
 
 # %% ../nbs/12_failures.ipynb #0d2488f3
 def worst_queries(
@@ -31,30 +32,30 @@ def worst_queries(
     labels, # class of each, (n,)
     ids=None, # id of each, such as `Catalog.ids`; None: positions
     n=20, # rows
-    gallery=None, # (embeddings, labels, ids) to search; None: the other queries
+    gallery=None, # (embeddings, labels, ids) to search, where no query finds its own id; None: the other queries
     class_names=None, # list or {class: name}
     metric='cosine' # 'cosine', 'euclidean' or 'sqeuclidean'
 )->Table: # worst first; `at`: query, what it found, and what it should have found
     "Queries that find their product last, with what they found instead and the nearest photo they should have found"
     own = x, *_named(x, labels, ids, class_names)
-    g, gl, gi, gn = _other(gallery, own, class_names)
-    figures = retrieval_metrics(x, own[1], *(() if gallery is None else (g, gl)), ks=(1,), metric=metric)
+    (g, gl, gi, gn), known = _other(gallery, own, ids, class_names)
+    figures = retrieval_metrics(x, own[1], *(() if gallery is None else (g, gl)), ks=(1,), metric=metric, **known)
     worst = np.lexsort((np.arange(len(x)), figures.ap, -figures.rank))
     worst = worst[figures.rank[worst] > 0][:n]
-    first, right = _first_found(x, own[1], g, gl, worst, gallery is None, metric)
+    first, right = _first_found(_Space(x, None if gallery is None else g, metric, **known), own[1], gl, worst)
     rows = [[own[2][q], own[3][q], int(figures.rank[q]), float(figures.ap[q]), gi[f], gn[f], float(df), gi[r], float(dr)]
             for q, (df, f), (dr, r) in zip(worst, first, right)]
     return Table(rows, ['query', 'product', 'rank', 'AP', 'found first', 'of product', 'at distance', 'should have found', 'at its distance'],
-                 'Rank of the first photo of the right product, the last first. AP: average precision at R.', at=np.array([[q, f[1], r[1]] for q, f, r in zip(worst, first, right)], int))
+                 'Rank of the first photo of the right product, the last first. AP: average precision at R.', at=np.array([[q, f[1], r[1]] for q, f, r in zip(worst, first, right)], int).reshape(-1, 3),
+                 tiles=[('product', 'rank', False), ('of product', 'at distance', gallery is not None), ('product', 'at its distance', gallery is not None)])
 
-def _first_found(x, labels, g, gl, which, same, metric):
+def _first_found(space, labels, gl, which):
     "(distance, position) of the nearest photo of queries `which`, and of the nearest of their own class"
-    space, m = _Space(x, None if same else g, metric), len(g)
     order, found = np.argsort(gl, kind='stable'), []
     buffer = np.empty((1, space.width if space.parts(which) else 0), np.float32)
     for q in which:
         one, cols = np.array([q]), order[np.searchsorted(gl[order], labels[q], 'left'):np.searchsorted(gl[order], labels[q], 'right')]
-        cols = cols[cols != q] if same else cols
+        cols = np.setdiff1d(cols, space.left_out(one)[1])
         found.append([tuple(v[0,0] for v in pair) for pair in (space.best(one, 1, buffer), space.closest(one, np.zeros(len(cols), int), cols, 1))])
     return [f[0] for f in found], [f[1] for f in found]
 
@@ -65,21 +66,23 @@ def hubs(
     ids=None, # id of each; None: positions
     n=20, # rows
     k=10, # neighbours that each photo names
-    gallery=None, # (embeddings, labels, ids) to search; None: the other queries
+    gallery=None, # (embeddings, labels, ids) to search, where no query finds its own id; None: the other queries
     class_names=None, # list or {class: name}
     metric='cosine' # 'cosine', 'euclidean' or 'sqeuclidean'
 )->Table: # most named first; `at`: the hub; `counts`: of every gallery photo, int (m,); `skewness` of the counts
     "Photos that are among the `k` nearest of many others, and how many of those are strangers"
     own = x, *_named(x, labels, ids, class_names)
-    g, gl, gi, gn = _other(gallery, own, class_names)
-    found = nearest(x, None if gallery is None else g, min(k, len(g) - (gallery is None)), metric)[1]
+    (g, gl, gi, gn), known = _other(gallery, own, ids, class_names)
+    searched = None if gallery is None else g
+    found = nearest(x, searched, min(k, _Space(x, searched, metric, **known).choice), metric, **known)[1]
     counts = np.bincount(found.ravel(), minlength=len(g))
     wrong = np.bincount(found[gl[found] != own[1][:,None]], minlength=len(g))
     top = np.lexsort((np.arange(len(g)), -wrong, -counts))[:n]
     off = counts - counts.mean()
     skew = float((off**3).mean()/max((off**2).mean(), 1e-12)**1.5)
     table = Table([[gi[i], gn[i], int(counts[i]), int(wrong[i]), float(counts[i]/counts.mean())] for i in top], ['photo', 'product', 'named', 'by strangers', 'times the mean'],
-                  f'Each of {len(x):,} queries names {found.shape[1]}. Skewness of the counts {skew:.2f}; {np.count_nonzero(counts == 0):,} of {len(g):,} photos are never named.', at=top[:,None])
+                  f'Each of {len(x):,} queries names {found.shape[1]}. Skewness of the counts {skew:.2f}; {np.count_nonzero(counts == 0):,} of {len(g):,} photos are never named.', at=top[:,None],
+                  tiles=[('product', 'named', gallery is not None)])
     table.counts, table.skewness = counts, skew
     return table
 
@@ -89,14 +92,14 @@ def confused_products(
     labels, # class of each, (n,)
     ids=None, # id of each; None: positions
     n=20, # rows
-    gallery=None, # (embeddings, labels, ids) to search; None: the other queries
+    gallery=None, # (embeddings, labels, ids) to search, where no query finds its own id; None: the other queries
     class_names=None, # list or {class: name}
     metric='cosine' # 'cosine', 'euclidean' or 'sqeuclidean'
 )->Table: # most confused first; `at`: the closest two photos of the pair
     "Pairs of products whose photos find each other first"
     own = x, *_named(x, labels, ids, class_names)
-    g, gl, gi, gn = _other(gallery, own, class_names)
-    dist, found = (v[:,0] for v in nearest(x, None if gallery is None else g, 1, metric))
+    (g, gl, gi, gn), known = _other(gallery, own, ids, class_names)
+    dist, found = (v[:,0] for v in nearest(x, None if gallery is None else g, 1, metric, **known))
     wrong = np.flatnonzero(gl[found] != own[1])
     pairs = np.sort(np.unique(np.concatenate([own[1], gl]), return_inverse=True)[1].reshape(-1)[np.stack([wrong, len(x) + found[wrong]], axis=1)], axis=1)
     kinds, which = np.unique(pairs, axis=0, return_inverse=True)
@@ -105,7 +108,8 @@ def confused_products(
     best = [q[dist[q].argmin()] for q in groups]
     rows = [[own[3][q], gn[found[q]], len(group), int(np.isin(own[1], [own[1][q], gl[found[q]]]).sum()), own[2][q], gi[found[q]], float(dist[q])] for group, q in zip(groups, best)]
     return Table(rows, ['product', 'taken for', 'confusions', 'of queries', 'closest', 'and', 'distance'],
-                 f'{len(wrong):,} of {len(x):,} queries find another product first.', at=np.array([[q, found[q]] for q in best], int).reshape(-1, 2))
+                 f'{len(wrong):,} of {len(x):,} queries find another product first.', at=np.array([[q, found[q]] for q in best], int).reshape(-1, 2),
+                 tiles=[('product', 'confusions', False), ('taken for', 'distance', gallery is not None)])
 
 # %% ../nbs/12_failures.ipynb #46b47699
 def _close_strangers(x, labels, threshold, metric, n):
@@ -130,7 +134,8 @@ def _close_strangers(x, labels, threshold, metric, n):
 
 def _pairs_table(kept, total, ids, names, caption):
     rows = [[ids[i], names[i], ids[j], names[j], float(d)] for d, i, j in zip(*kept)]
-    table = Table(rows, ['photo', 'product', 'other photo', 'its product', 'distance'], caption, at=np.stack(kept[1:], axis=1))
+    table = Table(rows, ['photo', 'product', 'other photo', 'its product', 'distance'], caption, at=np.stack(kept[1:], axis=1),
+                  tiles=[('product', None, False), ('its product', 'distance', False)])
     table.total = total
     return table
 
@@ -138,40 +143,40 @@ def _pairs_table(kept, total, ids, names, caption):
 def false_accepts(
     x, # embeddings, (n, d)
     labels, # class of each, (n,)
-    threshold, # same if distance < threshold: a number, or a `Threshold`
+    threshold, # same if distance < threshold: a number, a `Threshold`, or its note
     ids=None, # id of each; None: positions
     n=20, # rows
     class_names=None, # list or {class: name}
-    metric='cosine' # 'cosine', 'euclidean' or 'sqeuclidean'
+    metric=None # 'cosine', 'euclidean' or 'sqeuclidean'; None: what the threshold is for, cosine for a number
 )->Table: # closest first; `total`: how many there are; `at`: the two photos
     "Pairs of different products that the threshold calls the same"
-    labels, ids, names = _named(x, labels, ids, class_names)
-    kept, total = _close_strangers(x, labels, float(threshold), metric, n)
+    (labels, ids, names), (value, metric) = _named(x, labels, ids, class_names), _decided(threshold, metric)
+    kept, total = _close_strangers(x, labels, value, metric, n)
     all_pairs = (len(x)**2 - (np.unique(labels, return_counts=True)[1]**2).sum())//2
-    return _pairs_table(kept, total, ids, names, f'{total:,} of {all_pairs:,} pairs of different products are below the threshold {float(threshold):.4g}.')
+    return _pairs_table(kept, total, ids, names, f'{total:,} of {all_pairs:,} pairs of different products are below the threshold, {metric} distance {value:.4g}.')
 
 def false_rejects(
     x, # embeddings, (n, d)
     labels, # class of each, (n,)
-    threshold, # same if distance < threshold: a number, or a `Threshold`
+    threshold, # same if distance < threshold: a number, a `Threshold`, or its note
     ids=None, # id of each; None: positions
     n=20, # rows
     class_names=None, # list or {class: name}
-    metric='cosine' # 'cosine', 'euclidean' or 'sqeuclidean'
+    metric=None # 'cosine', 'euclidean' or 'sqeuclidean'; None: what the threshold is for, cosine for a number
 )->Table: # farthest first; `total`: how many there are; `at`: the two photos
     "Pairs of one product that the threshold calls different"
-    labels, ids, names = _named(x, labels, ids, class_names)
+    (labels, ids, names), (value, metric) = _named(x, labels, ids, class_names), _decided(threshold, metric)
     space, (order, start, count) = _Space(x, None, metric), _runs(labels)
     found, pairs = [], 0
     for part in np.array_split(np.arange(len(x)), -(-len(x)//64)):
         rows, cols = _expand(start[part], count[part], order)
         rows, cols = rows[cols > part[rows]], cols[cols > part[rows]]
         dist, pairs = space.measure(part, rows, cols), pairs + len(rows)
-        far = dist >= float(threshold)
+        far = dist >= value
         found.append((dist[far], part[rows[far]], cols[far]))
     d, i, j = map(np.concatenate, zip(*found))
     top = np.lexsort((j, i, -d))[:n]
-    return _pairs_table((d[top], i[top], j[top]), len(d), ids, names, f'{len(d):,} of {pairs:,} pairs of one product are not below the threshold {float(threshold):.4g}.')
+    return _pairs_table((d[top], i[top], j[top]), len(d), ids, names, f'{len(d):,} of {pairs:,} pairs of one product are not below the threshold, {metric} distance {value:.4g}.')
 
 def _runs(labels):
     "Photos in order of their class, and for each photo where its class begins in that order and how many it has"
@@ -196,15 +201,15 @@ def failures(
     x, # embeddings, (n, d)
     labels, # class of each, (n,)
     ids=None, # id of each; None: positions
-    threshold=None, # for false accepts and rejects; None: leave them out
+    threshold=None, # for false accepts and rejects: a number, a `Threshold`, or its note; None: leave them out
     n=20, # rows of each table
-    gallery=None, # (embeddings, labels, ids) to search; None: the other queries
+    gallery=None, # (embeddings, labels, ids) to search, where no query finds its own id; None: the other queries
     class_names=None, # list or {class: name}
-    metric='cosine' # 'cosine', 'euclidean' or 'sqeuclidean'
+    metric=None # 'cosine', 'euclidean' or 'sqeuclidean'; None: cosine for the search, and for pairs what the threshold is for
 )->Failures: # tables by name
     "Everything in this chapter about one embedding"
-    kw = dict(ids=ids, n=n, class_names=class_names, metric=metric)
-    found = {'worst queries': worst_queries(x, labels, gallery=gallery, **kw), 'hubs': hubs(x, labels, gallery=gallery, **kw),
-             'confused products': confused_products(x, labels, gallery=gallery, **kw)}
-    if threshold is not None: found |= {'false accepts': false_accepts(x, labels, threshold, **kw), 'false rejects': false_rejects(x, labels, threshold, **kw)}
+    kw = dict(ids=ids, n=n, class_names=class_names)
+    search = kw | dict(gallery=gallery, metric=metric or 'cosine')
+    found = {'worst queries': worst_queries(x, labels, **search), 'hubs': hubs(x, labels, **search), 'confused products': confused_products(x, labels, **search)}
+    if threshold is not None: found |= {f.__name__.replace('_', ' '): f(x, labels, threshold, metric=metric, **kw) for f in (false_accepts, false_rejects)}
     return Failures(found)

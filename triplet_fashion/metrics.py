@@ -18,6 +18,7 @@ def _rows(x, name):
     "`x` as float32 or float64 (n, d), or an error naming it"
     try:
         x = np.asarray(x)
+        if np.iscomplexobj(x): raise TypeError
         if x.dtype not in (np.float32, np.float64): x = x.astype(np.float32 if x.dtype == np.float16 else np.float64)
     except (TypeError, ValueError): raise ValueError(f'{name} must be an array of numbers (n, d)') from None
     if x.ndim != 2 or not x.size: raise ValueError(f'{name} must be (n, d), an embedding a row; its shape is {x.shape}')
@@ -31,7 +32,24 @@ def _labels(y, n, name):
     "`y` as an array of `n` labels, or an error naming it"
     y = np.asarray(y)
     if y.shape != (n,): raise ValueError(f'{name} must hold one label an embedding, shape ({n},); its shape is {y.shape}')
-    return y
+    return np.array(y.tolist()) if y.dtype == object else y
+
+def _joined(a, b, n, m, names):
+    "Two lists of labels or ids as one, checked; text and numbers are never equal, so they do not mix"
+    both = _labels(a, n, names[0]), _labels(b, m, names[1])
+    text = [o.dtype.kind in 'US' for o in both]
+    if text[0] != text[1]: raise ValueError(f'{names[text.index(True)]} are text and {names[text.index(False)]} are numbers, so that none would match: make both the same')
+    return np.concatenate(both)
+
+def _whole(v, name):
+    "`v` as an int from 1, or an error naming it"
+    if isinstance(v, (bool, str)) or np.ndim(v) or not np.isfinite(v) or v < 1 or v != int(v): raise ValueError(f'{name}={v!r}: give a whole number from 1')
+    return int(v)
+
+def _ends(level):
+    "The two quantiles of an interval that holds the share `level`"
+    if not 0 < level < 1: raise ValueError(f'level={level}: give the share of redraws inside the interval, such as 0.95')
+    return (1 - level)/2, (1 + level)/2
 
 # %% ../nbs/11_metrics.ipynb #1308887b
 def _shown(v): return f'{v:.3f}' if isinstance(v, (float, np.floating)) else f'{v:,}' if isinstance(v, (int, np.integer)) else str(v)
@@ -45,12 +63,13 @@ class Table:
         caption='', # a sentence below it
         best=None, # 'max', 'min' or {column: either}: what a report sets in bold
         max_rows=None, # rows to show; None: as many as the place likes
-        at=None # positions in the catalogue of the photos in each row, int (rows, photos); None: no photos
+        at=None, # positions in the catalogue of the photos in each row, int (rows, photos); None: no photos
+        tiles=() # of each column of `at`: (column with its product, column with a note, is it a position in a gallery of its own?)
     ):
         self.header = list(header if header is not None else dict.fromkeys(k for r in rows for k in r) if rows and isinstance(rows[0], dict) else [])
         self.rows = [[r.get(h) for h in self.header] if isinstance(r, dict) else list(r) for r in rows]
         if header is None and not self.header: self.header = ['']*max(map(len, self.rows), default=0)
-        self.caption, self.best, self.max_rows, self.at = caption, best, max_rows, at
+        self.caption, self.best, self.max_rows, self.at, self.tiles = caption, best, max_rows, at, list(tiles)
 
     def __len__(self): return len(self.rows)
     def __getitem__(self, i): return dict(zip(self.header, self.rows[i]))
@@ -96,8 +115,7 @@ def _stretch(x, metric):
 # %% ../nbs/11_metrics.ipynb #afa00d2c
 def _codes(ids, gallery_ids, n, m):
     "Ids of queries and gallery as numbers, shared"
-    both = np.concatenate([_labels(ids, n, 'query_ids'), _labels(gallery_ids, m, 'gallery_ids')])
-    codes = np.unique(both, return_inverse=True)[1].reshape(-1)
+    codes = np.unique(_joined(ids, gallery_ids, n, m, ('query_ids', 'gallery_ids')), return_inverse=True)[1].reshape(-1)
     return codes[:n], codes[n:]
 
 def _expand(start, count, order):
@@ -125,9 +143,17 @@ def _left_out(self, idx):
     return _expand(self.start[idx], (self.stop - self.start)[idx], self.left)
 
 # %% ../nbs/11_metrics.ipynb #267f0b36
+def _check_range(self):
+    "Complain about numbers whose distances float32 cannot hold"
+    if self.metric == 'cosine': return
+    top = max(abs(float(v)) for x in ((self.q,) if self.same else (self.q, self.g)) for v in (x.min(), x.max()))
+    far = 2*top*self.q.shape[1]**.5
+    if (far*far if self.metric == 'sqeuclidean' else far) > float(np.finfo(np.float32).max):
+        raise ValueError(f"embeddings go up to {top:.3g}: {self.metric} distances between them may be too large for float32; divide them by a number, or use metric='cosine'")
+
 class _Space:
     "Query and gallery, checked, with what `metric` needs to measure them"
-    leave_out, left_out = _leave_out, _left_out
+    leave_out, left_out, check_range = _leave_out, _left_out, _check_range
     def __init__(self, query, gallery, metric, own=None, query_ids=None, gallery_ids=None):
         if metric not in _finish: raise ValueError(f'metric {metric!r} is not one of {", ".join(_finish)}')
         self.q = _rows(query, 'query')
@@ -135,6 +161,7 @@ class _Space:
         if self.q.shape[1] != self.g.shape[1]:
             raise ValueError(f'query has {self.q.shape[1]} columns and gallery {self.g.shape[1]}: both must come from one network')
         self.metric, self.same, self.blocks = metric, gallery is None, None
+        self.check_range()
         self.leave_out(gallery is None if own is None else own, query_ids, gallery_ids)
         self.qi = _stretch(self.q, metric)
         self.gi = self.qi if gallery is None else _stretch(self.g, metric)
@@ -290,11 +317,14 @@ def _each(self, call, idx, chunk=None):
 _Space.parts, _Space.each = _parts, _each
 
 # %% ../nbs/11_metrics.ipynb #9477f445
-def _estimate(space, k):
+_LARGE = 2e9   # distances from which a search says what it takes
+
+def _estimate(space, k, name='nearest'):
     "One line: the size of a search and the memory it takes"
     n, (m, d) = len(space.q), space.g.shape
-    mb = (m*(d + 1)*4 + 16*(n + m) + n*k*24 + min(16*n*m, 3e8))/1e6
-    return f'nearest: {n:,} queries x {m:,} photos x {d} numbers, {2e-9*n*m*d:,.0f} Gflop, about {mb:,.0f} MB of memory beside the two arrays'
+    lanes = min(os.cpu_count() or 1, 16) if _limits() else 1
+    mb = 1.1e-6*(m*(d + 1)*4 + 8*(n + m) + n*k*24 + lanes*min(4*n*m, 2**25))   # the gallery again, its lengths, the result twice, a block of scores for each lane
+    return f'{name}: {n:,} queries x {m:,} photos x {d} numbers, {2e-9*n*m*d:,.0f} Gflop, about {mb:,.0f} MB of memory beside the two arrays'
 
 def nearest(
     query, # embeddings, (n, d)
@@ -309,9 +339,9 @@ def nearest(
 )->tuple: # distances (n, k) float32, rising, and gallery indices (n, k) int64
     "The `k` nearest of each query, exactly; equal distances in order of index. Raises ValueError for input that cannot be searched."
     space = _Space(query, gallery, metric, exclude_self, query_ids, gallery_ids)
-    if not 1 <= k <= space.choice:
+    if (k := _whole(k, 'k')) > space.choice:
         raise ValueError(f'k={k}, but the gallery offers {space.choice} photos to each query: k must be from 1 to that')
-    if verbose or verbose is None and len(space.q)*len(space.g) >= 2e9: print(_estimate(space, k), flush=True)
+    if verbose or verbose is None and len(space.q)*len(space.g) >= _LARGE: print(_estimate(space, k), flush=True)
     parts = space.each(lambda idx, buffer: space.best(idx, k, buffer), np.arange(len(space.q)), chunk)
     return tuple(np.concatenate(p) for p in zip(*parts))
 
@@ -340,10 +370,16 @@ _says = {'R@': 'share of queries with a relevant photo among the {} nearest', 'P
          'R-precision': 'share of relevant photos among the first R', 'MRR': 'mean of 1 / rank of the first relevant photo',
          'queries': 'queries counted', 'skipped': 'queries left out: no relevant photo in the gallery'}
 
+def _read(figure):
+    "Name and K of a retrieval figure, K None where it has none; an error for anything else"
+    name, _, k = str(figure).partition('@')
+    if figure in ('MAP@R', 'R-precision', 'MRR'): return name, None
+    if name in ('R', 'P', 'nDCG') and k.isdecimal() and int(k) > 0: return name, int(k)
+    raise ValueError(f"figure {figure!r} is none of 'R@K', 'P@K', 'nDCG@K' with a whole K, such as 'R@5', nor 'MAP@R', 'R-precision' or 'MRR'")
+
 def _meaning(figure):
     "One line that defines a figure"
-    name, _, k = figure.partition('@')
-    return _says.get(figure) or _says[name + '@'].format(k)
+    return _says.get(figure) or _says[_read(figure)[0] + '@'].format(_read(figure)[1])
 
 class Retrieval(dict):
     "Retrieval figures by name, with the numbers of each query behind them: a dict that shows what its figures mean"
@@ -369,11 +405,10 @@ def _per_query(self,
     figure # 'R@K' for any K, 'P@K' or 'nDCG@K' for a K up to the largest asked for, 'MAP@R', 'R-precision' or 'MRR'
 )->np.ndarray: # value of each query counted, float (queries,)
     "One figure for each query: for pairing two networks, or finding the queries that fail"
-    name, _, k = figure.partition('@')
+    name, k = _read(figure)
     rank = self.rank[self.counted]
     if name == 'MRR': return 1/rank
-    if figure in ('MAP@R', 'R-precision'): return (self.ap if name == 'MAP' else self.rprec)[self.counted]
-    k = int(k)
+    if k is None: return (self.ap if name == 'MAP' else self.rprec)[self.counted]
     if name == 'R': return (rank <= k).astype(float)
     if k > self.hits.shape[1]: raise ValueError(f'{figure}: ask for K={k} with ks, the largest was {self.hits.shape[1]}')
     hits = self.hits[self.counted,:k]
@@ -410,7 +445,7 @@ def _interval(self,
     seed=0 # of the resampling
 )->tuple: # lower and upper end, floats
     "Bootstrap interval of a figure, resampling whole classes"
-    low, high = np.quantile(_resampled(self, figure, n, seed), [(1 - level)/2, (1 + level)/2])
+    low, high = np.quantile(_resampled(self, figure, n, seed), _ends(level))
     return float(low), float(high)
 
 Retrieval.interval = _interval
@@ -487,19 +522,22 @@ def retrieval_metrics(
     metric='cosine', # 'cosine', 'euclidean' or 'sqeuclidean'
     chunk=None, # queries at a time; None: as many as make a block of 3 million scores
     query_ids=None, # ids, (n,): a query never finds a photo of its own id
-    gallery_ids=None # ids of the gallery, (m,)
+    gallery_ids=None, # ids of the gallery, (m,)
+    verbose=None # print the estimate of size and memory; None: from 2e9 distances
 )->Retrieval: # figures by name: 'R@1', ..., 'P@1', ..., 'nDCG@1', ..., 'MAP@R', 'R-precision', 'MRR', 'queries', 'skipped'
     "Retrieval figures over all queries that have a relevant photo. Source: Musgrave et al. 2020 (MAP@R), Järvelin & Kekäläinen 2002 (nDCG)."
     if (gallery is None) != (gallery_labels is None): raise ValueError('gallery and gallery_labels come together: give both or neither')
-    if not len(ks) or any(k < 1 or k != int(k) for k in ks): raise ValueError(f'ks={ks}: give whole numbers from 1')
+    ks = tuple(_whole(k, 'ks') for k in np.atleast_1d(ks).tolist())
+    if not ks: raise ValueError('ks holds no K: give whole numbers from 1')
     space = _Space(query, gallery, metric, None, query_ids, gallery_ids)
     n, every = len(space.q), np.arange(len(space.q))
     labels = _labels(query_labels, n, 'query_labels')
-    both = np.concatenate([labels, labels if space.same else _labels(gallery_labels, len(space.g), 'gallery_labels')])
+    both = _joined(labels, labels if space.same else gallery_labels, n, len(space.g), ('query_labels', 'gallery_labels'))
     codes = np.unique(both, return_inverse=True)[1].reshape(-1)
     ql, gl = codes[:n], codes[n:]
     count, (rows, cols) = np.bincount(gl, minlength=codes.max() + 1), space.left_out(every)
     R = count[ql] - np.bincount(rows[gl[cols] == ql[rows]], minlength=n)
+    if verbose or verbose is None and n*len(space.g) >= _LARGE: print(_estimate(space, max(*ks, R.max()), 'retrieval_metrics'), flush=True)
     members = np.argsort(gl, kind='stable'), np.cumsum(count) - count, count
     rank, ap, rprec, hits = np.zeros(n, int), np.full(n, np.nan), np.full(n, np.nan), np.zeros((n, max(ks)), bool)
     def fill(idx, buffer): rank[idx], ap[idx], rprec[idx], hits[idx] = _rank_chunk(space, ql, gl, members, idx, R[idx], max(ks), buffer)
@@ -513,17 +551,22 @@ def knn_accuracy(
     gallery=None, # embeddings that vote, (m, d); None: each query asks the others
     gallery_labels=None, # class of each, (m,)
     k=5, # votes
-    metric='cosine' # 'cosine', 'euclidean' or 'sqeuclidean'
+    metric='cosine', # 'cosine', 'euclidean' or 'sqeuclidean'
+    query_ids=None, # ids, (n,): a query never asks a photo of its own id
+    gallery_ids=None # ids of the gallery, (m,)
 )->float: # share of queries whose own class wins the vote
     "Accuracy of the majority vote of the `k` nearest; a draw goes to the lowest label"
     if (gallery is None) != (gallery_labels is None): raise ValueError('gallery and gallery_labels come together: give both or neither')
-    indices = nearest(query, gallery, k, metric)[1]
-    ql = _labels(query_labels, len(indices), 'query_labels')
-    gl = ql if gallery is None else _labels(gallery_labels, len(np.asarray(gallery)), 'gallery_labels')
-    names, codes = np.unique(gl, return_inverse=True)
-    votes = np.zeros((len(ql), len(names)), int)
-    np.add.at(votes, (np.arange(len(ql))[:,None], codes.reshape(-1)[indices]), 1)
-    return float((names[votes.argmax(axis=1)] == ql).mean())
+    indices = nearest(query, gallery, k, metric, query_ids=query_ids, gallery_ids=gallery_ids)[1]
+    n, m = len(indices), len(query if gallery is None else gallery)
+    both = _joined(query_labels, query_labels if gallery is None else gallery_labels, n, m, ('query_labels', 'gallery_labels'))
+    names, codes = np.unique(both, return_inverse=True)
+    votes = np.arange(n)[:,None]*len(names) + codes.reshape(-1)[n:][indices]
+    which, count = np.unique(votes, return_counts=True)                          # (query, class) as one number: rising
+    row = which//len(names)
+    order = np.lexsort((which, -count, row))
+    winner = which[order[np.unique(row[order], return_index=True)[1]]]%len(names)
+    return float((winner == codes.reshape(-1)[:n]).mean())
 
 # %% ../nbs/11_metrics.ipynb #45c991a2
 def random_triplets(
@@ -581,26 +624,38 @@ def triplet_accuracy(
     raise ValueError(f"criterion {criterion!r} is neither 'closer' nor 'seed'")
 
 # %% ../nbs/11_metrics.ipynb #f445f104
+def _pairs(labels, n, seed):
+    "Photos of pairs of one class and of two, int (2, pairs) each: all of them where they are `n` or fewer, else drawn, none twice"
+    a, *drawn = random_triplets(labels, n, seed)
+    codes, size = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+    order = np.argsort(codes.reshape(-1), kind='stable')
+    at, stop, found = np.arange(len(labels)), np.cumsum(size)[codes.reshape(-1)[order]], []
+    for b, start, count in zip(drawn, (at + 1, stop), (stop - at - 1, len(labels) - stop)):     # in order of class: the rest of it, and what comes after it
+        if count.sum() > n: pairs = np.sort(np.stack([a, b]), axis=0)
+        else: pairs = np.sort(np.stack([order[(o := _expand(start, count, order))[0]], o[1]]), axis=0)
+        found.append(pairs[:,np.sort(np.unique(pairs[0]*len(labels) + pairs[1], return_index=True)[1])])
+    return found
+
 def pair_distances(
     x, # embeddings, (n, d)
     labels, # class of each, (n,)
-    n=10_000, # pairs of each kind, drawn class by class
+    n=10_000, # pairs of each kind at most
     metric='cosine', # 'cosine', 'euclidean' or 'sqeuclidean'
     seed=0, # same seed, same pairs
     products=False # give the products of the pairs too
-)->tuple: # distances of same and of different pairs, float32 (n,); with `products` also the class of the same (n,), and both of the different (n, 2)
-    "Distances of random pairs: of one class (never a photo with itself), and of two"
+)->tuple: # distances of s same and d different pairs, float32 (s,) and (d,); with `products` also the class of the same (s,), and both of the different (d, 2)
+    "Distances of pairs of one class (never a photo with itself) and of two, no pair twice: all there are, or `n` draws where there are more, class by class"
     space = _Space(x, None, metric)
     labels = _labels(labels, len(space.q), 'labels')
-    a, p, o = random_triplets(labels, n, seed)
-    found = space.measure(a, np.arange(n), p), space.measure(a, np.arange(n), o)
-    return (*found, labels[a], np.stack([labels[a], labels[o]], axis=1)) if products else found
+    same, different = _pairs(labels, _whole(n, 'n'), seed)
+    found = tuple(space.measure(a, np.arange(len(a)), b) for a, b in (same, different))
+    return (*found, labels[same[0]], labels[different].T) if products else found
 
 # %% ../nbs/11_metrics.ipynb #cedf5f72
 def _heaps(same, different):
     "Both heaps of distances as float64 (n,), checked"
     same, different = (np.asarray(d, np.float64).reshape(-1) for d in (same, different))
-    for d, name in ((same, 'same'), (different, 'different')):
+    for d, name in ((same, 'distances_same'), (different, 'distances_different')):
         if not len(d): raise ValueError(f'{name} holds no distance')
         if np.isnan(d).any(): raise ValueError(f'{name}: {np.isnan(d).sum()} of {len(d)} distances are NaN')
     return same, different
@@ -609,12 +664,12 @@ def _rates(same, different, weights=(None, None)):
     "Every threshold that makes a difference, rising, with FMR and FNMR of 'same if distance < threshold'"
     heaps = _heaps(same, different)
     t = np.unique(np.concatenate(heaps))
-    t = np.append(t, np.nextafter(t[-1], np.inf))
+    with np.errstate(over='ignore'): t = np.append(t, np.nextafter(np.float32(t[-1]), np.float32(np.inf)).astype(float))   # above all, in float32 too
     below = []
     for d, w in zip(heaps, weights):
         total = np.cumsum(np.bincount(np.searchsorted(t, d) + 1, w, len(t)))     # a pair is below every threshold after its distance
-        below.append(total/total[-1])
-    return t, below[1], 1 - below[0]
+        below.append((total, total[-1]))
+    return t, below[1][0]/below[1][1], (below[0][1] - below[0][0])/below[0][1]
 
 def _crossing(t, fmr, fnmr):
     "Where FMR = FNMR on the straight line between the two thresholds around it: error rate and index of the upper one"
@@ -623,6 +678,11 @@ def _crossing(t, fmr, fnmr):
     return float(fmr[i-1] + rise*(fnmr[i-1] - fmr[i-1])/(rise + fall)), i
 
 # %% ../nbs/11_metrics.ipynb #902c46ca
+def _between(low, high):
+    "A threshold that parts two distances: their middle, in float32 where that still parts them, so that distances of either kind compare alike"
+    with np.errstate(over='ignore'): middle = float(np.float32(low/2 + high/2))
+    return middle if low < middle <= high else float(high)
+
 def _choose(t, match, miss, fmr, counts):
     "The threshold that a rule picks from the rates"
     if fmr is None: i = int(np.argmin(match + miss))
@@ -632,15 +692,29 @@ def _choose(t, match, miss, fmr, counts):
         i = int(np.argmax(2*right/(right + match*counts[1] + counts[0])))
     elif isinstance(fmr, str) or not 0 <= fmr <= 1: raise ValueError(f"fmr={fmr!r}: give None, 'eer', 'f1' or a rate from 0 to 1")
     else: return float(t[np.flatnonzero(match <= fmr)[-1]])
-    return float((t[i-1] + t[i])/2) if i else float(t[0])
+    return _between(t[i-1], t[i]) if i else float(t[0])
+
+class _Chosen(float):
+    "A threshold: a float that knows how sure it is"
+    def __new__(cls, value, *behind):
+        self = super().__new__(cls, value)
+        self.behind = behind
+        return self
+
+    @property
+    def interval(self): # 95 % bootstrap interval of the choice: lower and upper end, floats
+        same, different, fmr, products = self.behind
+        return Verification(same, different, self, products).interval('threshold', fmr=fmr)
 
 def calibrate_threshold(
-    same, # distances of pairs of one product, (n,)
-    different, # distances of pairs of two products, (m,)
-    fmr=None # None: best accuracy; 'eer': equal errors; 'f1': best F1 of finding the same pairs; a number: at most this share of strangers called the same
-)->float: # threshold: call a pair the same when its distance is below it
+    distances_same, # of pairs of one product, (n,)
+    distances_different, # of pairs of two products, (m,)
+    fmr=None, # None: best accuracy; 'eer': equal errors; 'f1': best F1 of finding the same pairs; a number: at most this share of strangers called the same
+    products=None # classes of the pairs, (n,) and (m, 2), for the interval
+)->float: # call a pair the same when its distance is below it; `.interval` is its 95 % bootstrap interval
     "The threshold for 'same if distance < threshold' that suits the job"
-    return _choose(*_rates(same, different), fmr, (np.size(same), np.size(different)))
+    t = _choose(*_rates(distances_same, distances_different), fmr, (np.size(distances_same), np.size(distances_different)))
+    return _Chosen(t, distances_same, distances_different, fmr, products)
 
 # %% ../nbs/11_metrics.ipynb #2030354e
 class Verification:
@@ -651,11 +725,12 @@ class Verification:
         threshold=None, # judge this one; None: the best for these very pairs
         products=None # classes of the same pairs (n,) and of the different ones (m, 2), for `interval`
     ):
-        self.same, self.different, self.products, self.given = np.asarray(same), np.asarray(different), products, threshold is not None
+        (self.same, self.different), self.products, self.given = _heaps(same, different), products, threshold is not None
         self.thresholds, self.fmr, self.fnmr = t, fmr, fnmr = _rates(same, different)
         self.auc = float((np.diff(fmr)*(2 - fnmr[1:] - fnmr[:-1])/2).sum())
         self.eer = _crossing(t, fmr, fnmr)[0]
-        self.threshold = calibrate_threshold(same, different) if threshold is None else float(threshold)
+        self.threshold = float(calibrate_threshold(same, different) if threshold is None else threshold)
+        if np.isnan(self.threshold): raise ValueError('threshold is NaN: give a distance')
         self.accuracy = 1 - sum(self.at(self.threshold))/2
 
     def at(self,
@@ -668,14 +743,17 @@ class Verification:
         fmr # wanted share of different pairs called the same, at most
     )->float: # share of same pairs missed
         "FNMR at the largest threshold whose FMR is not above the one wanted"
+        if not 0 <= fmr <= 1: raise ValueError(f'fmr={fmr!r}: give a rate from 0 to 1')
         return float(self.fnmr[np.flatnonzero(self.fmr <= fmr)[-1]])
 
 def verification_report(
-    same, # distances of pairs of one product, (n,)
-    different # distances of pairs of two products, (m,)
+    distances_same, # of pairs of one product, (n,)
+    distances_different, # of pairs of two products, (m,)
+    threshold=None, # judge this one; None: the best for these very pairs
+    products=None # classes of the pairs, (n,) and (m, 2), for `interval`
 )->Verification: # figures, curves and `plot()`
     "Measure how well a distance separates same pairs from different ones"
-    return Verification(same, different)
+    return Verification(distances_same, distances_different, threshold, products)
 
 # %% ../nbs/11_metrics.ipynb #f6081ab4
 def _redraws(self, n, seed):
@@ -705,17 +783,18 @@ def _interval(self,
             i = np.searchsorted(t, self.threshold) if self.given else np.argmin(match + miss)
             found.append(1 - (match[min(i, len(t) - 1)] + miss[min(i, len(t) - 1)])/2)
         else: raise ValueError(f"figure {figure!r} is none of 'auc', 'eer', 'accuracy', 'threshold'")
-    return tuple(float(v) for v in np.quantile(found, [(1 - level)/2, (1 + level)/2]))
+    return tuple(float(v) for v in np.quantile(found, _ends(level)))
 
 def _table(self):
     "The figures with their meaning"
     match, miss = self.at(self.threshold)
+    def few(r): return f'; {self.different.size:,} different pairs are too few to tell {r:.1%} from none'*(r*self.different.size < 1)
     return Table([['AUC', self.auc, 'chance that a same pair is closer than a different one; 0.5 by chance'],
         ['EER', self.eer, 'error where false matches and false non-matches are equally frequent; 0.5 by chance'],
         ['accuracy', self.accuracy, 'mean of right answers on same and on different pairs, at the threshold; 0.5 by chance'],
         ['threshold', f'{self.threshold:.4g}', 'same if distance < threshold; ' + ('given' if self.given else 'the most accurate for these pairs')],
         ['FMR', match, 'share of different pairs called the same, at the threshold'], ['FNMR', miss, 'share of same pairs missed, at the threshold'],
-        *([f'FNMR at FMR {r:g}', self.fnmr_at(r), f'share of same pairs missed when {r:.1%} of different pairs may be called the same'] for r in (.01, .001)),
+        *([f'FNMR at FMR {r:g}', self.fnmr_at(r), f'share of same pairs missed when {r:.1%} of different pairs may be called the same{few(r)}'] for r in (.01, .001)),
         ['pairs', f'{self.same.size:,} + {self.different.size:,}', 'same and different pairs measured']], ['figure', 'value', 'meaning'])
 
 Verification.interval, Verification.table = _interval, _table
@@ -763,8 +842,8 @@ Verification.plot = _plot
 # %% ../nbs/11_metrics.ipynb #d01faf45
 class Threshold:
     "A threshold, the rule and the distance it is for, its interval, and what it is worth on other products"
-    def __init__(self, value, metric, rule, interval, fitted, judged, products):
-        self.value, self.metric, self.rule, self.interval = value, metric, rule, interval
+    def __init__(self, value, metric, rule, interval, fitted, judged, products, level=.95):
+        self.value, self.metric, self.rule, self.interval, self.level = value, metric, rule, interval, level
         self.fitted, self.judged, self.products = fitted, judged, products
 
     def __float__(self): return self.value
@@ -778,7 +857,7 @@ class Threshold:
     def table(self):
         "The threshold, then how it did on the products it was chosen on and on the others"
         a, b = self.fitted, self.judged
-        rows = [['threshold', f'{self.value:.4g}', '', f'same if {self.metric} distance < threshold; 95 % interval {self.interval[0]:.4g} to {self.interval[1]:.4g}'],
+        rows = [['threshold', f'{self.value:.4g}', '', f'same if {self.metric} distance < threshold; {100*self.level:g} % interval {self.interval[0]:.4g} to {self.interval[1]:.4g}'],
             ['products', *self.products, 'none in both'], ['FMR', a.at(self.value)[0], b.at(self.value)[0], 'share of different pairs called the same'],
             ['FNMR', a.at(self.value)[1], b.at(self.value)[1], 'share of same pairs missed'], ['accuracy', a.accuracy, b.accuracy, 'mean of right answers on both kinds; 0.5 by chance'],
             ['AUC', a.auc, b.auc, 'chance that a same pair is closer than a different one'], ['EER', a.eer, b.eer, 'error where both rates are equal']]
@@ -807,7 +886,7 @@ def fit_threshold(
     fmr=None, # rule: None, 'eer', 'f1' or a false match rate, see `calibrate_threshold`
     metric='cosine', # 'cosine', 'euclidean' or 'sqeuclidean'
     share=0.5, # of the classes to choose on; the others judge
-    n=10_000, # pairs of each kind on either side
+    n=10_000, # pairs of each kind on either side, at most
     seed=0, # of the halves, the pairs and the interval
     level=0.95 # of the interval
 )->Threshold: # value, interval, how it did on other products; `note()` for a bundle
@@ -815,9 +894,17 @@ def fit_threshold(
     x, labels = _rows(x, 'x'), _labels(labels, len(x), 'labels')
     masks = _halves(labels, share, seed)
     (s, d, *products), (s2, d2, *others) = (pair_distances(x[m], labels[m], n, metric, seed, products=True) for m in masks)
-    value = calibrate_threshold(s, d, fmr)
+    value = float(calibrate_threshold(s, d, fmr))
     fitted, judged = Verification(s, d, value, products), Verification(s2, d2, value, others)
-    return Threshold(value, metric, fmr, fitted.interval('threshold', level, 200, seed, fmr), fitted, judged, [len(np.unique(labels[m])) for m in masks])
+    return Threshold(value, metric, fmr, fitted.interval('threshold', level, 200, seed, fmr), fitted, judged, [len(np.unique(labels[m])) for m in masks], level)
+
+# %% ../nbs/11_metrics.ipynb #8e0b3f6a
+def _decided(threshold, metric=None):
+    "Value and metric of a threshold: a number (cosine, where nothing is said), a `Threshold` or its note"
+    said = threshold if isinstance(threshold, dict) else dict(value=float(threshold), metric=getattr(threshold, 'metric', metric or 'cosine'))
+    if metric not in (None, said['metric']): raise ValueError(f"the threshold is for {said['metric']} distances, but metric={metric!r}: leave metric out, or choose a threshold for it")
+    if not np.isfinite(said['value']): raise ValueError(f"threshold {said['value']}: give a distance")
+    return float(said['value']), said['metric']
 
 # %% ../nbs/11_metrics.ipynb #db2174e1
 def _batch(images):

@@ -34,14 +34,16 @@ def triplet_model(
     joint=True, # one pass over the three inputs together; False: one pass for each, as the seed did
     name='triplet', # of the model
 )->keras.Model: # inputs 'anchor', 'positive', 'negative' (b, h, w, 3), output [a|p|n] (b, 3N)
-    "Three inputs, one shared base, their codes side by side."
+    "Three inputs, one shared base, their codes side by side; a `threshold` of the base goes along."
     if len(base.inputs) != 1 or len(base.outputs) != 1 or len(base.outputs[0].shape) != 2:
         raise ValueError(f'triplet_model: {base.name} should turn one input into codes (n, N); its outputs are {[o.shape for o in base.outputs]}')
     photo, code = base.inputs[0], base.outputs[0]
     inputs = [keras.Input(photo.shape[1:], dtype=photo.dtype, name=n) for n in ('anchor', 'positive', 'negative')]
     if joint: outputs = UnstackTriplets(name='codes', dtype=code.dtype)(base(StackTriplets(name='stack', dtype=photo.dtype)(inputs)))
     else: outputs = layers.Concatenate(name='codes', dtype=code.dtype)([base(x) for x in inputs])
-    return keras.Model(inputs, outputs, name=name)
+    model = keras.Model(inputs, outputs, name=name)
+    if getattr(base, 'threshold', None) is not None: object.__setattr__(model, 'threshold', base.threshold)   # past Keras, which would track a dict
+    return model
 
 # %% ../nbs/10_model.ipynb #3b33c701
 def _box(ax, x, y, text, color):

@@ -24,7 +24,7 @@ from .doctor import CollapseDoctor
 from .model import compile_triplet, ready, triplet_model
 from .features import _frozen, cut_features, cut_network, embed, features
 from .runtimes import in_precision
-from .evaluation import BASELINES, Evaluation, RetrievalCallback, baselines, evaluate, official, scoreboard
+from .evaluation import BASELINES, Evaluation, RetrievalCallback, _check_watched, baselines, evaluate, official, scoreboard
 from .checkpoints import Checkpoint, SeedCheckpoint, continue_from, run_epochs, run_identity
 from .workers import OnWorkers, as_strategy, is_chief, part_of
 
@@ -75,9 +75,11 @@ def _plot_losses(ax, history, levels):
 
 def _plot_watched(ax, watched):
     "Retrieval by epoch, the best epoch marked."
-    for k, v in watched.items(): ax.plot(range(1, len(v) + 1), v, label=k.removeprefix('val_'))
+    for k, v in watched.items():
+        epochs = np.flatnonzero(np.isfinite(v))
+        ax.plot(epochs + 1, np.asarray(v)[epochs], '.-', ms=4, label=k.removeprefix('val_'))
     best = watched.get('val_MAP@R', [])
-    if len(best): ax.plot(1 + int(np.nanargmax(best)), np.nanmax(best), '*', color='black', ms=9, label=f'best, epoch {1 + int(np.nanargmax(best))}')
+    if np.isfinite(best).any(): ax.plot(1 + int(np.nanargmax(best)), np.nanmax(best), '*', color='black', ms=9, label=f'best, epoch {1 + int(np.nanargmax(best))}')
     ax.legend(frameon=False); ax.set_ylim(0, 1)
 
 def _plot_lines(ax, lines):
@@ -206,6 +208,7 @@ class Run:
     settings: dict # every setting by name
     plan: dict # photos, products, steps and parameters, known before the first step
     best_epoch: int|None = None # the one with the highest MAP@R on the watched photos, from 1
+    watch_cost: float|None = None # seconds of watching per second of training, the first epoch not counted
 
     def _repr_markdown_(self):
         last = {f'{k}, last epoch': f'{v[-1]:.4f}' for k, v in self.history.items() if v}
@@ -238,7 +241,8 @@ def _kept(resume, s, seed, net, model, catalog, valid, weights_from):
 def _stage(net, model, s, batches, catalog, valid, look, watched, first, end):
     "Train `model`, the part of `net` that learns; (history, best epoch)."
     resume, callbacks, verbose, seed = end['resume'], end['callbacks'], end['verbose'], end['seed']
-    watch = [RetrievalCallback(net, valid, end['store'], restore=end['restore_best'], verbose=int(bool(verbose)), embedder=watched)] if valid is not None else []
+    watch = [RetrievalCallback(net, valid, end['store'], restore=end['restore_best'], share=end['watch_share'], verbose=int(bool(verbose)), embedder=watched, after=end['watch'])] if valid is not None else []
+    end['watch'] = watch[0] if watch else None
     care = [] if end['doctor'] is None else [CollapseDoctor(look, on_trouble=end['doctor'], logs=False)]
     save = [SeedCheckpoint(end['checkpoints'])] if end['checkpoints'] else []
     calls, data = [*care, *watch, *save, _LogRate(), *callbacks, keras.callbacks.TerminateOnNaN()], []
@@ -323,6 +327,7 @@ def fit(
     verbose='auto', # Keras' progress bar: 0, 1, 2 or 'auto'
     show_plan=None, # function called with the plan before the first step; None: print it unless verbose=0
     restore_best=False, # end with the weights of the epoch that was best by MAP@R on `valid`
+    watch_share=None, # of an epoch's time that a look at `valid` may take on average: where it takes more, not after every epoch; None: after every one
     doctor='warn', # what a `CollapseDoctor` does about a training that goes wrong: 'warn', 'stop'; None: no doctor
     resume=None, # folder for `Checkpoint`s: the same call goes on where a killed run was, to the same end; None: none
     workers=None, # 'mirrored': all devices of this machine; 'multi': all machines in TF_CONFIG; 'auto'; a `tf.distribute` strategy; None: one device
@@ -332,6 +337,7 @@ def fit(
     workers = as_strategy(workers)   # before anything else wakes TensorFlow
     if not is_chief(workers): verbose, checkpoints, store = 0, None, store if isinstance(store, dict) else {}   # files are for the chief
     catalog, valid = (Catalog.from_dir(c) if isinstance(c, (str, Path)) else c for c in (catalog, valid))
+    if valid is not None: _check_watched(valid, catalog)
     s, net, info = _begin(catalog, recipe, size, net, seed, part_of(workers), changes)
     store = (_folder(resume)/'features' if resume and _frozen(net) else {}) if store is None else store
     learner, bar, deep = head_of(net) if _frozen(net) else net, int(bool(verbose)), s.get('unfreeze') and _frozen(net)
@@ -339,7 +345,7 @@ def fit(
     if show_plan or bar: (show_plan or _print_plan)(plan | {'expected time': _minutes(_expected(net, learner, s, info, len(catalog)))})
     inputs = features(net, catalog, store, verbose=bar) if _frozen(net) else None
     first, size = continue_from(model, weights_from) if weights_from else 0, net.input_shape[1:3]
-    end = dict(workers=workers, resume=_within(resume, 'head') if deep else resume, callbacks=callbacks, verbose=verbose, seed=seed, store=store, restore_best=restore_best,
+    end = dict(workers=workers, resume=_within(resume, 'head') if deep else resume, callbacks=callbacks, verbose=verbose, seed=seed, store=store, restore_best=restore_best, watch=None, watch_share=watch_share,
                doctor=doctor, checkpoints=checkpoints, fixed=_fixed_triplets(net, valid, s, seed, store, bar), weights_from=weights_from)
     look = (inputs, catalog.labels) if inputs is not None else _batches(catalog, s | {'augment': False, 'steps': 1}, seed, 0, size, None, fresh=False)
     log, best = _stage(net, model, s, lambda e, i, **part: _batches(catalog, s, seed, e, size, inputs, first_step=i, **part), catalog, valid, look, None, first, end)
@@ -347,7 +353,7 @@ def fit(
         end |= dict(resume=_within(resume, 'tuned'), fixed=None, checkpoints=checkpoints and Path(checkpoints)/'tuned', weights_from=None)
         model, more, best = _deepen(net, catalog, valid, s, info['steps'], store, first + len(log['loss']), end)
         log = _joined(log, more)
-    return Run(net, model, log, s | {'seed': seed}, plan, best)
+    return Run(net, model, log, s | {'seed': seed}, plan, best, end['watch'] and end['watch'].cost)
 
 # %% ../nbs/19_training.ipynb #42d2f63f
 @dataclass

@@ -1,0 +1,145 @@
+"Evaluation: products compared by name, photos that do not find themselves, what is watched in training and what that costs."
+import os
+
+import keras, numpy as np, pytest
+
+from triplet_fashion.base_network import base_network
+from triplet_fashion.catalog import Catalog, draw_catalog
+from triplet_fashion.evaluation import BASELINES, RetrievalCallback, evaluate, scoreboard
+from triplet_fashion.metrics import Verification, knn_accuracy, pair_distances, retrieval_metrics
+from triplet_fashion.training import fit, plot_history
+
+SMALL = dict(size=(32, 32), out_dims=16, verbose=0)
+colours = BASELINES['colour histogram']
+
+
+@pytest.fixture(scope='module')
+def shops(tmp_path_factory):
+    "A catalogue, the same files listed in other folders' company so that every id differs, and other products under the same ids."
+    home = tmp_path_factory.mktemp('shops')
+    mine = draw_catalog(home/'mine', n_products=8, n_views=4, seed=0)
+    shifted = Catalog(mine.paths, mine.labels + 1, ['(0000)first', *mine.class_names])
+    return mine, shifted, draw_catalog(home/'other', n_products=8, n_views=4, seed=9)
+
+
+def test_seen_products_are_known_by_name(shops):
+    mine, shifted, other = shops
+    assert 'All of these' in evaluate(colours(mine), mine, seen=shifted).said and 'None of these' in evaluate(colours(mine), mine, seen=other).said
+    half = shifted.subset(shifted.labels > 4)
+    found = evaluate(colours(mine), mine, seen=half)
+    assert '4 of these 8' in found.said and dict(found.parts['seen']) == dict(evaluate(colours(mine), mine, seen=[4, 5, 6, 7]).parts['seen'])
+    with pytest.raises(ValueError, match='seen is a Catalog and labels are plain numbers'): evaluate(colours(mine), mine.labels, seen=shifted)
+
+
+def test_a_gallery_is_searched_by_name(shops):
+    mine, shifted, other = shops
+    front, back = mine.labels*0 + np.arange(32)%4 < 2, np.arange(32)%4 >= 2
+    x = colours(mine)
+    want = retrieval_metrics(x[front], mine.labels[front], x[back], mine.labels[back])
+    got, = scoreboard({'it': colours}, mine.subset(front), shifted.subset(back))
+    assert {k: got[k] for k in want} == dict(want)
+    with pytest.raises(ValueError, match='none of the 32 queries'): scoreboard({'it': colours}, mine, other)
+    with pytest.raises(ValueError, match='gallery_labels is a Catalog'): evaluate(x, mine.labels, x, mine)
+
+
+def test_a_photo_that_is_in_the_gallery_does_not_find_itself(shops):
+    mine, shifted, _ = shops
+    x = colours(mine)
+    alone, (both,) = evaluate(x, mine), scoreboard({'it': colours}, mine, shifted)
+    assert {k: both[k] for k in alone} == dict(alone) and both['R@1'] < 1
+    assert both['5-NN'] == knn_accuracy(x, mine.labels)
+    by_id = evaluate(x, mine.labels, x, mine.labels, query_ids=mine.ids, gallery_ids=mine.ids, seen=[0, 1])
+    assert by_id['5-NN'] == both['5-NN'] and by_id.parts['seen']['5-NN'] < 1
+    link = os.path.join(os.path.dirname(mine.root), 'link')
+    if not os.path.exists(link): os.symlink(mine.root, link)
+    assert scoreboard({'it': colours}, mine, Catalog.from_dir(link))[0]['R@1'] == alone['R@1']      # by whatever path
+
+
+def test_rows_say_how_sure_they_are(shops):
+    mine, *_ = shops
+    rows = scoreboard(BASELINES, mine, seen=[0, 1, 2])
+    found = evaluate(colours(mine), mine, seen=[0, 1, 2]).parts['seen']
+    row = next(r for r in rows if r['embedding'] == 'colour histogram, seen products')
+    assert row['R@1 interval'] == list(found.retrieval.interval('R@1')) and row['MAP@R interval'][0] <= row['MAP@R'] <= row['MAP@R interval'][1]
+    m = mine.labels < 3
+    pairs = Verification(*pair_distances(colours(mine)[m], mine.labels[m]))
+    assert (row['AUC'], row['EER']) == (pairs.auc, pairs.eer) and row['queries'] == 12
+    chance = next(r for r in rows if r['embedding'].startswith('chance'))
+    assert chance['AUC'] == chance['EER'] == .5 and 'hard triplet accuracy' not in chance and 'R@1 interval' not in chance      # .5 is no chance of a hard triplet
+
+
+def small(): return base_network((32, 32, 3), 8, 'small', None, hidden=(), activation='l2')
+
+
+def test_what_is_watched_is_checked_before_the_first_epoch(shops):
+    mine, shifted, other = shops
+    net = small()
+    with pytest.raises(ValueError, match='8 products are both trained on and watched'): RetrievalCallback(net, mine, train=shifted)
+    RetrievalCallback(net, mine, train=other)                                        # other products, though their ids are the same
+    singles = mine.subset(np.unique(mine.labels, return_index=True)[1])
+    for few in (singles, mine.subset([])):
+        for call in (lambda: RetrievalCallback(net, few), lambda: fit(other, valid=few, **SMALL)):
+            with pytest.raises(ValueError, match='no product has two photos'): call()
+    with pytest.raises(ValueError, match="figure 'Recall@1'"): RetrievalCallback(net, mine, figures=('Recall@1',))
+    with pytest.raises(ValueError, match="figure 'foo'"): RetrievalCallback(net, mine, choose='foo')
+    with pytest.warns(UserWarning, match='4 of the 32 photos watched are trained on too'): fit(shifted.subset(np.arange(32) < 4) + other, valid=mine, epochs=1, steps=1, P=2, **SMALL)
+
+
+def test_epochs_without_a_look_hold_their_place(shops, tmp_path):
+    mine, _, other = shops
+    log = keras.callbacks.CSVLogger(tmp_path/'log.csv')
+    net = small()
+    watch = RetrievalCallback(net, mine, every=2)
+    run = fit(other, net=net, epochs=4, steps=1, P=2, K=2, callbacks=[watch, log], doctor=None, verbose=0)
+    assert np.isnan(run.history['val_MAP@R']).tolist() == [True, False, True, False] and len(run.history['loss']) == 4
+    rows = np.genfromtxt(tmp_path/'log.csv', delimiter=',', names=True, deletechars='')
+    assert np.isnan(rows['val_R@1']).tolist() == [True, False, True, False]
+    axes = {a.get_title(): a for a in plot_history(run).axes}
+    lines = {l.get_label(): l for l in axes['retrieval'].lines}
+    assert lines['MAP@R'].get_xdata().tolist() == [2, 4] and lines['MAP@R'].get_marker() == '.'
+    assert len(plot_history({'loss': [1.], 'val_MAP@R': [np.nan]}).axes) == 2
+
+
+def test_a_loss_that_breaks_is_what_is_said_even_when_photos_are_watched(shops):
+    import tensorflow as tf
+    mine, _, other = shops
+    with pytest.raises(FloatingPointError, match='epoch 1.*learning_rate'):
+        fit(other, valid=mine, epochs=3, steps=2, P=4, loss=lambda y, e: tf.reduce_sum(e, 1)*np.nan, doctor=None, **SMALL)
+
+
+def test_a_later_stage_counts_on_from_the_best_of_the_first(shops, monkeypatch):
+    import triplet_fashion.evaluation as module
+    mine, *_ = shops
+    figures = iter([.3, .7, .5, .6, .8])
+    monkeypatch.setattr(module, '_look', lambda self: {'R@1': 0, 'MAP@R': next(figures)})
+    net = small()
+    def stage(epochs, after=None):
+        watch = RetrievalCallback(net, mine, restore=True, after=after)
+        for e in epochs:
+            net.set_weights([w + 1 for w in net.get_weights()])
+            watch.on_epoch_end(e, {'loss': 1.})
+        watch.on_train_end()
+        return watch, np.array(net.get_weights()[0])
+    first, at_best = stage([0, 1])
+    second, end = stage([2, 3], first)
+    assert (second.best, second.best_epoch) == (.7, 2) and (end == at_best).all()
+    third, end = stage([4], second)
+    assert (third.best, third.best_epoch) == (.8, 5) and (end == at_best + 1).all()
+
+
+def test_the_cost_of_watching_is_measured(shops, monkeypatch):
+    import triplet_fashion.evaluation as module
+    mine, *_ = shops
+    now = [0.]
+    monkeypatch.setattr(module, 'time', type('Clock', (), {'perf_counter': lambda: now[0]}))
+    def look(self):
+        now[0] += 3
+        return {'R@1': 0, 'MAP@R': .5}
+    monkeypatch.setattr(module, '_look', look)
+    watch = RetrievalCallback(small(), mine, every=2)
+    assert watch.cost is None
+    for e in range(6):
+        watch.on_epoch_begin(e)
+        now[0] += 1000 if e == 0 else 10                                  # the first epoch compiles
+        watch.on_epoch_end(e, {'loss': 1.})
+    assert watch.cost == pytest.approx(6/40)                              # epochs 3 to 6, two of them looked at
