@@ -37,6 +37,19 @@ def _replace(path, write):
         why = 'no room is left' if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else e.strerror or str(e)
         raise OSError(e.errno, f'{path} could not be written: {why}. What was saved before is as it was: make room, and give the same command again') from e
 
+# %% ../nbs/17_checkpoints.ipynb #c90a51f2
+def _room(model):
+    "Bytes, at most, that weights take in HDF5, with the state of the optimizer."
+    kept = [*model.weights, *getattr(getattr(model, 'optimizer', None), 'variables', [])]
+    return sum(math.prod(v.shape)*(8 if '64' in str(v.dtype) else 4) for v in kept) + (16 << 10)*(len(kept) + len(list(model._flatten_layers())) + 4)
+
+def _reserve(path, size):
+    "OSError where the disk has no room for so many bytes."
+    with open(path, 'wb') as f:
+        try: getattr(os, 'posix_fallocate', lambda *a: None)(f.fileno(), 0, size)
+        except OSError as e:
+            if e.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT): raise         # others: a file system that cannot tell
+
 # %% ../nbs/17_checkpoints.ipynb #543d530f
 def _digest(note, arrays):
     "SHA-256 over a note and arrays with their names, types and shapes."
@@ -405,7 +418,10 @@ class SeedCheckpoint(keras.callbacks.Callback):
         self.folder, self.keep = Path(folder), keep
 
     def on_epoch_end(self, epoch, logs=None):
-        _replace(self.folder/f"{epoch + 1:06d}-{(logs or {}).get('loss', math.nan):.4f}.weights.h5", self.model.save_weights)
+        def write(part):
+            _reserve(part, _room(self.model))
+            self.model.save_weights(part)
+        _replace(self.folder/f"{epoch + 1:06d}-{(logs or {}).get('loss', math.nan):.4f}.weights.h5", write)
         old = sorted(self.folder.glob('[0-9]*.weights.h5'))[:-self.keep] if self.keep else []
         for path in old: path.unlink()
 
