@@ -49,7 +49,7 @@ def test_frozen_backbone_learns_only_the_head(drawn, name):
     net = base_network((32, 32, 3), 16, 'small', None, hidden=(32,), activation='sigmoid' if name == 'seed' else 'l2', trainable=False)
     lower, upper = weights(backbone_of(net)), weights(net.layers[-2] if name == 'strong' else net.layers[-1])
     store = {}
-    run = fit(drawn, recipe=name, net=net, store=store, epochs=2, out_dims=16, size=(32, 32), verbose=0, batches='pk' if name == 'strong' else 'triplet')
+    run = fit(drawn, recipe=name, net=net, store=store, epochs=2, size=(32, 32), verbose=0, batches='pk' if name == 'strong' else 'triplet')
     for a, b in zip(lower, weights(backbone_of(net))): np.testing.assert_array_equal(a, b)
     assert any(not np.array_equal(a, b) for a, b in zip(upper, weights(net.layers[-2] if name == 'strong' else net.layers[-1])))
     assert len(store) == 1 and next(iter(store.values())).shape[0] == len(drawn)

@@ -28,7 +28,7 @@ from triplet_fashion.training import fit
 from triplet_fashion.workers import as_strategy, part_of
 
 SETTINGS = {'pk': dict(recipe='scratch', P=6, K=4, clipnorm=.5), 'bn': dict(recipe='scratch', P=6, K=4), 'seed': dict(recipe='seed', batch_size=8, learning_rate=1e-2),
-            'frozen': dict(P=6, K=4, dropout=0.)}
+            'frozen': dict(P=6, K=4)}
 
 class Kill(keras.callbacks.Callback):
     def __init__(self, left): super().__init__(); self.left = left
