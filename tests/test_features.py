@@ -228,9 +228,10 @@ def test_half_precision_is_kept_apart(few, tmp_path):
 def test_a_killed_computation_goes_on_with_the_engine_it_had(few, drawn, tmp_path, monkeypatch):
     "Which engine is fastest may change; the numbers of a run that is resumed must not."
     net, engines = small(), []
+    room._last.clear()
     keep = room.runtime
     monkeypatch.setattr(room, 'runtime', lambda model, name, *a, **kw: engines.append(name) or keep(model, name, *a, **kw))
-    monkeypatch.setattr(room, '_write', lambda *a: next(a[-1]) and (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(room, '_write', lambda *a: (next(a[-1]), (_ for _ in ()).throw(KeyboardInterrupt)))
     with pytest.raises(KeyboardInterrupt): features(net, few, tmp_path)
     monkeypatch.undo()
     note, = tmp_path.glob('*.engine')

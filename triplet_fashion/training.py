@@ -189,7 +189,8 @@ def _plan(net, learner, s, info, store=None):
     "What is about to happen."
     count = lambda weights: f'{sum(int(np.prod(w.shape)) for w in weights):,}'
     step = f"{s['P']} products x {s['K']} photos" if s['batches'] == 'pk' else f"{s['batch_size']} triplets"
-    name = s['backbone'] if isinstance(s['backbone'], (str, Path)) else s['backbone'].name
+    name = s.get('backbone') or next((l for l in net.layers if isinstance(l, keras.Model)), net)
+    name = name if isinstance(name, (str, Path)) else name.name
     kept = {'features are kept in': str(store)} if isinstance(store, (str, Path)) else {}
     stages = {'then': f"the upper {s['unfreeze']:.0%} of the backbone learn for {s['tune_epochs']} epochs, on {s['copies']} augmented copies of each photo"} if s.get('unfreeze') else {}
     return {'photos': info['photos'], 'products': info['products'], 'products with one photo, left out': len(info['left_out']),
@@ -200,16 +201,19 @@ def _plan(net, learner, s, info, store=None):
 
 def _expected(net, learner, s, info, n):
     "About how long a run will take, from a look at eight photos and one batch: a step counts as three forward passes, in seconds."
-    def seconds(model, rows):
+    def took(model, rows):
         x = np.zeros((rows, *model.input_shape[1:]), 'float32')
         model(x, training=False)
         t = time.perf_counter()
         model(x, training=False)
         return time.perf_counter() - t
+    def seconds(model, rows):   # what a call costs whatever it is given, a graph does without
+        whole = took(model, rows)
+        return max(whole - took(model, 1), whole/10)
     rows = s['P']*s['K'] if s['batches'] == 'pk' else 3*s['batch_size']
     photo = seconds(backbone_of(net), 8)/8
-    took = s['epochs']*info['steps']*((3*photo*rows if learner is net else 3*seconds(learner, rows)) + .005) + (0 if learner is net else photo*n)
-    return took + (n*(1 + s['copies'])*photo + s['tune_epochs']*info['steps']*rows*2*photo if s.get('unfreeze') else 0)
+    total = s['epochs']*info['steps']*((3*photo*rows if learner is net else 3*seconds(learner, rows)) + .005) + (0 if learner is net else photo*n)
+    return total + (n*(1 + s['copies'])*photo + s['tune_epochs']*info['steps']*rows*2*photo if s.get('unfreeze') else 0)
 
 def _minutes(s): return f'about {max(1, round(s)):,} seconds' if s < 90 else f'about {round(s/60):,} minutes'
 
@@ -351,8 +355,7 @@ def _given(net, s, changes):
     "The settings of a run with a network that was given: what it is made of is not theirs to say."
     if both := [k for k in _OF_THE_NETWORK if k in changes]:
         raise ValueError(f"{', '.join(both)}: settings of a network that is made here, but net is given. Build it with them (see base_network), or leave net out")
-    name = next((l.name for l in net.layers if isinstance(l, keras.Model)), net.name)
-    return {k: v for k, v in s.items() if k not in _OF_THE_NETWORK} | dict(backbone=name, out_dims=net.output_shape[-1])
+    return {k: v for k, v in s.items() if k not in _OF_THE_NETWORK} | dict(out_dims=net.output_shape[-1])
 
 def _fitting(catalog, s, seed, size, part, devices):
     "(settings as they fit catalogue and devices, what is known of the batches)."
