@@ -1,6 +1,7 @@
 "What every test may ask for, and the run's last lines: what was skipped and why."
 import json
 import os
+import tempfile
 import zipfile
 from collections import Counter
 from importlib.metadata import version
@@ -10,6 +11,8 @@ import pytest
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('MPLBACKEND', 'Agg')
+_cache = tempfile.TemporaryDirectory()
+os.environ['TRIPLET_FASHION_CACHE'] = _cache.name     # not the user's
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent/'shared'

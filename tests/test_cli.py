@@ -60,6 +60,56 @@ def test_a_run_is_not_overwritten_unless_told(run, drawn):
     with pytest.raises(SystemExit, match='already holds a run'): cli.triplet_train.main([str(drawn.root), '--out', str(run)])
 
 
+KILLED = '''
+import json, os, signal, sys, traceback
+from triplet_fashion import cli, evaluation, persistence, training
+
+photos, out = sys.argv[1:]
+def strike(*args, **kw): os.kill(os.getpid(), signal.SIGKILL)
+def in_training():
+    def after(self, epoch, logs=None): epoch and strike()
+    training._LogRate.on_epoch_end = after
+def while_judging(): evaluation.scoreboard = strike
+
+def run(patch=lambda: None, **env):
+    "The command in a process of its own; its exit status."
+    child = os.fork()
+    if not child:
+        os.environ.update(env)
+        patch()
+        try: cli.triplet_train.main([photos, '--out', out, '--size', '32', '--epochs', '3', '--steps', '2', '--quiet', '--resume', out + '/kept'])
+        except SystemExit as e: print(e); os._exit(2)
+        except BaseException: traceback.print_exc(); os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+cluster = lambda i: json.dumps({'cluster': {'worker': ['localhost:1', 'localhost:2']}, 'task': {'type': 'worker', 'index': i}})
+print([run(in_training), run(while_judging), run(TF_CONFIG=cluster(1)), run(TF_CONFIG=cluster(0)), run()])
+'''
+
+
+def test_the_same_command_goes_on_wherever_it_was_killed(drawn, tmp_path):
+    "In training; while judging; then, everything trained, as one of two machines whose other is long gone; and it is refused once judged."
+    got = subprocess.run([sys.executable, '-c', KILLED, str(drawn.root), str(tmp_path/'run')], capture_output=True, text=True, cwd=root, timeout=240)
+    assert '[-9, -9, 0, 0, 2]' in got.stdout, got.stdout[-2000:] + got.stderr[-3000:]
+    assert 'already holds a run' in got.stdout
+    assert {'network', 'report.html', 'scores.json'} <= {p.name for p in (tmp_path/'run').iterdir()}
+    assert len(cli._open_run(tmp_path/'run')[1]['history']['loss']) == 3
+
+
+def test_more_epochs_from_the_best_checkpoint_with_a_log(drawn, tmp_path):
+    args = [str(drawn.root), '--size', '32', '--steps', '2', '--quiet', '--precision', 'auto']
+    cli.triplet_train.main([*args, '--out', str(tmp_path/'a'), '--epochs', '1', '--resume', str(tmp_path/'kept')])
+    best = tmp_path/'kept'/'best.npz'
+    with pytest.raises(SystemExit, match='ask for more'): cli.triplet_train.main([*args, '--out', str(tmp_path/'b'), '--epochs', '1', '--resume', str(best)])
+    cli.triplet_train.main([*args, '--out', str(tmp_path/'b'), '--epochs', '4', '--resume', str(best), '--log', str(tmp_path/'log'), '--checkpoints', '2'])
+    assert len(cli._open_run(tmp_path/'b')[1]['history']['loss']) == 3
+    assert [p.name[:6] for p in sorted((tmp_path/'b'/'checkpoints').iterdir())] == ['000003', '000004']
+    names = {p.name for p in (tmp_path/'log').rglob('*')}
+    assert {'history.csv', 'projector_config.pbtxt', 'photos.png'} <= names and any(n.startswith('events.') for n in names)
+    assert (tmp_path/'log'/'history.csv').read_text().splitlines()[0].startswith('epoch,')
+
+
 def test_eval(run, drawn, capsys, tmp_path):
     rows = cli.triplet_eval(str(run), str(drawn.root), out=str(tmp_path/'e.html'), failures=str(tmp_path/'why'))
     out = capsys.readouterr().out

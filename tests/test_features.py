@@ -153,7 +153,7 @@ def test_features_are_the_backbones_whatever_the_store(few, tmp_path):
         np.testing.assert_allclose(got, expected, atol=1e-4)
         np.testing.assert_allclose(embed(net, few, where), np.asarray(net(pixels(few))), atol=1e-5)
     assert isinstance(got, np.memmap) and not got.flags.writeable
-    assert len(list((tmp_path/'new'/'folder').iterdir())) == 1
+    assert len(list((tmp_path/'new'/'folder').glob('*.npy'))) == 1
     np.testing.assert_allclose(np.asarray(head_of(net)(got)), embed(net, few), atol=1e-5)
 
 
@@ -208,6 +208,56 @@ def test_fingerprint_counts_what_matters(photos):
     assert fingerprint(frozen) == fingerprint(made())
     prints = {fingerprint(o) for o in (made(), made(units=5), made(act='tanh'), made(seed=1))}
     assert len(prints) == 4
+
+
+def test_a_dictionary_notices_changes_too(few):
+    net, store = small(), {}
+    before = features(net, few, store)
+    assert features(small(), few, store) is before                    # equal layers and weights
+    net.layers[1].weights[0].assign(net.layers[1].weights[0]*2)
+    assert not np.array_equal(features(net, few, store), before) and len(store) == 2
+
+
+def test_half_precision_is_kept_apart(few, tmp_path):
+    net = small()
+    half, full = (np.array(features(net, few, tmp_path, engine=e)) for e in ('tf-bf16', 'tf'))
+    assert not np.array_equal(half, full) and len(list(tmp_path.glob('*.npy'))) == 2
+    np.testing.assert_allclose(full, np.asarray(backbone_of(net)(pixels(few))), atol=1e-4)
+
+
+def test_a_killed_computation_goes_on_with_the_engine_it_had(few, drawn, tmp_path, monkeypatch):
+    "Which engine is fastest may change; the numbers of a run that is resumed must not."
+    net, engines = small(), []
+    room._last.clear()
+    keep = room.runtime
+    monkeypatch.setattr(room, 'runtime', lambda model, name, *a, **kw: engines.append(name) or keep(model, name, *a, **kw))
+    monkeypatch.setattr(room, '_write', lambda *a: (next(a[-1]), (_ for _ in ()).throw(KeyboardInterrupt)))
+    with pytest.raises(KeyboardInterrupt): features(net, few, tmp_path)
+    monkeypatch.undo()
+    note, = tmp_path.glob('*.engine')
+    note.write_text(note.read_text().replace('"tf"', '"litert"'))      # as if that one had been fastest then
+    monkeypatch.setattr(room, 'runtime', lambda model, name, *a, **kw: engines.append(name) or keep(model, name, *a, **kw))
+    room._last.clear()
+    features(net, few, tmp_path)
+    features(net, drawn, tmp_path)                                     # many more photos: 'auto' looks again
+    assert engines[0] == 'auto' and engines[1] == 'litert'
+    note.write_text('{')
+    features(net, few.subset([0]), tmp_path)                           # a damaged note is none
+
+
+def test_the_users_folder_for_features(tmp_path, monkeypatch):
+    monkeypatch.setenv('TRIPLET_FASHION_CACHE', str(tmp_path/'own'))
+    assert room._cache_folder() == tmp_path/'own'/'features' and (tmp_path/'own'/'features').is_dir()
+    monkeypatch.delenv('TRIPLET_FASHION_CACHE')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    folder = room._cache_folder()
+    assert folder == tmp_path/'triplet_fashion'/'features'
+    for name, days in (('old', 40), ('new', 20)):
+        (folder/name).touch()
+        os.utime(folder/name, (os.path.getatime(folder), os.path.getmtime(folder) - days*86400))
+    assert [p.name for p in room._cache_folder().iterdir()] == ['new']
+    monkeypatch.setenv('XDG_CACHE_HOME', '/dev/null')
+    assert room._cache_folder() is None
 
 
 # copies

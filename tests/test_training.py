@@ -1,12 +1,16 @@
 "Training: recipes, the frozen short cut, continuing, the seed's file names, and what must stop early."
+import re, shutil, time
 from pathlib import Path
 
 import keras, numpy as np, pytest
+import tensorflow as tf
 
 from triplet_fashion.base_network import backbone_of, base_network
+from triplet_fashion.catalog import Catalog
 from triplet_fashion.contrast import CrossBatchMemory, SupConLoss
 from triplet_fashion.doctor import TrainingTrouble
 from triplet_fashion.metrics import retrieval_metrics
+from triplet_fashion.mining import BatchTripletLoss
 from triplet_fashion.model import compile_triplet, triplet_model
 from triplet_fashion.training import (BASELINES, RECIPES, RetrievalCallback, SeedCheckpoint, baselines, before_training, continue_from, embed, evaluate,
                                       features, find_rate, fit, official, plot_history, recipe, scoreboard)
@@ -49,7 +53,7 @@ def test_frozen_backbone_learns_only_the_head(drawn, name):
     net = base_network((32, 32, 3), 16, 'small', None, hidden=(32,), activation='sigmoid' if name == 'seed' else 'l2', trainable=False)
     lower, upper = weights(backbone_of(net)), weights(net.layers[-2] if name == 'strong' else net.layers[-1])
     store = {}
-    run = fit(drawn, recipe=name, net=net, store=store, epochs=2, out_dims=16, size=(32, 32), verbose=0, batches='pk' if name == 'strong' else 'triplet')
+    run = fit(drawn, recipe=name, net=net, store=store, epochs=2, size=(32, 32), verbose=0, batches='pk' if name == 'strong' else 'triplet')
     for a, b in zip(lower, weights(backbone_of(net))): np.testing.assert_array_equal(a, b)
     assert any(not np.array_equal(a, b) for a, b in zip(upper, weights(net.layers[-2] if name == 'strong' else net.layers[-1])))
     assert len(store) == 1 and next(iter(store.values())).shape[0] == len(drawn)
@@ -342,10 +346,108 @@ def test_the_hand_fits_the_catalogue(drawn):
     assert [_hand(pairs, s)[k] for k in 'PK'] == [12, 2]
 
 
+@pytest.mark.parametrize('loss, level', [('hard', .3), ('semihard', .3), ('all', .3), ('supcon', np.log(23)), ('multi-similarity', None), ('weighted lossless', {})])
+def test_landmarks_of_each_loss(loss, level):
+    "The line at collapse is what the loss of a batch is whose codes are all but equal; none where that is not known."
+    from triplet_fashion.training import _LOSSES, _levels
+    said = _levels(recipe('scratch', loss=loss, margin=.3, P=6, K=4), 10)
+    if level == {}: assert said == {}; return
+    loss = _LOSSES[loss]() if loss in _LOSSES else BatchTripletLoss(loss, margin=.3)
+    codes = np.ones((24, 8)) + 1e-5*np.random.default_rng(0).normal(size=(24, 8))
+    assert said['collapse'] == pytest.approx(float(loss(np.repeat(np.arange(6), 4), codes)), rel=1e-3)
+    assert level is None or said['collapse'] == pytest.approx(level)
+
+
+def test_a_network_that_was_given_is_reported_as_it_is(drawn):
+    net = base_network((32, 32, 3), 8, keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(6, 5, strides=4), keras.layers.GlobalAveragePooling2D()], name='own'), hidden=(), rescale='unit')
+    before = embed(net, drawn)
+    run = fit(drawn, net=net, epochs=1, steps=2, P=4, size=(32, 32), verbose=0, doctor=None)
+    assert 'own' in run.plan['network'] and run.settings['out_dims'] == 8 and 'hidden' not in run.settings
+    (name, start), = before_training(run).items()
+    assert name == 'network before training' and not np.allclose(before, embed(run.net, drawn))
+    np.testing.assert_array_equal(start(drawn), before)
+    with pytest.raises(ValueError, match='out_dims, dropout: settings of a network that is made here'): fit(drawn, net=net, out_dims=16, dropout=.1)
+
+
+def test_nothing_left_to_train_is_an_error(drawn, tmp_path):
+    fit(drawn, epochs=2, steps=1, P=4, checkpoints=tmp_path, doctor=None, **SMALL)
+    last = max(tmp_path.iterdir())
+    with pytest.raises(ValueError, match='after epoch 2, and epochs=2 counts from the very first: ask for more'): fit(drawn, epochs=2, steps=1, P=4, weights_from=last, doctor=None, **SMALL)
+
+
+def test_bad_photos_are_left_out_of_frozen_runs_and_named(drawn, tmp_path):
+    shutil.copytree(drawn.root, tmp_path/'photos')
+    train, unseen = Catalog.from_dir(tmp_path/'photos').split(.34, seed=1)
+    for c in (train, unseen): Path(c.paths[0]).write_bytes(b'no photo')
+    body = lambda: keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 5, strides=4), keras.layers.GlobalAveragePooling2D()])
+    kw = dict(size=(32, 32), epochs=2, verbose=0, doctor=None)
+    for trainable, n in ((False, 2), (True, 1)):     # where photos are learned from, others stand in for the bad one
+        net = base_network((32, 32, 3), 8, body(), trainable=trainable)
+        with pytest.warns(UserWarning, match=f'{n} photos could not be read and were left out') as said: run = fit(train, valid=unseen, net=net, recipe=RECIPES['strong'], **kw)
+        told = ' '.join(str(w.message) for w in said)
+        assert unseen.paths[0] in told and train.paths[0] in told and len(run.history['val_MAP@R']) == 2
+    good = train.subset(range(1, len(train)))
+    keras.utils.set_random_seed(1); a = fit(train, net=base_network((32, 32, 3), 8, body(), trainable=False), **kw)
+    keras.utils.set_random_seed(1); b = fit(good, net=base_network((32, 32, 3), 8, body(), trainable=False), **kw)
+    assert a.history == b.history and a.settings == b.settings       # the bad one was never learned from
+
+
+def test_features_are_kept_without_being_asked(drawn, tmp_path, monkeypatch):
+    monkeypatch.setenv('TRIPLET_FASHION_CACHE', str(tmp_path))
+    net = base_network((32, 32, 3), 8, 'small', None, hidden=(), activation='l2', trainable=False)
+    plans, kw = [], dict(net=net, size=(32, 32), epochs=1, steps=2, P=4, K=2, verbose=0, doctor=None)
+    fit(drawn, show_plan=plans.append, **kw)
+    file, = (tmp_path/'features').glob('*.npy')
+    made = file.stat().st_ino
+    fit(drawn, show_plan=plans.append, **kw)
+    assert file.stat().st_ino == made and plans[0]['features are kept in'] == str(tmp_path/'features')
+    fit(drawn.subset(range(60)), store={}, show_plan=plans.append, **kw)
+    assert len(list((tmp_path/'features').glob('*.npy'))) == 1 and 'features are kept in' not in plans[2]
+
+
+def test_the_time_spent_waiting_for_photos(drawn, monkeypatch):
+    import triplet_fashion.training as module
+    keep, kw = module._batches, dict(epochs=2, steps=4, P=4, doctor=None, augment=False, **SMALL)
+    def slow(*a, **k):
+        ds = keep(*a, **k)
+        late = ds.map(lambda x, y: (tf.numpy_function(lambda x: time.sleep(.2) or x, [x], tf.float32), y)).map(lambda x, y: (tf.ensure_shape(x, (None, 32, 32, 3)), y))
+        for name in ('info', 'state', 'bad_photos'): setattr(late, name, getattr(ds, name))
+        return late
+    quick = fit(drawn, **kw)
+    monkeypatch.setattr(module, '_batches', slow)
+    late = fit(drawn, **kw)
+    assert 0 <= quick.waiting < late.waiting <= 1 and late.waiting > .1
+    assert late.history == quick.history
+
+
+def test_precision_by_the_machine(drawn, monkeypatch):
+    from triplet_fashion.training import _gains_from_bfloat16
+    plain, mobile = (base_network((32, 32, 3), 8, b, None, hidden=(), **k) for b, k in (('small', {}), ('MobileNetV2', dict(alpha=.35))))
+    for has, gains in ((True, [True, False]), (False, [False, False]), (None, [False, False])):
+        monkeypatch.setattr('triplet_fashion.training._has_bfloat16', lambda: has)
+        assert [_gains_from_bfloat16(n) for n in (plain, mobile)] == gains
+        run = fit(drawn, epochs=1, steps=1, P=4, precision='auto', doctor=None, **SMALL)
+        assert run.settings['precision'] == ('bfloat16' if has else 'float32') and run.history['loss'] != []
+
+
+def test_the_expected_time_is_about_right(drawn):
+    "Within a factor of four of what the steps took, whatever the machine."
+    from triplet_fashion.training import _expected
+    class Clock(keras.callbacks.Callback):
+        def __init__(self): super().__init__(); self.at = []
+        def on_train_batch_end(self, batch, logs=None): self.at.append(time.perf_counter())
+    clock = Clock()
+    run = fit(drawn, epochs=2, steps=8, P=8, K=4, size=(64, 64), out_dims=16, verbose=0, doctor=None, callbacks=[clock])
+    took = 16*np.median(np.diff(clock.at))
+    said = min(_expected(run.net, run.net, run.settings, {'steps': 8}, len(drawn)) for _ in range(3))
+    assert took/4 < said < took*4, (said, took)
+
+
 def test_the_plan_is_printed_first_with_the_time_to_expect(drawn, capsys):
     fit(drawn, epochs=1, steps=1, P=4, size=(32, 32), out_dims=8, doctor=None, verbose=2)
     said = capsys.readouterr().out
-    assert said.index('expected time') < said.index('loss') and 'about' in said and 'products' in said
+    assert said.index('expected time') < said.index('loss: ') and re.search(r'expected time +about [\d,]+ (seconds|minutes)', said) and re.search(r'products +12\n', said)
+    assert ' - d+: ' in said and ' - d-: ' in said or 'd+' not in said
 
 
 def test_plot_history_takes_what_there_is():

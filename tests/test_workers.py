@@ -1,5 +1,5 @@
 """Two workers on loopback, as real processes, beside one process with the whole batch; workers that are killed; the command line under TF_CONFIG."""
-import contextlib, json, os, signal, socket, subprocess, sys, time
+import contextlib, json, os, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -24,26 +24,34 @@ from triplet_fashion import cli
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.checkpoints import Checkpoint
-from triplet_fashion.training import fit
+from triplet_fashion.training import RECIPES, fit
 from triplet_fashion.workers import as_strategy, part_of
 
 SETTINGS = {'pk': dict(recipe='scratch', P=6, K=4, clipnorm=.5), 'bn': dict(recipe='scratch', P=6, K=4), 'seed': dict(recipe='seed', batch_size=8, learning_rate=1e-2),
-            'frozen': dict(P=6, K=4, dropout=0.)}
+            'odd': dict(recipe='seed', batch_size=10, learning_rate=2e-3), 'frozen': dict(P=6, K=4), 'stops': dict(P=6, K=4, epochs=5), 'strong': dict(recipe=RECIPES['strong'], P=6, K=4, augment=True)}
+WATCHED = 'pk', 'strong'
 
 class Kill(keras.callbacks.Callback):
-    def __init__(self, left): super().__init__(); self.left = left
+    def __init__(self, left): super().__init__(); self.left, self.how = abs(left), signal.SIGKILL if left > 0 else signal.SIGSTOP
     def on_train_batch_end(self, batch, logs=None):
         self.left -= 1
-        if self.left == 0: os.kill(os.getpid(), signal.SIGKILL)
+        if self.left == 0: os.kill(os.getpid(), self.how)
+
+class Stop(keras.callbacks.Callback):
+    "Worker 1 wants to stop after the first epoch, the chief after the second."
+    def __init__(self, index): super().__init__(); self.index = index
+    def on_epoch_end(self, epoch, logs=None): self.model.stop_training = epoch == 1 - self.index
 
 def train_one(photos, name, workers, kill, more):
     train, unseen = Catalog.from_dir(photos).split(1/3)
     keras.utils.set_random_seed(0)
-    care = dict(kernel_regularizer=keras.regularizers.L2(1e-2)) if name == 'pk' else {}
-    lower = [layers.Conv2D(8, 5, strides=4, activation='relu', **care), *([layers.BatchNormalization()] if name == 'bn' else []), layers.GlobalAveragePooling2D()]
-    net = base_network((32, 32, 3), 12, keras.Sequential([keras.Input((32, 32, 3)), *lower]), hidden=(16,), rescale='unit', trainable=name != 'frozen', activation='sigmoid' if name == 'seed' else 'l2')
-    return fit(train, valid=unseen if name == 'pk' else None, net=net, size=(32, 32), epochs=2, steps=4, verbose=0, workers=workers, callbacks=[Kill(kill)],
-               doctor='warn' if name == 'pk' else None, **SETTINGS[name] | more)
+    care = dict(kernel_regularizer=keras.regularizers.L2(1e-2)) if name in WATCHED else {}
+    lower = [layers.Conv2D(8, 5, strides=4, activation='relu', **care), *([layers.BatchNormalization()] if name in ('bn', 'strong') else []), layers.GlobalAveragePooling2D()]
+    net = base_network((32, 32, 3), 12, keras.Sequential([keras.Input((32, 32, 3)), *lower]), hidden=(16,), rescale='unit', trainable=name not in ('frozen', 'stops'),
+                       activation='sigmoid' if name in ('seed', 'odd') else 'l2', dropout=.3*(name == 'strong'))
+    if name == 'odd': train, more = train.subset(range(47)), more | dict(steps=None if workers else 4)     # 4 batches of 10, and 7 left over
+    return fit(train, valid=unseen if name in WATCHED else None, net=net, size=(32, 32), verbose=0, workers=workers, callbacks=[Kill(kill), *([Stop(part_of(workers)[0])] if name == 'stops' else [])],
+               doctor='warn' if name in WATCHED else None, **dict(epochs=2, steps=4) | SETTINGS[name] | more)
 
 def trainings(photos, out, jobs, kill=0, devices=0):
     "Jobs one after the other: on this worker, or alone and on so many devices."
@@ -51,10 +59,10 @@ def trainings(photos, out, jobs, kill=0, devices=0):
     multi, mirrored = as_strategy('auto'), as_strategy('mirrored', [f'CPU:{i}' for i in range(devices)]) if devices else None
     index = part_of(multi)[0]
     for name in jobs:
-        kinds = {'alone': None, **({'mirrored': mirrored} if name == 'pk' else {})} if devices else {f'worker{index}': multi}
+        kinds = {'alone': None, **({'mirrored': mirrored} if name in ('pk', 'odd') else {})} if devices else {f'worker{index}': multi}
         for kind, workers in kinds.items():
             if name == 'differing': return train_one(photos, 'pk', workers, kill, dict(learning_rate=.01*(1 + index)))
-            kept = {'resume': Checkpoint(f'{out}/kept', steps=2)} if name == 'pk' and not devices else {}
+            kept = {'resume': Checkpoint(f'{out}/kept/{name}', steps=2)} if name in WATCHED and not devices else {}
             run = train_one(photos, name, workers, kill, kept)
             np.savez(f'{out}/{name}.{kind}.npz', *run.net.get_weights(), history=json.dumps(run.history))
 
@@ -136,7 +144,7 @@ def apart(a, b):
     return max(float(np.abs(p - q).max()) for p, q in zip(w, v, strict=True)), float(np.max(np.abs(np.divide(h['loss'], g['loss']) - 1)))
 
 
-JOBS = 'pk', 'seed', 'bn', 'frozen'
+JOBS = 'pk', 'seed', 'bn', 'frozen', 'odd'
 
 
 @pytest.fixture(scope='module')
@@ -144,7 +152,7 @@ def trained(nursery, drawn, tmp_path_factory):
     "Folder of what two workers, one process, and one process with two devices made of the same runs; what the workers said last."
     out = tmp_path_factory.mktemp('trained')
     here = [str(drawn.root), str(out)]
-    with processes(nursery, out, 'trainings', *[[*here, [*JOBS, 'differing']]]*2, [*here, JOBS, 0, 2], envs=[*tf_configs(), {}]) as procs:
+    with processes(nursery, out, 'trainings', *[[*here, [*JOBS, 'strong', 'stops', 'differing']]]*2, [*here, JOBS, 0, 2], envs=[*tf_configs(), {}]) as procs:
         codes = [p.wait(240) for p in procs]
         assert codes == [1, 1, 0], '\n'.join(p.said[-2000:] for p in procs)
         return out, [p.said for p in procs]
@@ -153,7 +161,7 @@ def trained(nursery, drawn, tmp_path_factory):
 @pytest.mark.parametrize('name', JOBS)
 def test_two_workers_or_two_devices_train_as_one_process(trained, name):
     alone = result(trained[0], name, 'alone')
-    for kind in 'worker0', 'worker1', *(['mirrored'] if name == 'pk' else []):
+    for kind in 'worker0', 'worker1', *(['mirrored'] if name in ('pk', 'odd') else []):
         weights, loss = apart(result(trained[0], name, kind), alone)
         # BatchNorm's variance is summed up otherwise on many replicas: as mean of squares less square of mean
         assert (weights < 2e-4 and loss < 1e-3) if name == 'bn' else (weights < 2e-5 and loss < 2e-6), (kind, weights, loss)
@@ -168,25 +176,47 @@ def test_callbacks_see_the_same_on_all_workers_and_one_process(trained):
 
 
 def test_only_the_chief_writes(trained):
-    assert {p.name for p in (trained[0]/'kept').glob('*.npz')} >= {'000002-000000.npz', 'best.npz'}
-    assert len((trained[0]/'kept'/'history.csv').read_text().splitlines()) == 3
+    assert {p.name for p in (trained[0]/'kept'/'pk').glob('*.npz')} >= {'000002-000000.npz', 'best.npz'}
+    assert len((trained[0]/'kept'/'pk'/'history.csv').read_text().splitlines()) == 3
 
 
 def test_workers_that_differ_are_told_at_once(trained):
     for said in trained[1][:2]: assert 'ValueError: workers [1] begin with other settings' in said, said[-2000:]
 
 
+def test_all_stop_where_the_chief_does(trained):
+    for kind in 'worker0', 'worker1': assert len(result(trained[0], 'stops', kind)[1]['loss']) == 2
+
+
+def test_a_checkpoint_of_two_workers_goes_on_in_one_process(nursery, drawn, trained, tmp_path):
+    kept = shutil.copytree(trained[0]/'kept'/'pk', tmp_path/'kept'/'pk')
+    for p in kept.glob('000002-*.npz'): p.unlink()
+    assert sorted(p.name for p in kept.glob('0*.npz'))[-1] == '000001-000002.npz'
+    with processes(nursery, tmp_path, 'trainings', [str(drawn.root), str(tmp_path), ['pk']], envs=[{}]) as (one,): assert one.wait(120) == 0, one.said[-2000:]
+    weights, loss = apart(result(tmp_path, 'pk', 'worker0'), result(trained[0], 'pk', 'alone'))
+    assert weights < 2e-5 and loss < 2e-6
+
+
 def test_a_killed_worker_is_an_error_within_a_minute_and_a_restart_ends_as_if_undisturbed(nursery, drawn, trained, tmp_path):
-    job = [str(drawn.root), str(tmp_path), ['pk']]
+    "With dropout, BatchNorm and augmentation."
+    job = [str(drawn.root), str(tmp_path), ['strong']]
     with processes(nursery, tmp_path, 'trainings', job, [*job, 7], envs=tf_configs()) as (chief, other):
         assert other.wait(120) == -signal.SIGKILL
         assert chief.wait(60) == 1, 'the chief still waits, a minute after its peer was killed'
     assert 'WorkerLost: a worker is lost' in chief.said and 'resume=FOLDER' in chief.said, chief.said[-2000:]
-    assert [p.name for p in sorted((tmp_path/'kept').glob('0*.npz'))][-1] == '000001-000002.npz'
+    assert [p.name for p in sorted((tmp_path/'kept'/'strong').glob('0*.npz'))][-1] == '000001-000002.npz'
     with processes(nursery, tmp_path, 'trainings', job, job, envs=tf_configs()) as procs: assert [p.wait(120) for p in procs] == [0, 0]
     for kind in 'worker0', 'worker1':
-        again, whole = result(tmp_path, 'pk', kind), result(trained[0], 'pk', kind)
+        again, whole = result(tmp_path, 'strong', kind), result(trained[0], 'strong', kind)
         assert apart(again, whole) == (0, 0) and again[1] == whole[1]
+
+
+def test_a_worker_that_only_stands_still_is_noticed(nursery, drawn, tmp_path):
+    "Its connections stay open: nothing but a missing sign of life tells."
+    job = [str(drawn.root), str(tmp_path), ['frozen']]
+    with processes(nursery, tmp_path, 'trainings', job, [*job, -3], envs=tf_configs()) as (chief, other):
+        assert chief.wait(120) == 1 and other.wait(0) is None
+    assert 'WorkerLost' in chief.said, chief.said[-2000:]
 
 
 def test_triplet_train_under_tf_config(nursery, drawn, tmp_path):
@@ -266,6 +296,20 @@ def test_too_late_for_several_machines(monkeypatch):
     tf.constant(1.)   # wakes TensorFlow
     monkeypatch.setenv(*tf_configs()[0].popitem())
     with pytest.raises(RuntimeError, match='before anything else'): as_strategy('multi')
+
+
+@pytest.mark.parametrize('kind', ['ResourceExhausted', 'InvalidArgument'])
+def test_an_error_of_this_machine_is_told_as_it_is(kind):
+    error = getattr(tf.errors, kind + 'Error')(None, None, 'lossless_triplet_loss: outputs must lie in [0, 1]')
+    assert _lost(error) is error
+
+
+def test_batches_that_devices_cannot_share(drawn):
+    from triplet_fashion.training import _hand, _shared_out, recipe
+    for s, words in ((recipe(P=3, K=3), 'P=3, K=3: a batch of 9 does not divide among 2 devices: choose P or K'), (recipe('seed', batch_size=5), 'batch_size=5: a batch of 5')):
+        with pytest.raises(ValueError, match=words): _shared_out(s, {'photos': 72}, 2)
+    assert _shared_out(recipe('seed', batch_size=10), {'photos': 47}, 2)['steps'] == 4
+    assert [_hand(drawn, recipe('strong', backbone='ResNet50', batch=21, K=3), n)['P'] for n in (1, 2)] == [7, 6]
 
 
 def test_a_lost_worker_is_named_without_a_trace():

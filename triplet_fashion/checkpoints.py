@@ -37,6 +37,19 @@ def _replace(path, write):
         why = 'no room is left' if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else e.strerror or str(e)
         raise OSError(e.errno, f'{path} could not be written: {why}. What was saved before is as it was: make room, and give the same command again') from e
 
+# %% ../nbs/17_checkpoints.ipynb #c90a51f2
+def _room(model):
+    "Bytes, at most, that weights take in HDF5, with the state of the optimizer."
+    kept = [*model.weights, *getattr(getattr(model, 'optimizer', None), 'variables', [])]
+    return sum(math.prod(v.shape)*(8 if '64' in str(v.dtype) else 4) for v in kept) + (16 << 10)*(len(kept) + len(list(model._flatten_layers())) + 4)
+
+def _reserve(path, size):
+    "OSError where the disk has no room for so many bytes."
+    with open(path, 'wb') as f:
+        try: getattr(os, 'posix_fallocate', lambda *a: None)(f.fileno(), 0, size)
+        except OSError as e:
+            if e.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT): raise         # others: a file system that cannot tell
+
 # %% ../nbs/17_checkpoints.ipynb #543d530f
 def _digest(note, arrays):
     "SHA-256 over a note and arrays with their names, types and shapes."
@@ -84,9 +97,9 @@ def read_state(
 # %% ../nbs/17_checkpoints.ipynb #c00b329c
 def _variables(model):
     "All variables that a training changes, by group and number."
-    model.optimizer.build(model.trainable_variables) if not model.optimizer.built else None
-    losses = [l for l in tf.nest.flatten(model.loss) if hasattr(l, '__dict__')]
-    groups = dict(network=model.variables, optimizer=model.optimizer.variables, running=model.metrics_variables,
+    optimizer, losses = getattr(model, 'optimizer', None), [l for l in tf.nest.flatten(getattr(model, 'loss', None)) if hasattr(l, '__dict__')]
+    if optimizer is not None and not optimizer.built: optimizer.build(model.trainable_variables)
+    groups = dict(network=model.variables, optimizer=optimizer.variables if optimizer is not None else [], running=model.metrics_variables,
                   loss=[v for l in losses for v in _memory(l)])
     return {f'{g}/{i}': v for g, vs in groups.items() for i, v in enumerate(vs)}
 
@@ -98,7 +111,7 @@ def _wake(loss, arrays):
 
 def _put_back(model, arrays, only=''):
     "Give the variables whose names begin with `only` the values in `arrays`."
-    if hasattr(model.loss, '__dict__'): _wake(model.loss, arrays)
+    if hasattr(getattr(model, 'loss', None), '__dict__'): _wake(model.loss, arrays)
     now = {k: v for k, v in _variables(model).items() if k.startswith(only)}
     shapes = lambda d: {k: tuple(v.shape) for k, v in d.items()}
     there, here = shapes({k: a for k, a in arrays.items() if k.startswith(only) and k.split('/')[0] in ('network', 'optimizer', 'running', 'loss')}), shapes(now)
@@ -264,7 +277,7 @@ def _restore(self):
         left.remove(mine)
         for k, v in mine['state'].items(): setattr(o, k, _unpack(v, leaf, getattr(o, k, None)))
 
-def _save(self, epoch, step, done=False):
+def _save(self, epoch, step, done=False, best=False):
     "Write down everything: `epoch` epochs and `step` steps are done."
     if not self.writes: return
     if step: self.sync()
@@ -276,7 +289,8 @@ def _save(self, epoch, step, done=False):
     states = [{'is': type(o).__name__, 'state': _state(o, leaf, _changed(o, seen))} for o, seen in zip(self.others, self._seen)]
     self.note = dict(epoch=epoch, step=step, done=done, stopped=bool(self.model.stop_training), about=self.about, machine=_machine(), callbacks=states)
     path = self.folder/f'{epoch:06d}-{step:06d}.npz'
-    write_state(path, self.note, arrays)
+    write_state(self.folder/'best.npz' if best else path, self.note, arrays)
+    if best: _replace(path, lambda part: _link(self.folder/'best.npz', part))   # second, so that whoever goes on from there has the best too
     for old in self.files()[:-self.keep]: old.unlink()
     self._count, self._last = 0, time.monotonic()
     return path
@@ -287,6 +301,8 @@ Checkpoint.save = _save
 def _due(self): return self._count >= self.steps if self.steps else time.monotonic() - self._last >= self.seconds
 
 def _on_train_begin(self, logs=None):
+    if not hasattr(self, '_seen'):
+        raise RuntimeError("Checkpoint: Keras' fit cannot go on in the middle of an epoch. Give it to this package's fit(resume=...), or to run_epochs(checkpoint=...)")
     if not self.note: return
     _restore(self)
     self.model.stop_training = self.note['stopped']
@@ -307,8 +323,7 @@ def _on_train_batch_end(self, batch, logs=None):
 def _on_epoch_end(self, epoch, logs=None):
     if self.writes: _write_history(self)
     best = any(getattr(o, 'best_epoch', None) == epoch + 1 for o in self.others)
-    if best or _due(self): path = self.save(epoch + 1, 0)
-    if best and self.writes: _replace(self.folder/'best.npz', lambda part: _link(path, part))
+    if best or _due(self): self.save(epoch + 1, 0, best=best)
 
 def _on_train_end(self, logs=None): self.save(self._epoch + 1, 0, done=True)
 
@@ -344,6 +359,7 @@ class Steps:
     def epoch(self, data): return iter(data)
     def step(self, batches): return self.model.train_function(batches)
     def sync(self): pass
+    def agree(self, stop): return stop   # the same on all workers
 
 # %% ../nbs/17_checkpoints.ipynb #25842ea1
 def run_epochs(
@@ -392,6 +408,7 @@ def _epoch(model, make, data, calls, epoch, first, n, validation_data):
     logs = {k: float(v) for k, v in model.get_metrics_result().items()}
     if validation_data is not None: logs |= {f'val_{k}': float(v) for k, v in model.evaluate(validation_data, verbose=0, return_dict=True).items()}
     calls.on_epoch_end(epoch, logs)
+    model.stop_training = make.agree(model.stop_training)
     return logs
 
 # %% ../nbs/17_checkpoints.ipynb #c4426e56
@@ -405,20 +422,34 @@ class SeedCheckpoint(keras.callbacks.Callback):
         self.folder, self.keep = Path(folder), keep
 
     def on_epoch_end(self, epoch, logs=None):
-        _replace(self.folder/f"{epoch + 1:06d}-{(logs or {}).get('loss', math.nan):.4f}.weights.h5", self.model.save_weights)
+        def write(part):
+            _reserve(part, _room(self.model))
+            self.model.save_weights(part)
+        _replace(self.folder/f"{epoch + 1:06d}-{(logs or {}).get('loss', math.nan):.4f}.weights.h5", write)
         old = sorted(self.folder.glob('[0-9]*.weights.h5'))[:-self.keep] if self.keep else []
         for path in old: path.unlink()
 
 # %% ../nbs/17_checkpoints.ipynb #e37396e1
+def _continue_exactly(model, path):
+    "Put weights and optimizer as a `Checkpoint` has them; the epochs it had done."
+    note, arrays = read_state(path)
+    _put_back(model, arrays, 'network')
+    if getattr(model, 'optimizer', None) is None: return note['epoch']
+    try: _put_back(model, arrays, 'optimizer')
+    except ValueError as e: warnings.warn(f'{path}: the optimizer begins anew, as its state is of another kind ({e})', stacklevel=3)
+    return note['epoch']
+
 def continue_from(
     model, # compiled Keras model that the weights are for
-    path, # `.weights.h5` file, or a `.h5` file written by Keras 2
-)->int: # the epoch in the file's name, 0 without one
+    path, # `.weights.h5` file, a `.npz` file of a `Checkpoint`, such as its `best.npz`, or a `.h5` file written by Keras 2
+)->int: # epochs that are done: in the checkpoint's note, or the file's name; 0 without
     "Load weights, and the optimizer's state where the file has it; ValueError when they do not fit `model`."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'{path} is not there: nothing to continue from')
     if path.name.endswith('.weights.h5') and getattr(model, 'optimizer', None): model.optimizer.build(model.trainable_variables)
-    try: model.load_weights(path)
+    try:
+        if path.suffix == '.npz': return _continue_exactly(model, path)
+        model.load_weights(path)
     except Exception as e:
         raise ValueError(f'{path} does not fit this network: build it with the same backbone, sizes and recipe ({e})') from e
     epoch = re.match(r'(\d+)-', path.name)

@@ -109,10 +109,10 @@ def triplet_audit(
     return audit
 
 # %% ../nbs/26_cli.ipynb #4c40961f
-def _new_run(out, overwrite=False):
-    "The folder of a new run."
+def _new_run(out, overwrite=False, goes_on=False):
+    "The folder of a new run, or of one that goes on and has not been judged yet."
     out = Path(out)
-    if (out/'network').exists() and not overwrite: raise FileExistsError(f'{out} already holds a run: choose another --out, or say --overwrite')
+    if (out/'network').exists() and not overwrite and not (goes_on and not (out/'scores.json').exists()): raise FileExistsError(f'{out} already holds a run: choose another --out, or say --overwrite')
     out.mkdir(parents=True, exist_ok=True)
     return out
 
@@ -249,9 +249,9 @@ def _finish(out, title, run, train, queries, others, audit, store, started, more
     rows = scoreboard({'trained network': trained, **others}, queries, gallery, store, seen=train)
     if threshold := _threshold(trained(queries), queries): notes['threshold'] = threshold
     save_bundle(out/'network', run.net, data=train, figures={n: rows[0][n] for n in ('R@1', 'MAP@R') if n in rows[0]}, protocol=said, **notes)
-    (out/'scores.json').write_text(json.dumps({'protocol': said, 'rows': rows}, indent=1), encoding='utf-8')
     print(f'\n{said}\n\n{_table(rows)}', flush=True)
     _report(out/'report.html', title, run, rows, said, queries, gallery, [trained(c) for c in (queries, gallery) if c is not None], audit, time.time() - started)
+    (out/'scores.json').write_text(json.dumps({'protocol': said, 'rows': rows}, indent=1), encoding='utf-8')   # last: a run that has it is complete
     print(f"\nnetwork {out/'network'}\nreport  {out/'report.html'}\nsearch  triplet_search {out} PHOTO --catalog {queries.root}", flush=True)
     return rows
 
@@ -293,16 +293,33 @@ def _seen_and_unseen(folder, val, seed):
     print(f"no --val: a fifth of the {'products' if by == 'product' else 'photos of each product (there are fewer than 10)'} is kept aside")
     return train, queries, audit
 
-def _workers(word):
-    "The strategy that `--workers` stands for; by default the machines in TF_CONFIG."
-    if word == 'none' or not (word or os.environ.get('TF_CONFIG')): return None
-    from triplet_fashion.workers import as_strategy
-    return as_strategy(word or 'auto')
+def _workers(word, resume=None):
+    "(what `--workers` stands for in `fit`, by default the machines in TF_CONFIG; is this the chief?): nothing is waited for where the run in `resume` is complete."
+    if word == 'none' or not (word or os.environ.get('TF_CONFIG')): return None, True
+    from triplet_fashion.training import is_complete
+    from triplet_fashion.workers import _task, as_strategy, is_chief
+    if resume and word != 'mirrored' and _task()[1] > 1 and is_complete(resume): return word or 'auto', _task()[0] == 0
+    strategy = as_strategy(word or 'auto')
+    return strategy, is_chief(strategy)
 
-def _continued(resume):
-    "(argument of `fit`, folder or dictionary for features): a file of weights, or a folder of checkpoints."
-    if not resume or Path(resume).is_file() or resume.endswith('.h5'): return {'weights_from': resume}, {}
-    return {'resume': resume}, Path(resume)/'features'
+def _continued(resume, out):
+    "(arguments of `fit`, folder for features): a file of weights or a checkpoint, or a folder of checkpoints."
+    if resume and not Path(resume).is_file() and not resume.endswith(('.h5', '.npz')): return {'resume': resume}, Path(resume)/'features'
+    return {'weights_from': resume}, out/'features'
+
+def _logs(folder):
+    "Callbacks that write the figures of each epoch into a folder: a table, and what TensorBoard reads."
+    if not folder: return []
+    from keras.callbacks import CSVLogger, TensorBoard
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return [CSVLogger(Path(folder)/'history.csv'), TensorBoard(folder, write_graph=False)]
+
+def _project(folder, run, queries, store):
+    "The photos to judge on where the network puts them, for TensorBoard's projector."
+    from triplet_fashion.explore import write_projector
+    from triplet_fashion.training import embed
+    some = queries.subset(slice(10_000))
+    print(f'log     {write_projector(folder, some.paths, embed(run.net, some, store), some.labels, some.class_names)}', flush=True)
 
 @command
 def triplet_train(
@@ -317,7 +334,10 @@ def triplet_train(
     steps:int=None, # steps an epoch (default: every photo once)
     rate:float=None, # learning rate (default: the recipe's)
     learn:float=None, # share of the backbone that learns, from the top: 0 is frozen, 1 all (default: the recipe's)
-    resume:str=None, # a file of weights to continue from; or a folder for checkpoints: after a crash the same command goes on
+    resume:str=None, # a folder for checkpoints: after a crash the same command goes on; or a file to begin from, weights or such a checkpoint
+    checkpoints:int=None, # weight files to keep, one an epoch, the newest (default: all)
+    log:str=None, # folder for the figures of each epoch, as a table and for TensorBoard, with its projector
+    precision:str='float32', # float32, bfloat16, or auto: bfloat16 where this machine is faster with it
     seed:int=0, # of the split, the weights and the batches
     overwrite:bool=False, # replace a run that is there
     quiet:bool=False, # no progress
@@ -326,19 +346,22 @@ def triplet_train(
     workers:str=None, # mirrored: all GPUs here; multi: the machines in TF_CONFIG; none (default: what TF_CONFIG says, where it is set)
 ):
     "Train on a folder of product photos, judge the network on photos it has not seen, and keep both."
-    started, out, workers = time.time(), _new_run(out, overwrite), _workers(workers)
+    started, (going_on, store) = time.time(), _continued(resume, Path(out))
+    workers, chief = _workers(workers, going_on.get('resume'))
+    if isinstance(workers, str) and not chief: return print('the run is complete: the chief judges it')
+    out = _new_run(out, overwrite, 'resume' in going_on)
     train, queries, audit = _seen_and_unseen(folder, val, seed)
-    from triplet_fashion.training import fit
-    from triplet_fashion.workers import is_chief
+    from triplet_fashion.training import SeedCheckpoint, fit
     asked = dict(epochs=epochs, steps=steps, learning_rate=rate, trainable=learn, weights=weights)
-    changes = {k: v for k, v in asked.items() if v is not None} | {'backbone': backbone, 'weights': None if weights == 'none' else weights}
-    size, (going_on, store), chief = size or (64 if backbone == 'small' else 224), _continued(resume), is_chief(workers)
+    changes = {k: v for k, v in asked.items() if v is not None} | {'backbone': backbone, 'weights': None if weights == 'none' else weights, 'precision': precision}
+    size = size or (64 if backbone == 'small' else 224)
     _protocol(queries, train)
     watched = _watched(queries)
-    run = fit(train, valid=watched, restore_best=restore_best, recipe=recipe, size=(size, size), checkpoints=out/'checkpoints', store=store, seed=seed, show_plan=partial(_say_plan, quiet=quiet) if chief else None,
-              verbose=_bar(quiet), workers=workers, **going_on, **changes)
+    run = fit(train, valid=watched, restore_best=restore_best, recipe=recipe, size=(size, size), checkpoints=SeedCheckpoint(out/'checkpoints', checkpoints), callbacks=_logs(chief and log), store=store, seed=seed,
+              show_plan=partial(_say_plan, quiet=quiet) if chief else None, verbose=_bar(quiet), workers=workers, **going_on, **changes)
     if not chief: return   # the chief judges the network and keeps it
     chosen = f' Epoch {run.best_epoch} was kept, the best of {len(run.history["loss"])} on {len(watched):,} of these photos: their figures flatter it a little.' if restore_best and run.best_epoch else ''
+    if log: _project(log, run, queries, store)
     return _finish(out, f'Trained on {Path(folder).resolve().name}', run, train, queries, _beside(run, store, quick), audit, store, started, chosen)
 
 # %% ../nbs/26_cli.ipynb #7260ae07

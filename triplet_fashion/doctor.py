@@ -212,7 +212,7 @@ class CollapseDoctor(keras.callbacks.Callback):
         on_trouble='stop', # or 'warn': tell, and go on
         every=1, # epochs between two looks
         verbose=0, # 1: print the diagnosis of each look
-        logs=True # put the figures into Keras' logs, which the progress bar shows; `.history` has them anyway
+        logs=True # put the figures, or those named here, into Keras' logs, which the progress bar shows; `.history` has them anyway
     ):
         super().__init__()
         if on_trouble not in ('stop', 'warn'): raise ValueError(f"on_trouble={on_trouble!r}: choose 'stop' or 'warn'")
@@ -250,7 +250,7 @@ def on_epoch_end(self:CollapseDoctor, epoch, logs=None):
     if (epoch+1) % self.every or self._dead: return
     look = self.look() | ({'train loss': float(logs['loss'])} if 'loss' in logs else {})
     self.looks.append(look | {'epoch': epoch+1})
-    if self.logs: logs.update({k: look[k] for k in _FIGURES if k in look})
+    if self.logs: logs.update({k: look[k] for k in (_FIGURES if self.logs is True else self.logs) if k in look})
     found = diagnose(self.looks, self.patience, self.start)
     if found.cause == 'not a number': return self._stop_dead(f'at the end of epoch {epoch+1}')
     self._tell(found, f'epoch {epoch+1}: ')

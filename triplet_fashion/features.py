@@ -6,7 +6,7 @@
 __all__ = ['cut_network', 'fingerprint', 'cut_features', 'features', 'embed']
 
 # %% ../nbs/15_features.ipynb #967d3aa8
-import hashlib, json, os, re, shutil
+import contextlib, hashlib, json, os, re, shutil, time
 from pathlib import Path
 
 import keras
@@ -18,8 +18,8 @@ from . import __version__
 from .base_network import _leaves, _n_frozen, backbone_of, backbone_stages, base_network, head_of
 from .catalog import Catalog
 from .generator import _as_is, augmentation, image_dataset
-from .photo import PhotoError, photo_problem, track
-from .runtimes import runtime
+from .photo import PhotoError, _map_threads, photo_problem, track
+from .runtimes import ENGINES, _missing, runtime
 
 # %% ../nbs/15_features.ipynb #d13f69bd
 def _functional(model): return model._functional if isinstance(model, keras.Sequential) else model
@@ -181,7 +181,7 @@ def _sweep(folder):
 def _write(path, shape, dtype, parts):
     "Write an array of this shape from its parts; OSError if the disk cannot hold it."
     need, free = int(np.prod(shape))*np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
-    if need > free: raise OSError(28, f'{path.parent} has {free/1e9:.1f} GB free, the features need {need/1e9:.1f} GB: take another folder, fewer copies or a higher cut')
+    if need > free: raise OSError(28, f'{path.parent} has {free/1e9:.1f} GB free, the features need {need/1e9:.1f} GB: take another folder, fewer copies, a higher cut, or an empty dictionary as store, for memory')
     part = path.with_name(f'.{path.stem}.{os.getpid()}.part')
     try:
         with open(part, 'wb') as f:
@@ -190,6 +190,18 @@ def _write(path, shape, dtype, parts):
             f.flush(); os.fsync(f.fileno())
         part.replace(path)
     finally: part.unlink(missing_ok=True)
+
+# %% ../nbs/15_features.ipynb #7c02b9e4
+def _cache_folder(days=30):
+    "The user's folder for features; None where none can be made."
+    home = os.environ.get('TRIPLET_FASHION_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'triplet_fashion'
+    folder = Path(home).expanduser()/'features'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.iterdir():
+            if old.stat().st_mtime < time.time() - days*86400: old.unlink(missing_ok=True)
+    except (OSError, RuntimeError): pass
+    return folder if os.access(folder, os.W_OK) else None
 
 # %% ../nbs/15_features.ipynb #6a03f970
 def _batches(catalog, size, batch_size, copies, augment, seed, fit):
@@ -210,26 +222,39 @@ def _named_error(catalog, e):
     return e
 
 # %% ../nbs/15_features.ipynb #4d9300de
-_last = {}   # (fingerprint, shape, engine) -> runtime, one at most
+_last = {}   # (fingerprint, shape, engine) -> runtime, of one network at most
 
-def _ready(model, name, images, photos):
-    "The runtime for `model`: the last one where it is for the same weights, else a new one."
-    key = fingerprint(model), images.shape[1:], name
-    if key not in _last:
-        made = runtime(model, name, images, photos=photos)
+def _noted(note, photos):
+    "The engine that a note names, where it was chosen for about as many photos among the engines there are now; None without."
+    try: said = json.loads(note.read_text())
+    except (OSError, ValueError): return None
+    return said['engine'] if said['among'] == [o for o in ENGINES if not _missing(o)] and photos <= 4*said['photos'] else None
+
+def _note(note, engine, photos):
+    part = note.with_name(f'.{note.name}.{os.getpid()}.part')
+    part.write_text(json.dumps({'engine': engine, 'photos': photos, 'among': [o for o in ENGINES if not _missing(o)]}))
+    part.replace(note)
+
+def _ready(model, name, images, photos, note=None):
+    "The runtime for `model`: the one noted, the last one where it is for the same weights, else a new one."
+    key, said = (fingerprint(model), images.shape[1:]), name == 'auto' and note is not None and _noted(note, photos)
+    wanted = *key, said or name
+    if wanted not in _last:
+        made = runtime(model, said or name, images, photos=photos)
         _last.clear()
-        _last[key] = made
-    return _last[key]
+        _last[wanted] = _last[(*key, made.name)] = made
+    if note is not None and not said: _note(note, _last[wanted].name, photos)
+    return _last[wanted]
 
 # %% ../nbs/15_features.ipynb #52be9041
-def _parts(model, catalog, shape, batch_size, copies, augment, seed, fit, name, progress, dtype):
+def _parts(model, catalog, shape, batch_size, copies, augment, seed, fit, name, progress, dtype, note=None):
     "Features in parts, (b, copies, ...), and the runtime that made them."
     run, step = None, -(-len(catalog)//max(1, batch_size//copies))
     data = iter(_batches(catalog, shape[:2], batch_size, copies, augment, seed, fit))
     for _ in track(range(step), progress=progress, label='batches of features'):
         try: images = next(data).numpy()
         except tf.errors.OpError as e: raise _named_error(catalog, e) from None
-        run = run or _ready(model, name, images, len(catalog)*copies)
+        run = run or _ready(model, name, images, len(catalog)*copies, note)
         rows = run(images)
         if dtype == 'float16' and not np.abs(rows).max() < 65504: raise ValueError("features beyond 65504 do not fit into float16: use dtype='float32'")
         yield rows.reshape(-1, copies, *rows.shape[1:])
@@ -254,14 +279,16 @@ def cut_features(
     augment, size = augmentation() if augment is True else augment, tuple(size or lower.input_shape[1:3])
     if None in size: raise ValueError('the network takes photos of any size: give size=(height, width)')
     shape = len(catalog), copies, *lower.compute_output_shape((1, *size, 3))[1:]
-    parts = lambda: _parts(lower, catalog, size, batch_size, copies, augment, seed, fit, engine, progress, dtype)
+    parts = lambda *note: _parts(lower, catalog, size, batch_size, copies, augment, seed, fit, engine, progress, dtype, *note)
     if store is None: return np.concatenate([p.astype(dtype) for p in parts()])
-    how = [seed, batch_size, _augment_state(augment, size)] if augment else []
+    how = ([seed, batch_size, _augment_state(augment, size)] if augment else []) + [engine]*engine.endswith('-bf16')
     path = Path(store)/f'{_digest(_DECODED, _photo_state(catalog), fingerprint(lower), size, fit, copies, dtype, how)}.npy'
     path.parent.mkdir(parents=True, exist_ok=True)
-    if (found := _stored(path)) is not None and found.shape == shape: return found
+    if (found := _stored(path)) is not None and found.shape == shape:
+        with contextlib.suppress(OSError): os.utime(path)   # asked for today
+        return found
     _sweep(store)
-    _write(path, shape, dtype, parts())
+    _write(path, shape, dtype, parts(path.with_name(f'{_digest(fingerprint(lower), size)}.engine')))
     return _stored(path)
 
 # %% ../nbs/15_features.ipynb #4caa5159
@@ -277,7 +304,7 @@ def features(
     made = lambda folder=None: cut_features(backbone_of(net), catalog, folder, dtype='float32', batch_size=batch_size, progress=bool(verbose), engine=engine)[:, 0]
     if isinstance(store, (str, os.PathLike)): return made(store)
     store = {} if store is None else store
-    key = next(l for l in net.layers if isinstance(l, keras.Model)), tuple(catalog.paths)
+    key = fingerprint(backbone_of(net)), backbone_of(net).input_shape, engine.endswith('-bf16'), tuple(_photo_state(catalog))
     if key not in store: store[key] = made()
     return store[key]
 
@@ -296,3 +323,18 @@ def embed(
         return np.asarray(head_of(net)(features(net, catalog, store, batch_size, verbose), training=False))
     data = image_dataset(catalog, size=net.input_shape[1:3], batch_size=batch_size)
     return np.asarray(net.predict(data, verbose=verbose), 'float32')
+
+# %% ../nbs/15_features.ipynb #f26b9d07
+def _readable(catalog):
+    "(the photos of `catalog` that can be read, [(path, problem)] of the others)."
+    found = list(_map_threads(lambda path: photo_problem(path, min_side=1), catalog.paths))
+    bad = [(str(p), problem) for p, problem in zip(catalog.paths, found) if problem]
+    return (catalog.subset(np.array([not o for o in found])), bad) if bad else (catalog, bad)
+
+def _features_of(net, catalog, store, **how):
+    "(features, the photos they are of, [(path, problem)] of those that cannot be read)."
+    try: return features(net, catalog, store, **how), catalog, []
+    except PhotoError:
+        good, bad = _readable(catalog)
+        if not bad: raise
+        return features(net, good, store, **how), good, bad

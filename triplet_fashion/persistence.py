@@ -14,6 +14,7 @@ import numpy as np
 import keras
 from keras import layers
 from .base_network import InputScaling
+from .checkpoints import _reserve, _room
 from .loss import LosslessTripletLoss
 from .model import StackTriplets, UnstackTriplets
 
@@ -51,17 +52,10 @@ def _uncompiled(config):
 
 def _architecture(model): return json.dumps(_uncompiled(json.loads(model.to_json())), indent=1)
 
-def _reserve(path, size):
-    "An error where the disk has no room: HDF5 that runs out of it in the middle of a file takes the whole process along."
-    with open(path, 'wb') as f:
-        try: getattr(os, 'posix_fallocate', lambda *a: None)(f.fileno(), 0, size)
-        except OSError as e:
-            if e.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT): raise         # others: a file system that cannot tell
-
 def _write_weights(model, path):
     "Weights to a file of any name: Keras insists on one that ends in .weights.h5, a rename does not."
     with atomic_path(path, '.weights.h5') as tmp:
-        _reserve(tmp, sum(math.prod(w.shape)*(8 if '64' in str(w.dtype) else 4) for w in model.weights) + (16 << 10)*(len(model.weights) + 4))
+        _reserve(tmp, _room(model))
         model.save_weights(tmp)
 
 # %% ../nbs/20_persistence.ipynb #8f32b559
