@@ -110,7 +110,7 @@ def _jpegs(size, fit):
 
 def _read(paths, size, fit, bad):
     "The photos of a batch, float32: plain JPEGs by TensorFlow, others, and all where one is broken, by Pillow"
-    way, ways = _Photos(paths, np.zeros(len(paths), int), None, size, fit, False).way, np.zeros((len(paths), 7), np.int32)
+    way, ways = _Photos(paths, np.zeros(len(paths), int), size, fit, False).way, np.zeros((len(paths), 7), np.int32)
     for i in range(len(paths)): ways[i] = way(i)
     plain, out = ways[:,0] > 0, np.empty((len(paths), *size, 3), np.float32)
     try:

@@ -46,21 +46,8 @@ def _tf(model, shape, threads):
     return lambda x: graph(tf.convert_to_tensor(x)).numpy()
 
 # %% ../nbs/14_runtimes.ipynb #89914f78
-def _in_groups(
-    runs, # function from a list of groups, of exactly `size` rows each, to their outputs
-    size, # rows
-): # function from any number of rows to as many
-    "Feed `runs` groups of one size, the last one filled up."
-    def grouped(x):
-        fill = -len(x)%size
-        full = np.concatenate([x, np.repeat(x[-1:], fill, axis=0)]) if fill else x
-        return np.concatenate(list(runs(np.split(full, len(full)//size))))[:len(x)]
-    return grouped
-
-def _pooled(
-    runs, # functions that do the same, each in a thread of its own
-): # function from a list of groups to their outputs
-    "Each group is done by whichever of `runs` is free."
+def _pooled(runs):
+    "Like `map` of a function over groups, where each group is done by whichever of `runs` is free."
     pool, free = ThreadPoolExecutor(len(runs)), queue.SimpleQueue()
     for run in runs: free.put(run)
     def one(x):
@@ -68,6 +55,18 @@ def _pooled(
         try: return run(x)
         finally: free.put(run)
     return lambda groups: pool.map(one, groups)
+
+def _in_groups(
+    run, # function from exactly `size` rows to as many; or a list of such, which work at the same time
+    size, # rows
+): # function from any number of rows to as many
+    "Feed `run` groups of one size, the last one filled up."
+    each = _pooled(run) if isinstance(run, list) else lambda groups: map(run, groups)
+    def grouped(x):
+        fill = -len(x)%size
+        full = np.concatenate([x, np.repeat(x[-1:], fill, axis=0)]) if fill else x
+        return np.concatenate(list(each(np.split(full, len(full)//size))))[:len(x)]
+    return grouped
 
 # %% ../nbs/14_runtimes.ipynb #ca5dee98
 @contextlib.contextmanager
@@ -104,7 +103,7 @@ def _invoke(content, threads):
 def _litert(model, shape, threads):
     with _quietly(): content = tf.lite.TFLiteConverter.from_concrete_functions([_graph(model, (1, *shape[1:]), frozen=True)]).convert()
     n = min(threads, 8)
-    return _in_groups(_pooled([_invoke(content, threads//n) for _ in range(n)]), 1)
+    return _in_groups([_invoke(content, threads//n) for _ in range(n)], 1)
 
 # %% ../nbs/14_runtimes.ipynb #144aaa78
 @contextlib.contextmanager
@@ -123,7 +122,7 @@ def _openvino(model, shape, threads, precision='f32'):
     with _openvino_model(model, shape) as converted: made = ov.Core().compile_model(converted, 'CPU', {
             'NUM_STREAMS': n, 'ENABLE_CPU_PINNING': False, 'INFERENCE_NUM_THREADS': threads, 'INFERENCE_PRECISION_HINT': precision})
     request = lambda: (lambda r: lambda x: np.array(r.infer([x])[0], 'float32'))(made.create_infer_request())
-    return _in_groups(_pooled([request() for _ in range(n)]), shape[0])
+    return _in_groups([request() for _ in range(n)], shape[0])
 
 def _onnx(model, shape):
     "The network as ONNX has it."
@@ -139,7 +138,7 @@ def _onnxruntime(model, shape, threads):
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=['CPUExecutionProvider'])
     name = session.get_inputs()[0].name
-    return _in_groups(lambda groups: [session.run(None, {name: x})[0] for x in groups], shape[0])
+    return _in_groups(lambda x: session.run(None, {name: x})[0], shape[0])
 
 # %% ../nbs/14_runtimes.ipynb #172e39f0
 def _last_weights(model): return next((l for l in reversed(model.layers) if l.weights), None)
