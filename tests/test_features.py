@@ -235,7 +235,7 @@ def test_a_killed_computation_goes_on_with_the_engine_it_had(few, drawn, tmp_pat
     with pytest.raises(KeyboardInterrupt): features(net, few, tmp_path)
     monkeypatch.undo()
     note, = tmp_path.glob('*.engine')
-    note.write_text(note.read_text().replace('"tf"', '"litert"'))      # as if that one had been fastest then
+    note.write_text(note.read_text().replace('"engine": "tf"', '"engine": "litert"'))      # as if that one had been fastest then
     monkeypatch.setattr(room, 'runtime', lambda model, name, *a, **kw: engines.append(name) or keep(model, name, *a, **kw))
     room._last.clear()
     features(net, few, tmp_path)

@@ -245,6 +245,17 @@ def test_no_photo_comes_twice_in_an_epoch(drawn, n):
         assert sorted(np.concatenate(seen)) == list(range(len(drawn)))
 
 
+@pytest.mark.parametrize('n', [2, 3])
+def test_uneven_products_are_shared_out_too(drawn, n):
+    "Some photos come twice then, as they do in one process, and no others."
+    few = drawn.subset(np.flatnonzero(np.arange(len(drawn)) % 6 < 2 + drawn.labels % 5))
+    numbers = np.arange(len(few), dtype='float32')[:, None]
+    assert len(set(few.counts())) == 5
+    alone, = rows_seen(lambda part: pk_dataset(few, P=6, K=3, inputs=numbers, part=part), 1)
+    shared = rows_seen(lambda part: pk_dataset(few, P=6, K=3, inputs=numbers, part=part), n)
+    assert {len(s) for s in shared} == {len(alone)//n} and sorted(np.concatenate(shared)) == sorted(alone)
+
+
 def test_parts_make_up_the_batch_of_one_process(drawn):
     numbers = np.arange(len(drawn), dtype='float32')[:, None]
     batches = lambda part: [(np.ravel(x), np.ravel(y)) for x, y in pk_dataset(drawn, P=6, K=4, inputs=numbers, part=part).take(3)]
@@ -261,7 +272,7 @@ def test_a_batch_that_does_not_divide(drawn):
 
 def blocks(root, word):
     "Shell lines of the page that make TF_CONFIG, in the code block that holds `word`."
-    cells = json.loads((root/'nbs'/'18_workers.ipynb').read_text(encoding='utf-8'))['cells']
+    cells = json.loads((root/'nbs'/'tutorials'/'many_workers.ipynb').read_text(encoding='utf-8'))['cells']
     found = [b for c in cells if c['cell_type'] == 'markdown' for b in ''.join(c['source']).split('```')[1::2] if word in b]
     assert len(found) == 1, (word, len(found))
     return '\n'.join(line.strip() for line in found[0].splitlines() if line.strip().startswith(('hosts=', 'export TF_CONFIG=')))

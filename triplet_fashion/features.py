@@ -285,7 +285,8 @@ def cut_features(
     path = Path(store)/f'{_digest(_DECODED, _photo_state(catalog), fingerprint(lower), size, fit, copies, dtype, how)}.npy'
     path.parent.mkdir(parents=True, exist_ok=True)
     if (found := _stored(path)) is not None and found.shape == shape:
-        with contextlib.suppress(OSError): os.utime(path)   # asked for today
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > 86400: os.utime(path)   # asked for today
         return found
     _sweep(store)
     _write(path, shape, dtype, parts(path.with_name(f'{_digest(fingerprint(lower), size)}.engine')))

@@ -193,7 +193,7 @@ def _plan(net, learner, s, info, store=None):
     step = f"{s['P']} products x {s['K']} photos" if s['batches'] == 'pk' else f"{s['batch_size']} triplets"
     name = s.get('backbone') or next((l for l in net.layers if isinstance(l, keras.Model)), net)
     name = name if isinstance(name, (str, Path)) else name.name
-    kept = {'features are kept in': str(store)} if isinstance(store, (str, Path)) else {}
+    kept = {'features are kept in': str(store)} if learner is not net and isinstance(store, (str, Path)) else {}
     stages = {'then': f"the upper {s['unfreeze']:.0%} of the backbone learn for {s['tune_epochs']} epochs, on {s['copies']} augmented copies of each photo"} if s.get('unfreeze') else {}
     return {'photos': info['photos'], 'products': info['products'], 'products with one photo, left out': len(info['left_out']),
             'epochs': s['epochs'], 'steps an epoch': info['steps'], 'a step': step,
