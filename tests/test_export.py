@@ -95,6 +95,33 @@ def test_files_become_the_pixels_of_read_image(photos, size):
         assert apart.mean() < 1 and np.percentile(apart, 99) <= 4, (name, apart.mean(), apart.max())
 
 
+@pytest.fixture(scope='module')
+def tutorial(root):
+    "`pixels` as the tutorial on serving gives it: Pillow and NumPy alone."
+    cells = json.loads((root/'nbs'/'tutorials'/'serving.ipynb').read_text(encoding='utf-8'))['cells']
+    code, = [s for c in cells if 'def pixels(' in (s := ''.join(c['source']))]
+    space = {}
+    exec(code[:code.index('\nx = ')], space)
+    return space['pixels']
+
+
+@pytest.mark.parametrize('size', [(48, 40), (224, 224), (30, 90)])
+def test_the_steps_in_the_tutorial_give_the_pixels_of_read_image(photos, tutorial, size):
+    "Real photos of many sizes, turned eight ways, grey, palette, transparent: at most one level of 255 apart."
+    first = Image.open(photos.paths[0]).convert('RGB')
+    exif = lambda k: (lambda e: (e.__setitem__(0x0112, k), e)[1])(Image.Exif()).tobytes()
+    cases = {f'photo {i}': open(p, 'rb').read() for i, p in enumerate(photos.paths[:12])}
+    cases |= {f'turned {k}': saved(first, exif=exif(k), quality=95) for k in range(1, 9)}
+    clear = first.convert('RGBA'); clear.putalpha(Image.linear_gradient('L').resize(first.size))
+    cases |= {'large': saved(first.resize((1600, 2100))), 'large png': saved(first.resize((1000, 1300)), 'PNG'), 'grey': saved(first.convert('L')), 'palette': saved(first.quantize(32), 'PNG'), 'wide': saved(first.resize((1300, 90))),
+              'tiny': saved(first.resize((9, 7))), 'transparent': saved(clear, 'PNG'), 'cmyk': saved(first.convert('CMYK'))}
+    for name, data in cases.items():
+        got = tutorial(io.BytesIO(data), *size)
+        assert got.dtype == np.float32 and got.shape == (1, *size, 3)
+        apart = abs(got[0] - read_image(io.BytesIO(data), size).astype('float32'))
+        assert apart.max() <= 1 or name == 'transparent' and apart.max() <= 2, (name, apart.mean(), apart.max())
+
+
 def test_orientation_is_read_in_either_byte_order_and_never_guessed():
     first = Image.new('RGB', (8, 8))
     def tiff(order, k, tag=0x0112):

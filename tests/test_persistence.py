@@ -704,6 +704,19 @@ def test_json_that_asks_for_too_much(net, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='n.json has num=50000000 in Unstack'): load_model(tmp_path/'n.json', tmp_path/'n.h5')
 
 
+def test_layers_back_to_front(net, tmp_path):
+    "Keras looks through all layers once for each that stands before its input: a thousand in reverse kept it for minutes."
+    x = i = keras.Input((4,))
+    for k in range(150): x = layers.ReLU(name=f'l{k}')(x)
+    config = json.loads(keras.Model(i, x).to_json())
+    assert len(persistence._from_config(config, 'n.json').layers) == 151
+    twice = layers.Dense(4, name='twice')
+    loop = twice(layers.ReLU()(twice(i)))                            # a layer that is called on what comes after it
+    assert len(persistence._from_config(json.loads(keras.Model(i, loop).to_json()), 'n.json').layers) == 3
+    config['config']['layers'].reverse()
+    with pytest.raises(ValueError, match='n.json has 150 layers before what they are called on'): persistence._from_config(config, 'n.json')
+
+
 def chain(n):
     "JSON of Keras 2: layers one after the other, each listed before the one that it is called on."
     layer = lambda k: dict(class_name='ReLU', name=f'l{k}', config=dict(name=f'l{k}'), inbound_nodes=[[[f'l{k-1}', 0, 0, {}]]])

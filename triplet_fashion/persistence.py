@@ -139,11 +139,21 @@ def _objects(config, path):
             yield c
         todo += c.values() if isinstance(c, dict) else c if isinstance(c, list) else ()
 
+def _check_order(layers, path, most=100):
+    "Complain about layers that stand before what they are called on: Keras goes through all of them once for each."
+    names = [l.get('name') if isinstance(l, dict) else None for l in layers]
+    place = {n: i for i, n in enumerate(names) if isinstance(n, str)}
+    called = lambda l: [h[0] for c in _objects(l.get('inbound_nodes'), path) if isinstance(h := c.get('keras_history'), list) and h and isinstance(h[0], str)]
+    late = sum(place.get(n, 0) > i for i, l in enumerate(layers) if isinstance(l, dict) for n in called(l))
+    if late > most: raise ValueError(f'load_model: {path} has {late:,} layers before what they are called on: Keras writes them in order')
+
 def _check_classes(config, known, path):
     "Every class in a serialised network is allowed; ValueError names the first that is not. Keras 2's are looked at where they are made."
     old = _keras_2(config)
     for c in _objects(config, path):
-        if 'class_name' in c and not old: _check_class(c, known, path)
+        if old: continue
+        if 'class_name' in c: _check_class(c, known, path)
+        if isinstance(c.get('layers'), list): _check_order(c['layers'], path)
 
 # %% ../nbs/20_persistence.ipynb #16a9c44b
 def _check_dataset(d, where, path):
