@@ -56,6 +56,16 @@ def test_a_run_says_what_it_was_trained_on_and_what_it_is_worth(run):
     assert len(d['meta']['class_names']) == 12 and d['meta']['protocol'].startswith('12 queries')
 
 
+def test_a_network_on_a_frozen_backbone_stands_beside_it_and_beside_random_weights(drawn):
+    import keras
+    from triplet_fashion.base_network import base_network
+    from triplet_fashion.training import fit
+    body = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()])
+    run = fit(drawn, net=base_network((32, 32, 3), 8, backbone=body, trainable=False), epochs=1, steps=1, verbose=0, doctor=None)
+    assert set(cli._beside(run)) == {'frozen backbone', 'untrained network', 'colour histogram', 'raw pixels', 'chance'}
+    assert set(cli._beside(run, quick=True)) == {'frozen backbone', 'colour histogram', 'raw pixels', 'chance'}
+
+
 def test_a_run_is_not_overwritten_unless_told(run, drawn):
     with pytest.raises(SystemExit, match='already holds a run'): cli.triplet_train.main([str(drawn.root), '--out', str(run)])
 
@@ -197,10 +207,10 @@ def test_what_was_judged_is_said(drawn):
 
 
 def test_training_can_keep_the_best_epoch(drawn, tmp_path, capsys):
-    cli.triplet_train.main([str(drawn.root), '--out', str(tmp_path/'run'), '--size', '32', '--epochs', '3', '--steps', '2', '--quiet', '--quick', '--restore-best'])
+    cli.triplet_train.main([str(drawn.root), '--out', str(tmp_path/'run'), '--size', '32', '--epochs', '2', '--steps', '1', '--quiet', '--quick', '--restore-best'])
     out, (net, meta) = capsys.readouterr().out, cli._open_run(tmp_path/'run')
     best = 1 + int(np.argmax(meta['history']['val_MAP@R']))
-    assert f'Epoch {best} was kept, the best of 3 on 12 of these photos' in out
+    assert f'Epoch {best} was kept, the best of 2 on 12 of these photos' in out
     from triplet_fashion.evaluation import evaluate
     from triplet_fashion.training import embed
     aside = drawn.subset([drawn.class_names[c] not in meta['trained_on'] for c in drawn.labels])

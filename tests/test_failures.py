@@ -141,3 +141,5 @@ def test_bad_input_is_named(cloud):
     with pytest.raises(ValueError, match='ids must hold one id a photo, 60'): hubs(x, labels, ids[:3])
     with pytest.raises(ValueError, match='labels must hold'): false_accepts(x, labels[:3], .1)
     with pytest.raises(ValueError, match='gallery labels must hold'): worst_queries(x, labels, gallery=(x, labels[:3]))
+    for f in (worst_queries, hubs, confused_products):
+        with pytest.raises(ValueError, match='gallery labels are text and labels are numbers'): f(x, labels, gallery=(x, labels.astype(str)))

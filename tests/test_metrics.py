@@ -497,6 +497,8 @@ def test_fit_threshold_judges_on_other_products():
     for rule in (None, 'eer', 'f1'): assert fit_threshold(x, y, fmr=rule).rule == rule
     assert '95 % interval' in repr(a) and 'judged on' in a._repr_html_()
     with pytest.raises(ValueError, match='two others to be judged on'): fit_threshold(x[:15], y[:15])
+    few, wide = fit_threshold(x[:20], y[:20], level=.9), fit_threshold(x, y, fmr=.05, seed=3, level=.9)
+    assert 'too narrow: few products' in repr(few) and 'too narrow' not in repr(a) and '90 % interval' in repr(wide)
 
 
 def test_verification_intervals_redraw_products():

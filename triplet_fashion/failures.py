@@ -8,7 +8,7 @@ __all__ = ['worst_queries', 'hubs', 'confused_products', 'false_accepts', 'false
 # %% ../nbs/12_failures.ipynb #a3c37c0a
 import numpy as np
 
-from .metrics import Table, _Space, _decided, _expand, _labels, _lowest, _squared, nearest, retrieval_metrics
+from .metrics import Table, _Space, _decided, _expand, _joined, _labels, _lowest, _squared, nearest, retrieval_metrics
 
 # %% ../nbs/12_failures.ipynb #ae0e116a
 def _named(x, labels, ids, class_names, name=''):
@@ -24,6 +24,7 @@ def _other(gallery, own, ids, class_names):
     if gallery is None: return own, {}
     g, gl, gi = (*gallery, None)[:3]
     other = g, *_named(g, gl, gi, class_names, 'gallery ')
+    _joined(own[1], other[1], len(own[1]), len(g), ('labels', 'gallery labels'))
     return other, {} if ids is None or gi is None else dict(query_ids=own[2], gallery_ids=other[2])
 
 # %% ../nbs/12_failures.ipynb #0d2488f3

@@ -857,7 +857,7 @@ class Threshold:
     def table(self):
         "The threshold, then how it did on the products it was chosen on and on the others"
         a, b = self.fitted, self.judged
-        rows = [['threshold', f'{self.value:.4g}', '', f'same if {self.metric} distance < threshold; {100*self.level:g} % interval {self.interval[0]:.4g} to {self.interval[1]:.4g}'],
+        rows = [['threshold', f'{self.value:.4g}', '', f'same if {self.metric} distance < threshold; {100*self.level:g} % interval {self.interval[0]:.4g} to {self.interval[1]:.4g}' + ', too narrow: few products'*(self.products[0] < 5)],
             ['products', *self.products, 'none in both'], ['FMR', a.at(self.value)[0], b.at(self.value)[0], 'share of different pairs called the same'],
             ['FNMR', a.at(self.value)[1], b.at(self.value)[1], 'share of same pairs missed'], ['accuracy', a.accuracy, b.accuracy, 'mean of right answers on both kinds; 0.5 by chance'],
             ['AUC', a.auc, b.auc, 'chance that a same pair is closer than a different one'], ['EER', a.eer, b.eer, 'error where both rates are equal']]
