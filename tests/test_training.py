@@ -505,3 +505,15 @@ def test_tensorboard_sees_them_too(drawn, tmp_path):
         found |= {tag: [float(tf.make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)] for tag in events.Tags()['tensors'] if tag.startswith('epoch_')}
     assert {'epoch_loss', 'epoch_MAP@R', 'epoch_learning_rate'} <= set(found) or {'epoch_loss', 'epoch_val_MAP@R'} <= set(found)
     assert found['epoch_loss'] == pytest.approx(run.history['loss'], rel=1e-5)
+
+
+def test_what_a_network_was_before_keeps_the_statistics_of_its_entrance(drawn):
+    "Normalization computes with copies of its numbers: the copy of the network has to look at them again."
+    norm = keras.layers.Normalization()
+    norm.adapt(np.random.default_rng(0).normal(120, 40, (64, 3)).astype('float32'))
+    body = keras.Sequential([keras.Input((16, 16, 3)), norm, keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()])
+    net = base_network((16, 16, 3), 8, backbone=body)
+    was = embed(net, drawn)
+    run = fit(drawn, net=net, size=(16, 16), recipe='scratch', epochs=1, steps=1, P=4, K=2, verbose=0, doctor=None)
+    (found,) = before_training(run).values()
+    np.testing.assert_allclose(found(drawn), was, rtol=1e-4, atol=1e-5)

@@ -244,6 +244,13 @@ def unfreeze(
     lower = None if n_stages is None else len(backbone_stages(net)) - n_stages
     return freeze(net, share if not 0 <= share <= 1 else 1 - share, lower, batchnorm)
 
+# %% ../nbs/03_base_network.ipynb #1859cede
+def _settled(model):
+    "The same model or layer, whose Normalization layers have looked at their statistics again."
+    for l in model._flatten_layers():
+        if isinstance(l, layers.Normalization): l.finalize_state()
+    return model
+
 # %% ../nbs/03_base_network.ipynb #207d8b2d
 def _check_dims(in_dims, out_dims):
     dims = tuple(in_dims) if isinstance(in_dims, (tuple, list)) else ()

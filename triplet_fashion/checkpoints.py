@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from .base_network import _settled
 from .doctor import _memory
 
 # %% ../nbs/17_checkpoints.ipynb #6ddd5f76
@@ -119,6 +120,7 @@ def _put_back(model, arrays, only=''):
         odd = sorted(k for k in {*there, *here} if there.get(k) != here.get(k))[0]
         raise ValueError(f'the checkpoint does not fit this network, its optimizer or loss: {odd} has shape {there.get(odd)} there, {here.get(odd)} here')
     for k, v in now.items(): v.assign(arrays[k])
+    _settled(model)
 
 # %% ../nbs/17_checkpoints.ipynb #11f3bbef
 def _pack(x, leaf, inner=False):

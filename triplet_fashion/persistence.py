@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import keras
 from keras import layers
-from .base_network import InputScaling
+from .base_network import InputScaling, _settled
 from .checkpoints import _reserve, _room
 from .loss import LosslessTripletLoss
 from .model import StackTriplets, UnstackTriplets
@@ -446,11 +446,6 @@ def _fill(layer, group, order):
         if tuple(w.shape) != v.shape: raise ValueError(f'{k} is {tuple(w.shape)} in the network and {v.shape} in the file')
     for (_, w), v in zip(wanted, values): w.assign(v)
     _settled(layer)
-
-def _settled(layer):
-    "A layer that computes with copies of its numbers makes them anew."
-    for l in layer._flatten_layers():
-        if isinstance(l, layers.Normalization): l.finalize_state()
 
 def _fill_old(model, f, order):
     "Put the numbers of an open Keras 2 file into a network."

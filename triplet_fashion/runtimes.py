@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from .base_network import _settled
+
 # %% ../nbs/14_runtimes.ipynb #36255373
 @contextlib.contextmanager
 def _numbered(model):
@@ -162,9 +164,7 @@ def in_precision(
     last = _last_weights(model)
     twin = _twin(model, policy, None if isinstance(last, keras.Model) else last)
     twin.set_weights(model.get_weights())
-    for l in twin._flatten_layers():
-        if isinstance(l, keras.layers.Normalization): l.finalize_state()   # it computes with copies of its weights
-    return twin
+    return _settled(twin)
 
 # %% ../nbs/14_runtimes.ipynb #377c5f78
 def _half(model): return any(l.compute_dtype in ('bfloat16', 'float16') for l in model._flatten_layers())

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .base_network import backbone_of, base_network, head_of, unfreeze
+from .base_network import _settled, backbone_of, base_network, head_of, unfreeze
 from .catalog import Catalog
 from .generator import bad_report, pk_dataset, triplet_dataset
 from .loss import loss_levels
@@ -547,6 +547,7 @@ def before_training(
     if run.start is None: return {'frozen backbone': lambda c: features(run.net, c, store)}
     net = keras.models.clone_model(run.net)
     net.set_weights(run.start)
+    _settled(net)
     if 'weights' not in s: return {'network before training': lambda c: embed(net, c)}
     if s['backbone'] == 'small' or s['weights'] is None: return {'untrained network': lambda c: embed(net, c)}
     return {'pretrained backbone': lambda c: features(net, c, store)}

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from .base_network import _settled
 from .checkpoints import Steps, _variables
 
 # %% ../nbs/18_workers.ipynb #f67f8072
@@ -131,6 +132,7 @@ def _paired(self):
 def _push(self):
     with self.strategy.scope():
         for mine, its in _paired(self): its.assign(np.asarray(mine))
+        _settled(self.twin)
 
 def _sync(self):
     for mine, its in _paired(self): mine.assign(np.asarray(its))
