@@ -25,9 +25,10 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--peer'); p.add_argument('--products', type=int, default=180); p.add_argument('--views', type=int, default=8); p.add_argument('--size', type=int, default=64)
     p.add_argument('--epochs', type=int, default=16); p.add_argument('--seeds', type=int, default=3); p.add_argument('--rates', nargs='+', type=float, default=[1e-3, 2e-3]); p.add_argument('--ours', nargs='+', default=['hard'])
+    p.add_argument('--losses', nargs='+', default=LOSSES, choices=LOSSES, help='of the peer'); p.add_argument('--first', type=int, default=0, help='seed to begin with')
     o = p.parse_args()
     got, size = {}, (o.size, o.size)
-    for seed in range(o.seeds):
+    for seed in range(o.first, o.first + o.seeds):
         with tempfile.TemporaryDirectory() as tmp:
             train, unseen = draw_catalog(Path(tmp)/'photos', o.products, o.views, seed=seed).split(valid=1/3, by='product', seed=seed)
             score = lambda e: [(m := retrieval_metrics(e, unseen.labels, ks=(1,)))['R@1'], m['MAP@R']]
@@ -39,7 +40,7 @@ def main():
             steps = o.epochs*run.plan['steps an epoch']
             if not o.peer: continue
             np.savez(f'{tmp}/photos.npz', x=load_images(train.paths, size), y=train.labels, q=load_images(unseen.paths, size))
-            for loss in LOSSES:
+            for loss in o.losses:
                 for rate in o.rates:
                     subprocess.run([o.peer, Path(__file__).with_name('pml_small.py'), f'{tmp}/photos.npz', f'{tmp}/out.npz', '--loss', loss, '--seed', str(seed), '--steps', str(steps), '--rate', str(rate)], check=True, stderr=subprocess.DEVNULL)
                     with np.load(f'{tmp}/out.npz') as z: got.setdefault(f'pytorch-metric-learning, {loss}, {rate:g}', []).append([*score(z['q']), float(z['seconds'])])
