@@ -140,7 +140,7 @@ def _onnxruntime(model, shape, threads):
     options.intra_op_num_threads = threads//n   # several groups at the same time; threads that share one spin while they wait
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=['CPUExecutionProvider'])
     name = session.get_inputs()[0].name
-    return _in_groups([lambda x: session.run(None, {name: x})[0]]*n, shape[0])
+    return _in_groups([lambda x: session.run(None, {name: x})[0]]*(n + 1), shape[0])   # one more than threads, as above
 
 # %% ../nbs/14_runtimes.ipynb #172e39f0
 def _last_weights(model): return next((l for l in reversed(model.layers) if l.weights), None)
