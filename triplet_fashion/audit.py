@@ -139,6 +139,7 @@ def _nearest_in(found, most):
     rank = np.arange(len(i))-np.searchsorted(i, i)
     return i[rank < most],j[rank < most],d[rank < most]
 
+# %% ../nbs/06_audit.ipynb #842e81af
 def near_pairs(
     x,             # hashes, uint64 (n, words), or embeddings, float (n, d)
     y=None,        # the others, (m, ...); None: the pairs within x, each once
@@ -169,6 +170,7 @@ def _tail(path): return '/'.join(Path(path).parts[-2:])
 def _kind(o): return o['problem'].split(':')[0]
 def _escape(text): return html.escape(str(text).encode('utf-8', 'backslashreplace').decode())
 
+# %% ../nbs/06_audit.ipynb #11c397cb
 class Audit:
     "What an audit found: a `table` of photos to leave out, `duplicates`, `merge_candidates` and `notes`."
     def __init__(self,
@@ -355,6 +357,7 @@ def _exact(cat, others, good):
             if away or k: pairs.append((i, other if away or not across else mine[0], kind, 0))
     return problems,pairs
 
+# %% ../nbs/06_audit.ipynb #0522ee4b
 def _look_closer(pairs, paths, workers, progress=False):
     "Whether each pair (i, j) agrees in detail too. Photos are read again, as only few pairs come this far."
     @lru_cache(256)
@@ -366,6 +369,7 @@ def _look_closer(pairs, paths, workers, progress=False):
         return a is not None and b is not None and _alike(a, b) >= LIKE
     return np.fromiter(track(_map_threads(agrees, pairs, workers), len(pairs), progress, 'pairs looked at'), bool, len(pairs))
 
+# %% ../nbs/06_audit.ipynb #8e2b65f8
 def _near(cat, look, others, alone, gone, embeddings, threshold, workers=None, progress=False, most=20):
     "(position, position, kind, distance) of near copies; the second counts on into the others."
     n,same = len(cat.paths),_one_product(cat)

@@ -33,6 +33,7 @@ def _drawn(folder, n_products, seed):
     cat.categories = [kinds.get(n, '') for n in cat.class_names]
     return cat
 
+# %% ../nbs/07_catalog.ipynb #c784f9fc
 def draw_catalog(
     folder,             # where: a new or empty folder
     n_products=100,     # how many products, a folder each
@@ -190,6 +191,7 @@ def _no_photos(root, names, layout, deeper):
     if deeper: return ValueError(f'{what}, only further folders such as {deeper[0]!r}: give the folder right above the products')
     return ValueError(f'{what}: photos end in {", ".join(PHOTO_SUFFIXES[:5])}, ...')
 
+# %% ../nbs/07_catalog.ipynb #2beb6c5c
 @patch(cls_method=True)
 def from_dir(cls:Catalog,
     root,               # folder with one folder per product
@@ -336,6 +338,7 @@ def at_least(self:Catalog,
     "The products with `k` or more photos."
     return self.subset(self.counts()[self.labels] >= k)
 
+# %% ../nbs/07_catalog.ipynb #089a8994
 @patch
 def exclude(self:Catalog,
     paths,   # photos to leave out, by path or id; an `Audit`; or a file that lists them, as `Audit.save` writes it

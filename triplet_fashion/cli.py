@@ -81,6 +81,7 @@ def _rows_of(file, catalog):
     if lost: print(f'{lost:,} photos are not in {file}: they are not compared with others')
     return np.append(index.embeddings, np.zeros_like(index.embeddings[:1]), 0)[rows]
 
+# %% ../nbs/26_cli.ipynb #18184553
 @command
 def triplet_audit(
     folder:str, # folder of product folders
@@ -163,6 +164,7 @@ def _nothing_to_find(queries, searched=None):
 
 def _not_counted(none): return f' {none:,} queries have no match there and are not counted.'*bool(none)
 
+# %% ../nbs/26_cli.ipynb #50bc6a10
 def _protocol(queries, train=None):
     "(gallery or None, sentence that says what is a query, what is searched, what is a hit); ValueError where there is nothing to find."
     seen = set() if train is None else set(queries.products) & set(train.products)
@@ -235,6 +237,7 @@ def _beside(run, store=None, quick=False):
     before, more = before_training(run, store), BASELINES if quick else baselines(run.net, store)
     return before | {k: v for k, v in more.items() if k not in (*before, 'its backbone alone')}   # which has been trained too
 
+# %% ../nbs/26_cli.ipynb #0f8d2b76
 def _finish(out, title, run, train, queries, others, audit, store, started, more=''):
     "Save the network of `run`, measure it beside `others` on `queries`, print and report; the figures."
     from triplet_fashion.persistence import save_bundle
@@ -307,6 +310,7 @@ def _continued(resume, out):
     if resume and not Path(resume).is_file() and not resume.endswith(('.h5', '.npz')): return {'resume': resume}, Path(resume)/'features'
     return {'weights_from': resume}, out/'features'
 
+# %% ../nbs/26_cli.ipynb #ef66394f
 def _logs(folder):
     "Callbacks that write the figures of each epoch into a folder: a table, and what TensorBoard reads."
     if not folder: return []
@@ -321,6 +325,7 @@ def _project(folder, run, queries, store):
     some = queries.subset(slice(10_000))
     print(f'log     {write_projector(folder, some.paths, embed(run.net, some, store), some.labels, some.class_names)}', flush=True)
 
+# %% ../nbs/26_cli.ipynb #50a463af
 @command
 def triplet_train(
     folder:str, # folder of product folders
@@ -391,6 +396,7 @@ def _why(queries, searched, embeddings, threshold):
     if searched is None: return failures(embeddings[0], queries.labels, queries.ids, threshold, class_names=queries.class_names)
     return failures(embeddings[0], queries.labels, _real_paths(queries), threshold, gallery=(embeddings[1], searched.labels, _real_paths(searched)), class_names=queries.class_names)
 
+# %% ../nbs/26_cli.ipynb #9a201d7d
 def _why_page(why, queries, searched, seen):
     "What went wrong as blocks of a page: pictures, then the table."
     from triplet_fashion.explore import failure_rows
@@ -447,6 +453,7 @@ def triplet_embed(
     shutil.rmtree(f'{out}.parts')
     return index
 
+# %% ../nbs/26_cli.ipynb #e15b5967
 @command
 def triplet_search(
     run:str, # folder of a run

@@ -180,6 +180,7 @@ def _check_watched(catalog, trained_on=None):
     if both := sum(os.path.abspath(p) in own for p in catalog.paths):
         warnings.warn(f'{both:,} of the {len(catalog):,} photos watched are trained on too: their figures say what was learned by heart. Watch products that are not trained on', stacklevel=3)
 
+# %% ../nbs/16_evaluation.ipynb #a55deed0
 class RetrievalCallback(keras.callbacks.Callback):
     "Adds `val_R@1` and `val_MAP@R` of fixed photos to the log of an epoch, NaN where it does not look; each photo queries the others. `best_epoch`, `best`; `cost`: its share of the time."
     def __init__(self,

@@ -159,6 +159,7 @@ def _read(reader, rows, at_of, mend):
         except PhotoError:
             if not mend or len(reader.bad) == known: raise
 
+# %% ../nbs/09_generator.ipynb #0f07003f
 def _fast_batch(reader, at_of, mend):
     "Function (what, step, rows) -> the same, rows mended, and their pixels; none of them where `what` is 1; fails where a file does."
     one = _tf_photo(reader, tf.constant([os.fsencode(o) for o in reader.paths]))
@@ -176,6 +177,7 @@ def _fast_batch(reader, at_of, mend):
         return good,tf.cast(block(tf.numpy_function(reader.keep, [new, tf.cast(images, tf.uint8), at], tf.uint8)), tf.float32)
     return _as_is(lambda what,step,rows: (what, step, *tf.cond(what == 0, lambda: decode(rows), lambda: (rows, tf.zeros((0, *reader.shape))))))
 
+# %% ../nbs/09_generator.ipynb #2c078d7c
 def _read_batches(ds, reader, at_of, mend=None):
     "tf.data of rows, int64 -> tf.data of (rows, images float32 (b, h, w, 3) at the positions `at_of(rows)`); `mend` is a function (rows, labels, bad) -> rows."
     @_as_is
@@ -295,6 +297,7 @@ def _of_part(augment, k, i, n):
         return tf.reshape(whole[:,i*b:(i+1)*b], tf.shape(images))
     return one
 
+# %% ../nbs/09_generator.ipynb #a9777802
 def _planned(
     plan,         # function (epoch) -> rows of positions, int64 (m, k), for one pass
     reader,       # positions -> pixels
@@ -331,6 +334,7 @@ def _planned(
     ds = _read_batches(ds.unbatch().batch(batch_size//n), reader, at_of, mend)
     return ds.map(split, num_parallel_calls=2, deterministic=True)
 
+# %% ../nbs/09_generator.ipynb #256dc836
 def _finish(ds, steps, reader, place, order, fresh, **info):
     "Make the number of steps known, prefetch, and note what the dataset is made of."
     (seed,epoch,step),paths = place,getattr(reader, 'paths', [])
@@ -381,6 +385,7 @@ def _usable(catalog, k=2):
     if not able: raise ValueError(f'{catalog.name}: none of its {len(catalog.products)} products has {k} photos or more, as an anchor and a positive need')
     return catalog,few
 
+# %% ../nbs/09_generator.ipynb #c7696f51
 def triplet_dataset(
     catalog,           # a Catalog, or a folder of product folders
     batch_size=16,     # triplets a batch
@@ -491,6 +496,7 @@ def _kinds(catalog, products, categories):
     if len(kinds) != catalog.num_classes: raise ValueError(f'categories has {len(kinds)} entries, {catalog.name} has {catalog.num_classes} classes: give one for each')
     return [str(kinds[c]) for c in products]
 
+# %% ../nbs/09_generator.ipynb #03c08be5
 def pk_dataset(
     catalog,           # a Catalog, or a folder of product folders
     P=8,               # products a batch
@@ -664,6 +670,7 @@ def _endless(gen, reader, rows_of, batch_size, seed, as_is, labels_of):
         with _numpy_state(): images = _gen_transform(gen, np.array(images), turns)
         yield tuple(np.split(images, 3)),labels_of(rows[:,0])
 
+# %% ../nbs/09_generator.ipynb #3448d51f
 def input_triplet_gen(
     gen,                      # a Keras ImageDataGenerator, anything with `flow_from_directory`, or None for plain pixels
     data_dir,                 # folder of product folders, flat or nested

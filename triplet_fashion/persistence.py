@@ -127,6 +127,7 @@ def _check_class(c, known, path):
         raise ValueError(f"load_model: {path} uses the layer {name}, which can run code or open other files: not opened. Pass custom_objects={{'{name}': ...}} if you wrote it")
     if name in _pieces: _check_pieces(c, path)
 
+# %% ../nbs/20_persistence.ipynb #7046d527
 def _objects(config, path):
     "Every object in the JSON of a network; ValueError where there are more than a network has."
     todo, layers, parts = [config], 0, 0
@@ -147,6 +148,7 @@ def _check_order(layers, path, most=100):
     late = sum(place.get(n, 0) > i for i, l in enumerate(layers) if isinstance(l, dict) for n in called(l))
     if late > most: raise ValueError(f'load_model: {path} has {late:,} layers before what they are called on: Keras writes them in order')
 
+# %% ../nbs/20_persistence.ipynb #e210e675
 def _check_classes(config, known, path):
     "Every class in a serialised network is allowed; ValueError names the first that is not. Keras 2's are looked at where they are made."
     old = _keras_2(config)
@@ -260,6 +262,7 @@ def _old_function(config):
 
 def _lists_to_tuples(x): return tuple(map(_lists_to_tuples, x)) if isinstance(x, list) else x
 
+# %% ../nbs/20_persistence.ipynb #284ccf9d
 def _arguments(cls):
     "Names of the arguments of a class and those it hands on."
     names = set()
@@ -353,6 +356,7 @@ def _old_call(layer, node, done):
     if set(kw) - {'training'}: raise ValueError(f"layer {layer.name} is called with {sorted(set(kw) - {'training'})}")
     return layer(x if len(x) > 1 else x[0], **kw)
 
+# %% ../nbs/20_persistence.ipynb #a039a3ce
 def _old_calls(todo, done):
     "Make the calls `(name, number, layer, node)`, each when what it is called on is there."
     todo, waiting = todo[::-1], {}
@@ -378,6 +382,7 @@ def _old_functional(config, path, order, custom_objects):
     order[model] = made
     return model
 
+# %% ../nbs/20_persistence.ipynb #590cad05
 def _old_model(spec, path, order, custom_objects):
     if spec['class_name'] not in _old_models: raise ValueError(f"load_model: {path} describes a {spec['class_name']} of Keras 2, not a network")
     config = spec['config']
@@ -646,6 +651,7 @@ def _fill_folder(folder, net, index, data, meta):
         with open(folder/_extra[0], 'rb+') as f: os.fsync(f.fileno())
     with atomic_path(folder/'manifest.json') as tmp: tmp.write_bytes(_manifest(folder, net, data, meta).encode())
 
+# %% ../nbs/20_persistence.ipynb #b26bc1ee
 def _swap(a, b):
     "Two folders change names in one step; False where the system cannot do that."
     try: rename = ctypes.CDLL(None, use_errno=True).renameat2
@@ -771,6 +777,7 @@ def _opened(path):
         try: yield Path(tmp)
         except (ValueError, FileNotFoundError) as e: raise (FileNotFoundError if isinstance(e, FileNotFoundError) else ValueError)(str(e).replace(tmp + os.sep, f'{path}: ').replace(tmp, str(path))) from e
 
+# %% ../nbs/20_persistence.ipynb #d99cf0c9
 def _read(path, f, tries=20):
     "`f` of a bundle's folder; again where a save put another bundle in its place meanwhile."
     for i in range(tries):

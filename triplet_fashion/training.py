@@ -201,6 +201,7 @@ def _plan(net, learner, s, info, store=None):
             'photos in, numbers out': f'{net.input_shape[1]} x {net.input_shape[2]} pixels, {net.output_shape[-1]}',
             'parameters': f'{count(net.weights)}, of them learning {count(learner.trainable_weights)}'} | stages
 
+# %% ../nbs/19_training.ipynb #44eed12d
 def _expected(net, learner, s, info, n):
     "About how long a run will take, from a look at eight photos and one batch: a step counts as three forward passes, in seconds."
     def took(model, rows):
@@ -379,6 +380,7 @@ def _begin(catalog, recipe, size, net, seed, part, devices, changes):
     net, precision = _network(s, size)
     return asked | dict(precision=precision), s | dict(precision=precision), net, info
 
+# %% ../nbs/19_training.ipynb #9f83b072
 def _deepen(net, catalog, valid, s, steps, store, first, end):
     "The second stage of a run, whose epochs count on from `first`: (model, history, best epoch)."
     for c in end['callbacks']:
@@ -417,6 +419,7 @@ def _seen_by_the_head(net, catalog, valid, store, bar, workers):
     seen, valid, more = made(valid) if valid is not None else (None, None, [])
     return (rows, catalog), (seen, valid), bad + more
 
+# %% ../nbs/19_training.ipynb #67213809
 def _from(model, path, epochs):
     "The epoch to begin at, after `model` took the weights in `path`; ValueError where none is left."
     first = continue_from(model, path) if path else 0
