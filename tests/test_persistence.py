@@ -459,6 +459,16 @@ def test_readers_during_saves(tmp_path, step, name):
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
+def test_a_reader_between_two_renames(net, tmp_path):
+    "A bundle put aside while it is read is read again from where it lies then, whatever name it had before."
+    path, looked = save_bundle(tmp_path/'b', net, note=1), []
+    def look(folder):
+        looked.append(folder.name)
+        if len(looked) == 1: os.replace(path, persistence._aside(path))
+        return persistence._check_bundle(folder)['meta']
+    assert persistence._read(path, look) == {'note': 1} and looked == ['b', '.b.old']
+
+
 def test_links_stay_links(net, tmp_path):
     "A bundle is saved where a link leads, twice."
     (tmp_path/'disk').mkdir(); (tmp_path/'run').mkdir()

@@ -764,7 +764,7 @@ def _which(path):
     at = _at(path)
     try: s = os.stat(at/'manifest.json' if at.is_dir() else at)
     except OSError: return None
-    return s.st_ino, s.st_mtime_ns, s.st_size
+    return at, s.st_ino, s.st_mtime_ns, s.st_size    # its place too: the old one, put aside, is no longer where a reader looked
 
 @contextmanager
 def _opened(path):
