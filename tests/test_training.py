@@ -315,6 +315,24 @@ def test_the_strong_recipe_stays_strong_for_a_frozen_network(drawn):
     assert run.settings['learning_rate'] == RECIPES['strong']['learning_rate'] and run.settings['loss'] == 'supcon'
 
 
+@pytest.mark.parametrize('kind', ['function', 'layer'])
+def test_an_augmentation_of_ones_own_is_the_one_that_is_used(drawn, lite0, kind):
+    "As a function or a layer, in a run from scratch and in the second stage of a deep one; where it would do nothing that is said."
+    seen = tf.Variable(0, dtype=tf.int64)
+    def mine(images, seed=0):
+        seen.assign_add(1)
+        return images
+    class Mine(keras.layers.Layer):
+        def call(self, images, training=False): return mine(images) if training else images
+    augment = mine if kind == 'function' else Mine()
+    fit(drawn, recipe='scratch', epochs=1, steps=2, P=4, doctor=None, augment=augment, **SMALL)
+    assert seen.numpy() >= 2
+    before, kw = seen.numpy(), dict(backbone=str(lite0), size=(64, 64), epochs=1, steps=2, out_dims=16, hidden=(), verbose=0, doctor=None)
+    fit(drawn, recipe='deep', tune_epochs=1, copies=2, store={}, augment=augment, **kw)
+    assert seen.numpy() > before
+    with pytest.raises(ValueError, match='augment: features of a frozen backbone'): fit(drawn, store={}, augment=augment, **kw)
+
+
 def test_deep_trains_the_upper_part_on_what_lies_below_computed_once(drawn, lite0, tmp_path):
     train, unseen = drawn.split(valid=.3, by='product', seed=0)
     kw = dict(recipe='deep', backbone=str(lite0), size=(64, 64), epochs=2, tune_epochs=2, copies=2, out_dims=16, hidden=(32,), verbose=0, doctor=None)

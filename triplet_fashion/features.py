@@ -17,7 +17,7 @@ import tensorflow as tf
 from . import __version__
 from .base_network import _leaves, _n_frozen, backbone_of, backbone_stages, base_network, head_of
 from .catalog import Catalog
-from .generator import _as_is, augmentation, image_dataset
+from .generator import _as_is, _augmenter, image_dataset
 from .photo import PhotoError, _map_threads, photo_problem, track
 from .runtimes import ENGINES, _missing, runtime
 
@@ -265,7 +265,7 @@ def cut_features(
     catalog, # the photos
     store=None, # folder that keeps the file; None: memory
     copies=1, # of each photo, augmented
-    augment=None, # True (see `augmentation`) or a function (images, seed) -> images; None: the photo as it is, for one copy
+    augment=None, # True (see `augmentation`), a Keras layer, or a function (images, seed) -> images; None: the photo as it is, for one copy
     seed=0, # of the augmentation
     dtype='float16', # of the file: 'float16' or 'float32'
     batch_size=32, # photos or copies at once
@@ -276,7 +276,7 @@ def cut_features(
 )->np.ndarray: # (n, copies, ...), in the order of `catalog`; from a folder, a read-only memory map
     "What the frozen part of a network makes of each photo, computed once. PhotoError names a photo that cannot be read."
     if copies > 1 and augment is None: augment = True
-    augment, size = augmentation() if augment is True else augment, tuple(size or lower.input_shape[1:3])
+    augment, size = _augmenter(augment), tuple(size or lower.input_shape[1:3])
     if None in size: raise ValueError('the network takes photos of any size: give size=(height, width)')
     shape = len(catalog), copies, *lower.compute_output_shape((1, *size, 3))[1:]
     parts = lambda *note: _parts(lower, catalog, size, batch_size, copies, augment, seed, fit, engine, progress, dtype, *note)

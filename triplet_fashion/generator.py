@@ -313,7 +313,7 @@ def _planned(
     "A dataset that makes a new plan for each pass over it."
     passes,(seed,epoch,step),(i,n) = itertools.count(),place,part
     if not 0 <= i < n or batch_size%n: raise ValueError(f'part={part} of a batch of {batch_size}: give (i, n) with i below n, and a batch that n divides')
-    augment = augmentation() if augment is True else (lambda x,_: layer(x, training=True)) if isinstance(layer := augment, keras.layers.Layer) else augment
+    augment = _augmenter(augment)
     def one_pass():
         p,reader.failed = next(passes),None
         try: rows = plan(epoch + (p if fresh else 0))
@@ -581,6 +581,11 @@ class Augment(keras.layers.Layer):
     def call(self, images, training=False): return self.augment(tf.cast(images, tf.float32), self.numbers.next()) if training else images
     def compute_output_shape(self, shape): return shape
     def get_config(self): return super().get_config() | self.settings | dict(seed=self.seed)
+
+def _augmenter(augment):
+    "The function (images, seed) -> images that `augment` stands for: True, a Keras layer, such a function; or None."
+    if isinstance(augment, keras.layers.Layer): return lambda x,_: augment(x, training=True)
+    return augmentation() if augment is True else augment or None
 
 # %% ../nbs/09_generator.ipynb #39e8cfe1
 def _flow_reader(gen, catalog, size, seed):

@@ -161,7 +161,7 @@ def _shared_out(s, info, devices):
 
 def _batches(catalog, s, seed, first_epoch, size, inputs, **more):
     "tf.data batches for the settings: photos of `catalog`, or rows of `inputs` in their place."
-    kw = dict(size=size, steps=s['steps'], augment=s['augment'] and inputs is None, seed=seed, first_epoch=first_epoch, inputs=inputs) | more
+    kw = dict(size=size, steps=s['steps'], augment=None if inputs is not None else s['augment'], seed=seed, first_epoch=first_epoch, inputs=inputs) | more
     if s['batches'] == 'triplet': return triplet_dataset(catalog, batch_size=s['batch_size'], **kw)
     if s['batches'] == 'pk': return pk_dataset(catalog, P=s['P'], K=s['K'], **kw)
     raise ValueError(f"batches={s['batches']!r} is unknown: use 'pk' or 'triplet'")
@@ -340,14 +340,14 @@ def _tuning(net, catalog, valid, s, seed, folder, bar, workers=None):
     "(model to train, function (epoch, step) -> batches, what a doctor looks at, function Catalog -> embeddings) of the second stage."
     if s['unfreeze'] >= 1:
         unfreeze(net, batchnorm=False)
-        data = lambda e, i, **part: _batches(catalog, s | {'augment': True}, seed, e, net.input_shape[1:3], None, first_step=i, **part)
+        data = lambda e, i, **part: _batches(catalog, s | {'augment': s['augment'] or True}, seed, e, net.input_shape[1:3], None, first_step=i, **part)
         return net, data, _batches(catalog, s | {'augment': False, 'steps': 1}, seed, 0, net.input_shape[1:3], None, fresh=False), None
     lower, upper = cut_network(unfreeze(net, s['unfreeze']))
     say = (lambda text: print(text, flush=True)) if bar else (lambda text: None)
     say(f"what stays as it is makes {' x '.join(map(str, lower.output_shape[1:]))} numbers of a photo: computed once, {s['copies']} copies of each")
     made = lambda c, **kw: _by_the_chief(workers, lambda engine: cut_features(lower, c, folder, progress=bool(bar), engine=engine, **kw))
     below = {id(c): made(c) for c in (catalog, valid) if c is not None}
-    inputs = made(catalog, copies=s['copies'], augment=True, seed=seed) if s['copies'] > 1 else below[id(catalog)]
+    inputs = made(catalog, copies=s['copies'], augment=s['augment'] or True, seed=seed) if s['copies'] > 1 else below[id(catalog)]
     data = lambda e, i, **part: _batches(catalog, s | {'augment': False}, seed, e, net.input_shape[1:3], inputs, first_step=i, copies=inputs.shape[1], **part)
     watched = lambda c: _in_blocks(upper, below[id(c)])
     some = np.sort(np.random.default_rng(seed).permutation(len(catalog))[:256])
@@ -374,6 +374,8 @@ def _begin(catalog, recipe, size, net, seed, part, devices, changes):
     if recipe == 'deep' and net is not None: recipe = RECIPES['deep']
     asked = _settings(recipe, **changes)
     if net is not None: asked = _given(net, asked, changes)
+    if changes.get('augment') and not asked.get('unfreeze') and (not asked['trainable'] if net is None else _frozen(net)):
+        raise ValueError('augment: features of a frozen backbone are computed once, of each photo as it is. Give unfreeze=1/3, whose second stage learns from augmented copies, or trainable=True')
     s, info = _fitting(catalog, asked, seed, size, part, devices)
     keras.utils.set_random_seed(seed)
     if net is not None: return asked, s, net, info
