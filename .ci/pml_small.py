@@ -1,9 +1,9 @@
 """The network 'small' trained from scratch by pytorch-metric-learning, for bench_scratch.py to compare with.
 
-    python .ci/pml_small.py PHOTOS.npz OUT.npz --loss hard --seed 0 --steps 480 [--rate 2e-3]
+    python .ci/pml_small.py PHOTOS.npz OUT.npz --loss hard --seed 0 --steps 480 [--rate 2e-3] [--P 16] [--K 4] [--decay 0]
 
 PHOTOS.npz: x, uint8 (n, h, w, 3), and y of training, q to be embedded; OUT.npz: embeddings of q, and seconds of training. Batches of P products x K photos,
-random crop, flip and light as strong as triplet_fashion's, Adam, the rate falls along a cosine.
+random crop, flip and light as strong as triplet_fashion's, Adam (AdamW where --decay, of weights, is above 0), the rate falls along a cosine.
 """
 import argparse, time
 
@@ -46,12 +46,12 @@ def augmented(x, crop=.1, light=.1):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('photos'); p.add_argument('out'); p.add_argument('--loss', choices=WAYS, default='hard'); p.add_argument('--seed', type=int, default=0)
-    p.add_argument('--steps', type=int, default=480); p.add_argument('--rate', type=float, default=2e-3); p.add_argument('--P', type=int, default=16); p.add_argument('--K', type=int, default=4)
+    p.add_argument('--steps', type=int, default=480); p.add_argument('--rate', type=float, default=2e-3); p.add_argument('--P', type=int, default=16); p.add_argument('--K', type=int, default=4); p.add_argument('--decay', type=float, default=0.)
     o = p.parse_args()
     with np.load(o.photos) as z: x, y, q = torch.from_numpy(z['x']).permute(0, 3, 1, 2), z['y'], torch.from_numpy(z['q']).permute(0, 3, 1, 2)
     torch.manual_seed(o.seed); np.random.seed(o.seed)
     net, labels, b = Small(128), torch.from_numpy(y).long(), o.P*o.K
-    optimizer, (loss, miner) = torch.optim.Adam(net.parameters(), o.rate), WAYS[o.loss]()
+    optimizer, (loss, miner) = torch.optim.AdamW(net.parameters(), o.rate, weight_decay=o.decay), WAYS[o.loss]()
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, o.steps)
     rows = []
     while len(rows) < o.steps*b: rows += list(samplers.MPerClassSampler(y, m=o.K, batch_size=b, length_before_new_iter=len(y)//b*b))

@@ -1,5 +1,5 @@
 "runtimes: every engine gives Keras' numbers, whatever layers are called, photos come as, or precision is."
-import warnings
+import subprocess, sys, warnings
 
 import numpy as np
 import pytest
@@ -89,9 +89,14 @@ def test_auto_passes_over_what_fails_disagrees_or_is_nan(net, photos, monkeypatc
 
 def test_the_fastest_wins(net, photos, monkeypatch):
     import time
+    said = {}
+    def known(x):
+        "Computed once, so that only the pause counts when an engine is timed."
+        if (key := np.asarray(x, 'float32').tobytes()) not in said: said[key] = keras_says(net, x)
+        return said[key]
     def paced(seconds):
         def engine(*_):
-            def run(x): time.sleep(seconds); return keras_says(net, x)
+            def run(x): time.sleep(seconds); return known(x)
             return run
         return engine
     monkeypatch.setattr(runtimes, 'ENGINES', {'tf': paced(.2), 'litert': paced(.02), 'openvino': paced(.1)})
@@ -169,6 +174,26 @@ def test_nothing_is_said_aloud(net, photos, capfd):
         warnings.simplefilter('error')
         runtime(net, 'litert', photos)
     assert 'deprecat' not in capfd.readouterr().err.lower()
+
+
+def test_openvino_sends_no_telemetry():
+    "It would fork a process for each message, from a thread, beside threads at work; what was imported by others before stays as it is."
+    pytest.importorskip('openvino')
+    code = """
+import multiprocessing, sys
+multiprocessing.Process.start = lambda self: started.append(self)
+started = []
+import keras, numpy as np
+from triplet_fashion.runtimes import runtime
+net = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3), keras.layers.GlobalAveragePooling2D()])
+x = np.ones((2, 8, 8, 3), 'float32')
+assert 'openvino' not in sys.modules, 'imported before it is needed'
+print(runtime(net, 'openvino', x)(x).shape)
+import time; time.sleep(1)     # a message would be on its way by now
+assert not started and not any(m.startswith('openvino_telemetry') for m in sys.modules), started
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and '(2, 2)' in done.stdout, done.stderr[-2000:]
 
 
 def test_the_real_backbone(lite0, photos):

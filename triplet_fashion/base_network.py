@@ -74,8 +74,9 @@ def _application(name, in_dims, weights, **kw):
 def _small(in_dims, widths=(32, 64, 128, 256), name='small'):
     "Plain convolutions, each halving the picture: to be trained from scratch on a CPU."
     x = inputs = keras.Input(in_dims)
+    narrow = keras.initializers.VarianceScaling(1/3, 'fan_in', 'uniform')   # PyTorch's default for convolutions
     for i, width in enumerate(widths, 1):
-        x = layers.Conv2D(width, 3, strides=2, padding='same', use_bias=False, name=f'conv{i}')(x)
+        x = layers.Conv2D(width, 3, strides=2, padding='same', use_bias=False, kernel_initializer=narrow, name=f'conv{i}')(x)
         x = layers.BatchNormalization(momentum=.9, name=f'bn{i}')(x)
         x = layers.ReLU(name=f'relu{i}')(x)
     pooled = [layers.GlobalAveragePooling2D(name='mean')(x), layers.GlobalMaxPooling2D(name='max')(x)]

@@ -18,7 +18,7 @@ from .features import embed
 from .metrics import retrieval_metrics
 from .persistence import _at, _replace_folder, _settle, _sweep, load_bundle
 from .photo import load_images
-from .runtimes import _cores, _difference, _graph, _in_groups, _interpreter, _onnx, _openvino_model, _quietly, in_precision
+from .runtimes import _cores, _difference, _graph, _in_groups, _interpreter, _onnx, _openvino_model, _ov, _quietly, in_precision
 
 # %% ../nbs/21_export.ipynb #b9133665
 def _number(b, at, n, little):
@@ -143,12 +143,12 @@ def _open_onnx(path, precision):
 # %% ../nbs/21_export.ipynb #77b3a6a2
 def _write_openvino(model, path, precision, sample):
     _need('openvino')
-    import openvino as ov
+    ov = _ov()
     with _openvino_model(model, (None, *model.input_shape[1:])) as made: ov.save_model(made, str(path), compress_to_fp16=precision == 'float16')
 
 def _open_openvino(path, precision):
     _need('openvino')
-    import openvino as ov
+    ov = _ov()
     made = ov.Core().compile_model(str(path), 'CPU', {'INFERENCE_PRECISION_HINT': 'bf16' if precision == 'bfloat16' else 'f32'})
     return _in_groups(lambda x: np.array(made([np.asarray(x, 'float32')])[0], 'float32'), 4), None
 

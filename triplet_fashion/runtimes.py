@@ -6,7 +6,7 @@
 __all__ = ['ENGINES', 'in_precision', 'Runtime', 'runtime']
 
 # %% ../nbs/14_runtimes.ipynb #c34d6ca7
-import contextlib, hashlib, importlib.util, io, logging, os, queue, tempfile, time, warnings
+import contextlib, hashlib, importlib.util, io, logging, os, queue, sys, tempfile, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -108,10 +108,20 @@ def _litert(model, shape, threads):
     return _in_groups([_invoke(content, threads//n) for _ in range(n)], 1)
 
 # %% ../nbs/14_runtimes.ipynb #144aaa78
+def _ov():
+    "OpenVINO without its telemetry."
+    alone = 'openvino' not in sys.modules and 'openvino_telemetry' not in sys.modules
+    if alone: sys.modules['openvino_telemetry'] = None   # cannot be imported: OpenVINO does without
+    try:
+        import openvino
+        return openvino
+    finally:
+        if alone: del sys.modules['openvino_telemetry']
+
 @contextlib.contextmanager
 def _openvino_model(model, shape):
     "The network as OpenVINO has it, for the time of a `with` block."
-    import openvino as ov
+    ov = _ov()
     with _quietly(), tempfile.TemporaryDirectory() as folder:
         holder = tf.Module()
         holder.graph = _graph(model, shape, frozen=True)
@@ -119,7 +129,7 @@ def _openvino_model(model, shape):
         yield ov.convert_model(folder)
 
 def _openvino(model, shape, threads, precision='f32'):
-    import openvino as ov
+    ov = _ov()
     n = min(threads, 8) + 1   # one more than threads: what decodes photos meanwhile leaves gaps
     with _openvino_model(model, shape) as converted: made = ov.Core().compile_model(converted, 'CPU', {
             'NUM_STREAMS': n, 'ENABLE_CPU_PINNING': False, 'INFERENCE_NUM_THREADS': threads, 'INFERENCE_PRECISION_HINT': precision})

@@ -32,11 +32,11 @@ from .workers import OnWorkers, _task, as_strategy, chief_first, part_of
 # %% ../nbs/19_training.ipynb #dfae67fb
 RECIPES = {
     'seed': dict(batches='triplet', batch_size=16, loss='lossless', activation='sigmoid', out_dims=128, hidden=(1024,), dropout=0.,
-                 epochs=30, steps=None, learning_rate=1e-4, schedule=None, clipnorm=5., trainable=True, augment=False),
+                 epochs=30, steps=None, learning_rate=1e-4, schedule=None, weight_decay=None, clipnorm=5., trainable=True, augment=False),
     'strong': dict(batches='pk', batch=80, P=None, K=8, loss='supcon', margin=0.5, activation='l2', out_dims=128, hidden=(1024,), dropout=0.2,
-                   epochs=30, steps=None, learning_rate=2e-3, schedule='cosine', clipnorm=None, trainable=False, augment=False, unfreeze=0.)}
+                   epochs=30, steps=None, learning_rate=2e-3, schedule='cosine', weight_decay=None, clipnorm=None, trainable=False, augment=False, unfreeze=0.)}
 RECIPES['deep'] = RECIPES['strong'] | dict(unfreeze=1/3, tune_epochs=8, tune_rate=3e-4, copies=4)
-RECIPES['scratch'] = RECIPES['strong'] | dict(P=16, K=4, loss='hard', hidden=(), dropout=0., epochs=40, trainable=True, augment=True)
+RECIPES['scratch'] = RECIPES['strong'] | dict(batch=64, K=3, loss='hard', weight_decay=.5, hidden=(), dropout=0., epochs=40, trainable=True, augment=True)
 
 # %% ../nbs/19_training.ipynb #e4178faf
 _NETWORK = dict(backbone='small', weights='imagenet', rescale='auto', precision=None)
@@ -178,7 +178,7 @@ _LOSSES = {'supcon': SupConLoss, 'multi-similarity': MultiSimilarityLoss, 'weigh
 
 def _compiled(learner, s, steps):
     "The Keras model that is trained: three inputs for triplets, the network itself for labelled batches."
-    optimizer = keras.optimizers.Adam(_rate(s, steps), clipnorm=s['clipnorm'])
+    optimizer = keras.optimizers.Adam(_rate(s, steps), weight_decay=s['weight_decay'], clipnorm=s['clipnorm'])
     if s['batches'] == 'triplet':
         loss = None if s['loss'] == 'lossless' else s['loss']
         return compile_triplet(triplet_model(learner), loss=loss, optimizer=optimizer)
