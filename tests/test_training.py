@@ -492,11 +492,11 @@ def test_find_rate_stops_where_the_loss_breaks(drawn):
 
 
 def test_half_precision_trains_like_full(drawn, monkeypatch):
-    kw = dict(SMALL, epochs=3, P=6, steps=6, augment=False)
+    kw = dict(SMALL, epochs=3, P=6, steps=6, augment=False, loss='supcon', learning_rate=5e-4)   # smooth and slow: the two stay together
     full, half = fit(drawn, **kw), fit(drawn, precision='bfloat16', **kw)
     computed = {l.compute_dtype for l in half.net._flatten_layers() if l.weights}
     assert 'bfloat16' in computed and half.net.layers[-1].compute_dtype == 'float32' and {w.dtype for w in half.net.weights if 'seed' not in w.path} == {'float32'}
-    assert half.history['loss'] == pytest.approx(full.history['loss'], rel=.1) and half.history['loss'] != full.history['loss']
+    assert half.history['loss'] == pytest.approx(full.history['loss'], rel=.05) and half.history['loss'] != full.history['loss']
     assert embed(half.net, drawn).dtype == np.float32
     with pytest.raises(ValueError, match="precision='float15'"): fit(drawn, precision='float15', **SMALL)
     monkeypatch.setattr('triplet_fashion.training._has_bfloat16', lambda: False)

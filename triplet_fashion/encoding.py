@@ -135,14 +135,7 @@ def _stream(photos, model, size, batch_size, fit, bad):
     if isinstance(model, keras.Model): read = lambda some: _read(some, size, fit, bad)
     elif bad is None: read = lambda some: load_images(some, size, fit=fit)
     else: read = lambda some: _one_by_one(some, size, fit, bad).astype('uint8')
-    return _at_once(read, photos, batch_size, _cores())
-
-def _at_once(read, photos, batch_size, cores):
-    "What `read` makes of photos, batch by batch: the first by all cores, since nothing can be computed before it is there, the others ahead by half of them"
-    first, *rest = (photos[i:i+batch_size] for i in range(0, len(photos), batch_size))
-    share = -(-len(first)//cores)
-    yield np.concatenate(list(_ahead(read, (first[i:i+share] for i in range(0, len(first), share)), cores)))
-    yield from _ahead(read, rest, max(1, cores//2))
+    return _ahead(read, (photos[i:i+batch_size] for i in range(0, len(photos), batch_size)), max(1, _cores()//2))
 
 # %% ../nbs/22_encoding.ipynb #4f825a16
 def _rows(photos, model, size, batch_size, runtime, precision, fit, bad, progress):
