@@ -5,7 +5,7 @@
 FOLDER holds photos in folders by product or class; drawn ones of 400 x 533 if absent. Every way runs once per round, one after the
 other in the same process; the first round is not counted. images/s are medians over rounds, a ratio is the median of the ratios within
 a round. Photos enter at 224 x 224. "bare" ways get decoded photos in memory, float32, in batches of 32, and do nothing but compute;
-`encode` gets the files and decodes them meanwhile. Building graphs and choosing a runtime is not timed, except where it says so.
+`encode` gets the files and decodes them meanwhile, "arrays" gets what bare gets, and "bare ... files" reads the files, batch after batch, before it computes. Building graphs and choosing a runtime is not timed, except where it says so.
 
     resnet  base_network('ResNet50', weights=None): bare tf.function in float32 and bfloat16 (mixed_bfloat16), bare OpenVINO in bfloat16
             where installed, Keras' predict on one photo after the other from its file (the seed's way; a sixteenth of the photos)
@@ -22,6 +22,11 @@ import numpy as np
 
 
 def batches(run, x): return lambda: [np.asarray(run(x[i:i+32])) for i in range(0, len(x), 32)]
+
+
+def from_files(run, paths):
+    from triplet_fashion.photo import load_images
+    return lambda: [run(load_images(paths[i:i+32], (224, 224)).astype('float32')) for i in range(0, len(paths), 32)]
 
 
 def tf_bare(net):
@@ -84,7 +89,10 @@ def ways_of(which, args, paths, x):
         for r in auto16.report: print('   ', *r.values(), sep='  ')
         ways |= {'bare tf.function bf16': (batches(tf_bare(half), x), n), 'encode bf16': (lambda: encode(paths, net, runtime=bf16), n),
                  'encode auto bf16': (lambda: encode(paths, net, runtime=auto16), n), "seed's predict": (predicts(net, paths[:max(4, n//16)]), max(4, n//16))}
-        if openvino: ways['bare OpenVINO bf16'] = batches(openvino_bare(net, 32, cores, 'bf16'), x), n
+        ways['encode arrays auto bf16'] = (lambda: encode(x, net, runtime=auto16), n)
+        if openvino:
+            bare = openvino_bare(net, 32, cores, 'bf16')
+            ways |= {'bare OpenVINO bf16': (batches(bare, x), n), 'bare OpenVINO bf16 files': (from_files(bare, paths), n)}
     else:
         if n%32: raise SystemExit('--photos: a multiple of 32')
         for b in 32, 4: ways[f'bare LiteRT, {b}'] = batches(litert_bare(net, b, cores), x), n
@@ -93,7 +101,7 @@ def ways_of(which, args, paths, x):
 
 
 ASKED = {'resnet': [('encode', 'bare tf.function', .95), ('encode bf16', 'bare tf.function bf16', .95), ('encode', "seed's predict", 3.5), ('encode bf16', "seed's predict", 5.),
-                    ('encode auto', "seed's predict", 3.5), ('encode auto bf16', "seed's predict", 5.), ('encode auto bf16', 'bare OpenVINO bf16', 1.), ('encode auto', 'bare tf.function', .95)],
+                    ('encode auto', "seed's predict", 3.5), ('encode auto bf16', "seed's predict", 5.), ('encode arrays auto bf16', 'bare OpenVINO bf16', 1.), ('encode auto bf16', 'bare OpenVINO bf16 files', 1.), ('encode auto bf16', 'bare OpenVINO bf16', 1.), ('encode auto', 'bare tf.function', .95)],
          'lite0': [('encode auto', 'bare LiteRT, 32', .95), ('encode auto', 'bare LiteRT, 4', .95), ('encode', 'bare tf.function', .95), ('encode auto', 'bare OpenVINO', .95)]}
 
 
