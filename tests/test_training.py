@@ -491,6 +491,15 @@ def test_find_rate_stops_where_the_loss_breaks(drawn):
     assert len(found.rates) < 60 and np.isfinite(found.losses).all() and found.best < 10
 
 
+def test_weights_decay_by_as_much_in_long_runs(drawn):
+    "'auto' is 0.5 up to 512 steps, and 256/steps above; a number is taken as it is, and settings that do not name it have none."
+    from triplet_fashion.training import _decay
+    assert [_decay({'weight_decay': 'auto'}, n) for n in (2, 512, 1024, 25_600)] == [.5, .5, .25, .01]
+    assert _decay({'weight_decay': .1}, 5000) == .1 and _decay({}, 10) is None
+    run = lambda **kw: fit(drawn, epochs=1, steps=2, P=4, doctor=None, **SMALL, **kw).model.optimizer.weight_decay
+    assert run() == .5 and run(weight_decay=None) is None
+
+
 def test_half_precision_trains_like_full(drawn, monkeypatch):
     kw = dict(SMALL, epochs=3, P=6, steps=6, augment=False, loss='supcon', learning_rate=5e-4)   # smooth and slow: the two stay together
     full, half = fit(drawn, **kw), fit(drawn, precision='bfloat16', **kw)

@@ -298,6 +298,11 @@ def _of_part(augment, k, i, n):
     return one
 
 # %% ../nbs/09_generator.ipynb #a9777802
+def _augmenter(augment):
+    "The function (images, seed) -> images that `augment` stands for: True, a Keras layer, such a function; or None."
+    if isinstance(augment, keras.layers.Layer): return lambda x,_: augment(x, training=True)
+    return augmentation() if augment is True else augment or None
+
 def _planned(
     plan,         # function (epoch) -> rows of positions, int64 (m, k), for one pass
     reader,       # positions -> pixels
@@ -581,11 +586,6 @@ class Augment(keras.layers.Layer):
     def call(self, images, training=False): return self.augment(tf.cast(images, tf.float32), self.numbers.next()) if training else images
     def compute_output_shape(self, shape): return shape
     def get_config(self): return super().get_config() | self.settings | dict(seed=self.seed)
-
-def _augmenter(augment):
-    "The function (images, seed) -> images that `augment` stands for: True, a Keras layer, such a function; or None."
-    if isinstance(augment, keras.layers.Layer): return lambda x,_: augment(x, training=True)
-    return augmentation() if augment is True else augment or None
 
 # %% ../nbs/09_generator.ipynb #39e8cfe1
 def _flow_reader(gen, catalog, size, seed):

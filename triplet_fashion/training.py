@@ -36,7 +36,7 @@ RECIPES = {
     'strong': dict(batches='pk', batch=80, P=None, K=8, loss='supcon', margin=0.5, activation='l2', out_dims=128, hidden=(1024,), dropout=0.2,
                    epochs=30, steps=None, learning_rate=2e-3, schedule='cosine', weight_decay=None, clipnorm=None, trainable=False, augment=False, unfreeze=0.)}
 RECIPES['deep'] = RECIPES['strong'] | dict(unfreeze=1/3, tune_epochs=8, tune_rate=3e-4, copies=4)
-RECIPES['scratch'] = RECIPES['strong'] | dict(batch=64, K=3, loss='hard', weight_decay=.5, hidden=(), dropout=0., epochs=40, trainable=True, augment=True)
+RECIPES['scratch'] = RECIPES['strong'] | dict(batch=64, K=3, loss='hard', weight_decay='auto', hidden=(), dropout=0., epochs=40, trainable=True, augment=True)
 
 # %% ../nbs/19_training.ipynb #e4178faf
 _NETWORK = dict(backbone='small', weights='imagenet', rescale='auto', precision=None)
@@ -174,11 +174,15 @@ def _rate(s, steps):
     if s['schedule'] == 'cosine': return keras.optimizers.schedules.CosineDecay(0. if warmup else rate, steps - warmup, warmup_target=rate if warmup else None, warmup_steps=warmup)
     raise ValueError(f"schedule={s['schedule']!r} is unknown: use None or 'cosine'")
 
+def _decay(s, steps):
+    "What AdamW takes off the weights: 'auto' is 0.5, and in runs of over 512 steps so much less that it comes to the same in all."
+    return min(.5, 256/steps) if s.get('weight_decay') == 'auto' else s.get('weight_decay')
+
 _LOSSES = {'supcon': SupConLoss, 'multi-similarity': MultiSimilarityLoss, 'weighted lossless': WeightedLosslessLoss}   # beside the names of mining
 
 def _compiled(learner, s, steps):
     "The Keras model that is trained: three inputs for triplets, the network itself for labelled batches."
-    optimizer = keras.optimizers.Adam(_rate(s, steps), weight_decay=s['weight_decay'], clipnorm=s['clipnorm'])
+    optimizer = keras.optimizers.Adam(_rate(s, steps), weight_decay=_decay(s, steps), clipnorm=s['clipnorm'])
     if s['batches'] == 'triplet':
         loss = None if s['loss'] == 'lossless' else s['loss']
         return compile_triplet(triplet_model(learner), loss=loss, optimizer=optimizer)
