@@ -118,6 +118,15 @@ def _class_photos(root, name, layout):
         photos,out,others = photos+deeper,out+rest,others+[os.path.join(d, b) for b in below]
     return photos,out+[(os.path.join(home, d), 'sub-folder') for d in others],others
 
+# %% ../nbs/07_catalog.ipynb #8f4b1c36
+def _check_columns(n, labels, class_names, categories):
+    "Complain about columns of a catalogue of `n` photos that do not belong together."
+    c = len(class_names)
+    if categories is not None and len(categories) != c: raise ValueError(f'{len(categories)} categories for {c} class_names: each class needs one')
+    if len(labels) != n: raise ValueError(f'{n} paths but {len(labels)} labels: each photo needs one')
+    if len(set(class_names)) < c: raise ValueError(f'class_names holds {Counter(class_names).most_common(1)[0][0]!r} twice: names must differ')
+    if n and not 0 <= labels.min() <= labels.max() < c: raise ValueError(f'labels run from {labels.min()} to {labels.max()}, but there are {c} class_names')
+
 # %% ../nbs/07_catalog.ipynb #905ccedd
 class Catalog:
     """Photos of products: `paths[i]` shows product `class_names[labels[i]]`.
@@ -141,11 +150,7 @@ class Catalog:
         self.paths,self.labels,self.class_names = [os.fspath(p) for p in paths],np.asarray(labels, np.int32).reshape(-1),list(class_names)
         self.root,self.skipped = None if root is None else os.fspath(root),list(skipped)
         self.categories = None if categories is None else [str(o) for o in categories]
-        n,c = len(self.paths),len(self.class_names)
-        if self.categories is not None and len(self.categories) != c: raise ValueError(f'{len(self.categories)} categories for {c} class_names: each class needs one')
-        if len(self.labels) != n: raise ValueError(f'{n} paths but {len(self.labels)} labels: each photo needs one')
-        if len(set(self.class_names)) < c: raise ValueError(f'class_names holds {Counter(self.class_names).most_common(1)[0][0]!r} twice: names must differ')
-        if n and not 0 <= self.labels.min() <= self.labels.max() < c: raise ValueError(f'labels run from {self.labels.min()} to {self.labels.max()}, but there are {c} class_names')
+        _check_columns(len(self.paths), self.labels, self.class_names, self.categories)
 
     def __len__(self): return len(self.paths)
     def __getitem__(self, i): return (self.paths[i], int(self.labels[i])) if isinstance(i, (int, np.integer)) else self.subset(i)

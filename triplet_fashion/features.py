@@ -275,8 +275,7 @@ def cut_features(
     size=None, # (height, width) to read photos at; None: what the model takes
 )->np.ndarray: # (n, copies, ...), in the order of `catalog`; from a folder, a read-only memory map
     "What the frozen part of a network makes of each photo, computed once. PhotoError names a photo that cannot be read."
-    if copies > 1 and augment is None: augment = True
-    augment, size = _augmenter(augment), tuple(size or lower.input_shape[1:3])
+    augment, size = _augmenter(augment or copies > 1), tuple(size or lower.input_shape[1:3])
     if None in size: raise ValueError('the network takes photos of any size: give size=(height, width)')
     shape = len(catalog), copies, *lower.compute_output_shape((1, *size, 3))[1:]
     parts = lambda *note: _parts(lower, catalog, size, batch_size, copies, augment, seed, fit, engine, progress, dtype, *note)

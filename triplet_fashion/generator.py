@@ -297,12 +297,13 @@ def _of_part(augment, k, i, n):
         return tf.reshape(whole[:,i*b:(i+1)*b], tf.shape(images))
     return one
 
-# %% ../nbs/09_generator.ipynb #a9777802
+# %% ../nbs/09_generator.ipynb #5b1c7e02
 def _augmenter(augment):
     "The function (images, seed) -> images that `augment` stands for: True, a Keras layer, such a function; or None."
     if isinstance(augment, keras.layers.Layer): return lambda x,_: augment(x, training=True)
     return augmentation() if augment is True else augment or None
 
+# %% ../nbs/09_generator.ipynb #a9777802
 def _planned(
     plan,         # function (epoch) -> rows of positions, int64 (m, k), for one pass
     reader,       # positions -> pixels

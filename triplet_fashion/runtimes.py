@@ -107,7 +107,7 @@ def _litert(model, shape, threads):
     n = min(threads, 8)
     return _in_groups([_invoke(content, threads//n) for _ in range(n)], 1)
 
-# %% ../nbs/14_runtimes.ipynb #144aaa78
+# %% ../nbs/14_runtimes.ipynb #6d2f9a14
 def _ov():
     "OpenVINO without its telemetry."
     alone = 'openvino' not in sys.modules and 'openvino_telemetry' not in sys.modules
@@ -118,6 +118,7 @@ def _ov():
     finally:
         if alone: del sys.modules['openvino_telemetry']
 
+# %% ../nbs/14_runtimes.ipynb #7e3a0b25
 @contextlib.contextmanager
 def _openvino_model(model, shape):
     "The network as OpenVINO has it, for the time of a `with` block."
@@ -136,6 +137,7 @@ def _openvino(model, shape, threads, precision='f32'):
     request = lambda: (lambda r: lambda x: np.array(r.infer([x])[0], 'float32'))(made.create_infer_request())
     return _in_groups([request() for _ in range(n)], shape[0])
 
+# %% ../nbs/14_runtimes.ipynb #144aaa78
 def _onnx(model, shape):
     "The network as ONNX has it."
     import tf2onnx
