@@ -223,6 +223,19 @@ def from_dir(cls:Catalog,
     order = sorted(names, key=lambda n: ids[_nfc(n)])
     return cls([p for n in order for p in found[n]], [ids[_nfc(n)] for n in order for _ in found[n]], known, root, out, kinds)
 
+# %% ../nbs/07_catalog.ipynb #cd70b71a
+@patch(cls_method=True)
+def of(cls:Catalog,
+    photos,             # a Catalog, or the name of a folder with one folder per product
+    what='catalog',     # argument that it came in, for messages
+):                      # the Catalog
+    """Return a Catalog as it is, and list a folder that is given by its name.
+
+    Whatever takes a Catalog takes a folder through this. Raises TypeError, naming `what`, for anything else; else as `from_dir`."""
+    if isinstance(photos, Catalog): return photos
+    if isinstance(photos, (str, os.PathLike)): return cls.from_dir(photos)
+    raise TypeError(f'{what} must be a Catalog or a folder of product folders, not {type(photos).__name__}')
+
 # %% ../nbs/07_catalog.ipynb #a6792391
 def _table(path, encoding):
     "(column names, rows with their line numbers) of a table with whatever separator its first line has."
