@@ -9,7 +9,7 @@ parser = ConfigParser(delimiters=['='])
 parser.read(here/'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
 words = lambda key: cfg.get(key, '').split()
-pythons = ['3.10', '3.11', '3.12', '3.13']
+pythons = ['3.11', '3.12', '3.13']
 
 setup(
     name=cfg['lib_name'],

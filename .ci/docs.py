@@ -100,7 +100,7 @@ def source_pages(nbs):
     rows = []
     for path in sorted((root/lib).rglob('*.py')):
         name, text = path.relative_to(root/lib).as_posix(), path.read_text(encoding='utf-8')
-        if name.startswith('_'): continue
+        if path.name.startswith('_'): continue
         stem = name.removesuffix('.py')
         lines = highlight(text, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).rstrip('\n').split('\n')
         body = '\n'.join(f'<span class="line" id="L{i}"><a class="nr" href="#L{i}" aria-label="line {i}">{i}</a>{s}</span>'

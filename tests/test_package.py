@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from email import message_from_string
 from pathlib import Path
@@ -18,9 +19,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LIB = 'triplet_fashion'
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not any(s[0] in '._' for s in p.relative_to(ROOT).parts))
-ROOMS = [p for p in NOTEBOOKS if re.match(r'\d\d_', p.name)]
-MODULES = sorted(p.stem for p in (ROOT/LIB).glob('*.py') if p.name[0] != '_')
-LIGHT = ['photo', 'draw', 'audit', 'catalog', 'readers', 'metrics', 'failures', 'cli']
+EXPORTS = {p: m[1] for p in NOTEBOOKS if (m := re.search(r'#\| default_exp ([\w.]+)', p.read_text(encoding='utf-8')))}
+ROOMS = [p for p in EXPORTS if p.parent == ROOT/'nbs']
+INTERNALS = [p for p in EXPORTS if p.parent != ROOT/'nbs']
+MODULES = sorted('.'.join(p.relative_to(ROOT/LIB).with_suffix('').parts) for p in (ROOT/LIB).rglob('*.py') if p.name[0] != '_')
+LIGHT = ['storage.files', 'labels', 'photo', 'draw', 'audit', 'catalog', 'readers', 'metrics', 'failures', 'cli']
 NOT_FOR_USERS = ['nbdev', 'execnb', 'ghapi', 'IPython', 'pytest', 'hypothesis', 'smalldocs', 'ziamath', 'imagehash']
 
 config = configparser.ConfigParser(delimiters=['='])
@@ -69,6 +72,10 @@ def test_card():
     assert not re.search(r'fastcore\S*<', cfg['requirements']), "the developers' pin is not for users"
 
 
+def test_python_and_keras_are_new_enough_to_open_files_from_anybody():
+    assert cfg['min_python'] == '3.11' and 'keras>=3.15.1' in cfg['requirements'].split()
+
+
 def test_card_pins_nbdev():
     dev = cfg['dev_requirements'].split()
     for pin in 'nbdev>=2.4.14,<3', 'execnb<0.2', 'fastcore<2', 'ghapi<2': assert pin in dev
@@ -107,21 +114,53 @@ for name in {MODULES}: importlib.import_module(f'{LIB}.{{name}}')
 # ---- the rooms
 
 def test_every_room_has_its_module():
-    assert ROOMS and sorted(p.stem[3:] for p in ROOMS) == MODULES
+    assert ROOMS and sorted(EXPORTS.values()) == MODULES
     assert [p.name[:2] for p in ROOMS] == [f'{i:02d}' for i in range(len(ROOMS))]
 
 
-@pytest.mark.parametrize('path', ROOMS, ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', EXPORTS, ids=lambda p: p.stem)
 def test_room(path):
-    name, src = path.stem[3:], [text(c['source']) for c in cells(path)]
+    name, src = EXPORTS[path], [text(c['source']) for c in cells(path)]
+    assert name.split('.')[-1] == path.stem[3:] and name.split('.')[:-1] in ([], [path.parent.name])
     assert re.fullmatch(rf'# {name}\n+> \S[^\n]+', src[0].strip()), 'the first cell is `# name` and `> one line`, no more'
     assert any(f'#| default_exp {name}' in s for s in src[1:3])
-    order = [p.stem[3:] for p in ROOMS]
-    tree = ast.parse((ROOT/LIB/f'{name}.py').read_text(encoding='utf-8'))
-    for node in ast.walk(tree):
+
+
+def imports(name):
+    "The modules of the package that a module needs to be imported; what would turn back is imported inside functions."
+    package = [LIB, *name.split('.')[:-1]]
+    tree = ast.parse((ROOT/LIB/f'{name.replace(".", "/")}.py').read_text(encoding='utf-8'))
+    for node in tree.body:
         if not isinstance(node, ast.ImportFrom): continue
-        other = node.module if node.level else (node.module or '').removeprefix(f'{LIB}.') if (node.module or '').startswith(LIB) else None
-        if other in order: assert order.index(other) < order.index(name), f'{name} imports from {other}, a room below it'
+        start = package[:len(package) - node.level + 1] if node.level else []
+        module = '.'.join([*start, node.module or ''])
+        if module.startswith(f'{LIB}.'): yield module.removeprefix(f'{LIB}.')
+
+
+@pytest.mark.parametrize('path', EXPORTS, ids=lambda p: p.stem)
+def test_imports_go_down(path):
+    "A room imports from rooms above it and from internals, an internal module from internals alone."
+    order, name = [EXPORTS[p] for p in [*INTERNALS, *ROOMS]], EXPORTS[path]
+    for other in imports(name):
+        if path in INTERNALS: assert other in [EXPORTS[p] for p in INTERNALS] and other != name, f'{name} imports from {other}'
+        elif other: assert order.index(other) < order.index(name), f'{name} imports from {other}, a room below it'
+
+
+# ---- the gate
+
+HOLDS_THE_GIL = """
+import ctypes
+def test_waits_for_ever(): ctypes.PyDLL(None).sleep(60)   # a call that keeps Python's lock, as two threads that wait for each other do
+"""
+
+
+def test_a_hang_in_c_ends_the_run_with_its_stacks(tmp_path):
+    (tmp_path/'test_hang.py').write_text(HOLDS_THE_GIL)
+    shutil.copy(ROOT/'pytest.ini', tmp_path)
+    begun = time.monotonic()
+    out = python('-m', 'pytest', '-o', 'timeout=1', '-o', 'faulthandler_timeout=2', '-o', 'testpaths=.', cwd=tmp_path)
+    assert out.returncode and time.monotonic() - begun < 40
+    assert 'test_waits_for_ever' in out.stderr + out.stdout and 'Timeout' in out.stderr + out.stdout
 
 
 # ---- stored outputs
@@ -229,7 +268,7 @@ def dists(tmp_path_factory):
 def test_sdist(dists):
     path, = dists.glob('*.tar.gz')
     with tarfile.open(path) as f: names = {n.partition('/')[2] for n in f.getnames()}
-    want = {'settings.ini', 'setup.py', 'README.md', 'LICENSE', 'CHANGELOG.md', *(f'{LIB}/{m}.py' for m in MODULES)}
+    want = {'settings.ini', 'setup.py', 'README.md', 'LICENSE', 'CHANGELOG.md', *(f'{LIB}/{m.replace(".", "/")}.py' for m in MODULES)}
     assert want <= names
     assert not [n for n in names if '__pycache__' in n or n.endswith('.pyc')]
 
@@ -241,10 +280,10 @@ def test_wheel(dists):
         names = set(f.namelist())
         read = lambda name: f.read(next(n for n in names if n.endswith(f'.dist-info/{name}'))).decode()
         meta, entry = message_from_string(read('METADATA')), read('entry_points.txt')
-    assert {n for n in names if '.dist-info/' not in n} == {f'{LIB}/{p.name}' for p in (ROOT/LIB).glob('*.py')}
+    assert {n for n in names if '.dist-info/' not in n} == {p.relative_to(ROOT).as_posix() for p in (ROOT/LIB).rglob('*.py')}
     assert any(n.endswith('LICENSE') for n in names)
     needs = [r for r in meta.get_all('Requires-Dist') if 'extra ==' not in r]
-    assert sorted(re.split(r'[<>=!~ ]', r)[0] for r in needs) == ['fastcore', 'matplotlib', 'numpy', 'pillow', 'tensorflow']
+    assert sorted(re.split(r'[<>=!~ ]', r)[0] for r in needs) == ['fastcore', 'keras', 'matplotlib', 'numpy', 'pillow', 'tensorflow']
     assert meta['Requires-Python'] == f'>={cfg["min_python"]}'
     for line in cfg['console_scripts'].split(): assert line.split('=')[0] in entry
     assert '# triplet_fashion' in meta.get_payload()

@@ -68,7 +68,7 @@ def test_source_links_lead_to_the_definition(site):
     seen = 0
     for path in (p for p in NOTEBOOKS if re.match(r'\d\d_', p.name)):
         text = (site/page_of(path)).read_text(encoding='utf-8')
-        for file, line, name in re.findall(r'href="source/(\w+)\.html#L(\d+)" class="source-link".*?<h3[^>]*>([^<]+)<', text, re.S):
+        for file, line, name in re.findall(r'href="(?:\.\./)?source/([\w/]+)\.html#L(\d+)" class="source-link".*?<h3[^>]*>([^<]+)<', text, re.S):
             code = (ROOT/'triplet_fashion'/f'{file}.py').read_text(encoding='utf-8').splitlines()
             assert re.search(rf'\b{re.escape(name.strip().split(".")[-1])}\b', '\n'.join(code[int(line)-1:int(line)+4])), (path.name, name, line)
             seen += 1
