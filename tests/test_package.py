@@ -163,6 +163,27 @@ def test_a_hang_in_c_ends_the_run_with_its_stacks(tmp_path):
     assert 'test_waits_for_ever' in out.stderr + out.stdout and 'Timeout' in out.stderr + out.stdout
 
 
+STEPS = """
+export PYTHONFAULTHANDLER=1
+fine() { true; }
+fails() { false; echo 'goes on'; }
+hangs() { python -c 'import time; time.sleep(60)'; }
+step good 20 fine; step bad 20 fails; step slow 2 hangs
+echo "failed: ${failed[*]}"
+"""
+
+
+@pytest.mark.skipif(not shutil.which('bash') or not shutil.which('pkill'), reason='bash and pkill are not here')
+def test_a_step_of_the_gate_ends_at_its_limit(tmp_path):
+    step = re.search(r'^failed=\(\)$.*?^\}.*?$', (ROOT/'.ci/run').read_text(), re.M | re.S)[0]
+    (tmp_path/'steps.sh').write_text('set -euo pipefail\n' + step + STEPS)
+    begun = time.monotonic()
+    out = subprocess.run(['bash', tmp_path/'steps.sh'], capture_output=True, text=True)
+    assert time.monotonic() - begun < 30 and 'failed: bad slow' in out.stdout
+    assert 'over its 2 s' in out.stdout and 'goes on' not in out.stdout
+    assert 'most recent call first' in out.stderr
+
+
 # ---- stored outputs
 
 FOREIGN = re.compile(r'(?<![\w.~:/<])/(?:tmp|home|root|work|usr|opt|var|mnt|Users)/[\w.]|[A-Z]:\\\\\w|Traceback \(most recent|\b0x[0-9a-f]{6,}'
