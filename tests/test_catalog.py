@@ -2,11 +2,13 @@
 import os, shutil, signal, subprocess, sys, time, unicodedata
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from triplet_fashion import catalog as room
+from triplet_fashion.labels import Labels
 from triplet_fashion.catalog import Catalog, class_dict, draw_catalog, listdir_fullpath, sub_dir, unsub_dir
 
 
@@ -156,9 +158,66 @@ def test_listing_imports_no_tensorflow(tmp_path, root):
 
 def test_wrong_columns_name_themselves():
     with pytest.raises(ValueError, match='2 paths but 1 labels'): Catalog(['a', 'b'], [0], ['x'])
-    with pytest.raises(ValueError, match='labels run from 0 to 1, but there are 1'): Catalog(['a', 'b'], [0, 1], ['x'])
-    with pytest.raises(ValueError, match='labels run from -1'): Catalog(['a'], [-1], ['x'])
+    with pytest.raises(ValueError, match='labels hold 1, but there are 1 class_names'): Catalog(['a', 'b'], [0, 1], ['x'])
+    with pytest.raises(ValueError, match='labels hold -1'): Catalog(['a'], [-1], ['x'])
     with pytest.raises(ValueError, match="holds 'x' twice"): Catalog(['a'], [0], ['x', 'x'])
+
+
+# labels and names
+
+PRODUCTS = {'text': ['hat', 'coat', 'hat'], 'EAN codes': [4006381333931, 4006381333931-2**32, 4006381333931], 'ids': [1, 0, 1], 'whole floats': [1., 0., 1.],
+            'NumPy text': np.array(['hat', 'coat', 'hat']), 'uint64': np.array([2**64-1, 7, 2**64-1], np.uint64), 'a column': pd.Series(['hat', 'coat', 'hat'], index=[5, 6, 7]),
+            'nullable integers': pd.array([9, 8, 9], 'Int64'), 'categories': pd.Categorical(['hat', 'coat', 'hat']), 'NumPy scalars': [np.int64(5), np.int8(3), np.int64(5)]}
+
+
+@pytest.mark.parametrize('labels', PRODUCTS.values(), ids=PRODUCTS)
+def test_any_label_is_a_product(labels):
+    cat = Catalog(['1', '2', '3'], labels)
+    assert cat.labels.tolist() == [1, 0, 1] and cat.labels.dtype == np.int32
+    assert [cat.class_names[l] for l in cat.labels] == [str(int(l) if isinstance(l, float) else l) for l in labels]
+
+
+@pytest.mark.parametrize('missing', [None, np.nan, pd.NA, ''], ids=repr)
+@pytest.mark.parametrize('names', [None, ['coat'], {'coat': 'x'}], ids=repr)
+def test_a_missing_label_is_no_product(missing, names):
+    with pytest.raises(ValueError, match='^labels: 1 of 2 photos have no label, the first at position 1'): Catalog(['1', '2'], ['coat', missing], names)
+
+
+def test_names_say_what_labels_mean():
+    paths = ['1', '2', '3']
+    by_name = Catalog(paths, ['hat', 'coat', 'hat'], ['coat', 'hat', 'tee'])
+    assert by_name.labels.tolist() == [1, 0, 1] and by_name.num_classes == 3
+    assert Catalog(paths, by_name.labels, by_name.class_dict).class_names == ['coat', 'hat', 'tee']
+    ean = Catalog(paths, [4006381333931, 9, 4006381333931], {4006381333931: 'coat', 9: 'hat', 12: 'tee'})
+    assert ean.class_names == ['hat', 'tee', 'coat'] and ean.labels.tolist() == [2, 0, 2]
+    assert Catalog(paths, ['x', 'y', 'x'], {'y': 'coat', 'x': 'hat'}).labels.tolist() == [0, 1, 0]
+    assert Catalog(paths, ['hat', 'coat', 'hat'], {0: 'coat', 1: 'hat'}).labels.tolist() == [1, 0, 1]
+    kinds = Catalog(paths, [1, 0, 1], ['a', 'b'], categories=['top', 'hat'])
+    assert Catalog(['4'], ['b'], kinds).categories == ['top', 'hat'] and Catalog(['4'], ['b'], kinds).labels.tolist() == [1]
+    assert Catalog(['4'], ['b'], Labels(['b', 'a'])).labels.tolist() == [1] and Catalog(['4', '5'], Labels(['b', 'a'])).class_names == ['a', 'b']
+    numbers = Catalog(paths, [0, 1, 0], [10, np.int64(11)])
+    assert numbers.class_names == ['10', '11'] and (numbers + by_name).num_classes == 5 and '11' in Catalog([], [], numbers).class_names
+
+
+@pytest.mark.parametrize('labels,names,says', [
+    ([0, 2**32], ['a', 'b'], 'labels hold 4294967296, but there are 2 class_names.*{label: name}'), (['a', 'c'], ['a', 'b'], "labels hold 'c', which is not among the 2 class_names \\('a', 'b'\\)"),
+    ([0, 1], {0: 'a', 2: 'b'}, 'labels hold 1, which is not among the keys'), ([0, 1], ['a', None], 'class_names has no name at position 1'), ([0, 1], 'ab', "class_names must hold one name a class, not 'ab'"),
+    ([0, 1], ['e\u0301', '\u00e9'], 'twice'), ([0, .5], ['a', 'b'], 'labels hold 0.5'), (['a', 1], None, 'labels mix text'), (5, None, 'labels must hold one label a photo, not 5'), ([[0], [1]], ['a', 'b'], r'the shape is \(2, 1\)'),
+    (Labels(['a', None], missing='unlabelled'), None, 'labels: some photos are unlabelled')])
+def test_labels_and_names_that_do_not_fit_name_themselves(labels, names, says):
+    with pytest.raises(ValueError, match=says): Catalog(['1', '2'], labels, names)
+
+
+def test_two_catalogues_are_matched_by_name():
+    nfd, nfc = (unicodedata.normalize(form, '한글 Café') for form in ('NFD', 'NFC'))
+    mac, pc = Catalog(['1', '2', '3'], [0, 1, 2], ['x', 'y', nfd]), Catalog(['4', '5'], [0, 1], [nfc, 'x'])
+    assert pc.labels_as(mac).tolist() == [2, 0] and mac.labels_as(pc).tolist() == [1, 2, 0]
+    assert mac.labels_as(mac).tolist() == mac.labels.tolist()
+    assert pc.labels_as([]).tolist() == pc.labels.tolist()
+    assert pc.labels_as({5: nfd}).tolist() == [5, 6] and mac.labels_as({8: 'y', 3: 'x'}).tolist() == [3, 8, 9]
+    assert Catalog([], []).labels_as(mac).tolist() == []
+    with pytest.raises(ValueError, match='keys must be class ids'): pc.labels_as({'a': 'x'})
+    assert len((mac + pc).class_names) == 3
 
 
 def test_parts_keep_ids_and_empty_parts_work():

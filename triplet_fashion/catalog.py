@@ -17,6 +17,7 @@ from PIL import Image
 
 from .audit import Audit, _brief, _data_uri, _escape, _fonts, _thumb, audit_photos, load_exclusions
 from .draw import _number, contact_sheet, draw_photo, garment, photo_quality, product_name
+from .labels import Labels, composed
 from .photo import PHOTO_SUFFIXES, _map_threads, track
 
 # %% ../nbs/07_catalog.ipynb #59f19f7d
@@ -67,7 +68,7 @@ def draw_catalog(
 _JUNK = {'thumbs.db', 'desktop.ini', '__macosx', '@eadir', '$recycle.bin', 'system volume information', 'lost+found', '__pycache__'}
 
 def _hidden(name): return name.startswith('.') or name.lower() in _JUNK
-def _nfc(name): return unicodedata.normalize('NFC', name)
+def _nfc(name): return composed(name)
 def _in_order(names): return sorted(names, key=lambda s: (_nfc(s), s))
 
 def listdir_fullpath(
@@ -118,14 +119,63 @@ def _class_photos(root, name, layout):
         photos,out,others = photos+deeper,out+rest,others+[os.path.join(d, b) for b in below]
     return photos,out+[(os.path.join(home, d), 'sub-folder') for d in others],others
 
+# %% ../nbs/07_catalog.ipynb #1ba4d862
+def _as_names(names):
+    "Return the names of classes as a list of text; numbers become text."
+    if isinstance(names, (str, bytes)):
+        raise ValueError(f'class_names must hold one name a class, not {names!r}')
+    names = list(names)
+    if all(isinstance(n, str) and n for n in names): return [str(n) for n in names]
+    found = Labels(names, what='class_names', missing='unlabelled')
+    if not found.known.all():
+        raise ValueError(f'class_names has no name at position {np.argmin(found.known)}: each class needs one')
+    return [found.names[i] for i in found.ids]
+
+def _keys_and_names(class_names):
+    "Return (the label of each class, its name) of a list of names, {label: name}, a Catalog or `Labels`."
+    if isinstance(class_names, Labels): class_names = class_names.names
+    class_names = getattr(class_names, 'class_names', class_names)
+    if not isinstance(class_names, dict):
+        names = _as_names(class_names)
+        return list(range(len(names))), names
+    keys = Labels(list(class_names), what='the keys of class_names')
+    if len(keys.values) < len(keys):
+        raise ValueError('class_names has one key in two Unicode forms: keys must differ')
+    names = list(class_names.values())
+    return keys.values, _as_names([names[i] for i in np.argsort(keys.ids)])
+
+# %% ../nbs/07_catalog.ipynb #274a26a3
+def _no_class(label, keys, names):
+    "Return the error for a label that is none of the classes."
+    if isinstance(label, str):
+        shown = ', '.join(map(repr, names[:3])) + (', ...' if len(names) > 3 else '')
+        return ValueError(f'labels hold {label!r}, which is not among the {len(names):,} class_names ({shown})')
+    if keys == list(range(len(names))):
+        return ValueError(f'labels hold {label}, but there are {len(names):,} class_names, with the ids from 0: '
+                          'give class_names as {label: name}, or leave them out')
+    return ValueError(f'labels hold {label}, which is not among the keys of class_names')
+
+def _class_ids(labels, class_names):
+    "Return (class id of each photo, int32 (n,); the names of the classes)."
+    if not isinstance(labels, Labels): labels = Labels(labels)
+    if not labels.known.all(): raise ValueError('labels: some photos are unlabelled: leave them out')
+    if class_names is None: return labels.ids, labels.names
+    keys, names = _keys_and_names(class_names)
+    text = bool(labels.values) and isinstance(labels.values[0], str)
+    by_name = text and not isinstance(next(iter(keys), ''), str)
+    place = {composed(k): i for i, k in enumerate(names)} if by_name else {k: i for i, k in enumerate(keys)}
+    ids = np.array([place.get(v, -1) for v in labels.values], np.int32)[labels.ids]
+    if (ids < 0).any(): raise _no_class(labels.values[labels.ids[np.argmin(ids)]], keys, names)
+    return ids, names
+
 # %% ../nbs/07_catalog.ipynb #8f4b1c36
 def _check_columns(n, labels, class_names, categories):
     "Complain about columns of a catalogue of `n` photos that do not belong together."
     c = len(class_names)
     if categories is not None and len(categories) != c: raise ValueError(f'{len(categories)} categories for {c} class_names: each class needs one')
     if len(labels) != n: raise ValueError(f'{n} paths but {len(labels)} labels: each photo needs one')
-    if len(set(class_names)) < c: raise ValueError(f'class_names holds {Counter(class_names).most_common(1)[0][0]!r} twice: names must differ')
-    if n and not 0 <= labels.min() <= labels.max() < c: raise ValueError(f'labels run from {labels.min()} to {labels.max()}, but there are {c} class_names')
+    name, times = Counter(map(composed, class_names)).most_common(1)[0] if c else ('', 0)
+    if times > 1: raise ValueError(f'class_names holds {name!r} twice: names must differ')
 
 # %% ../nbs/07_catalog.ipynb #905ccedd
 class Catalog:
@@ -136,19 +186,23 @@ class Catalog:
         >>> cat = Catalog(['a/1.jpg', 'a/2.jpg', 'b/1.jpg'], [0, 0, 1], ['a', 'b'])
         >>> cat[2], cat.counts().tolist()
         (('b/1.jpg', 1), [2, 1])
+        >>> Catalog(['1.jpg', '2.jpg'], ['hat', 'coat']).class_names
+        ['coat', 'hat']
         >>> cat.at_least(2)
         Catalog: 2 photos of 1 products
     """
     def __init__(self,
         paths,          # photo files
-        labels,         # class id of each, int (n,)
-        class_names,    # name of each class; the position is the id
+        labels,         # product of each, (n,): class ids, or any labels as in the table above; `labels` holds class ids, int32
+        class_names=None, # name of each class; the position is the id. Or {label: name}, a Catalog, `Labels`; None: the labels' own text
         root=None,      # the folder that `ids` are relative to
         skipped=(),     # (path, reason) of what a listing left out
         categories=None,# kind of product of each class, such as 'dress'; None where not known
     ):
-        self.paths,self.labels,self.class_names = [os.fspath(p) for p in paths],np.asarray(labels, np.int32).reshape(-1),list(class_names)
-        self.root,self.skipped = None if root is None else os.fspath(root),list(skipped)
+        self.paths = [os.fspath(p) for p in paths]
+        self.labels, self.class_names = _class_ids(labels, class_names)
+        self.root, self.skipped = None if root is None else os.fspath(root), list(skipped)
+        if categories is None and isinstance(class_names, Catalog): categories = class_names.categories
         self.categories = None if categories is None else [str(o) for o in categories]
         _check_columns(len(self.paths), self.labels, self.class_names, self.categories)
 
@@ -178,9 +232,17 @@ class Catalog:
         return f'{self.name}: {len(self):,} photos of {len(self.products):,} products{left}'
 
 # %% ../nbs/07_catalog.ipynb #c09e0880
+def _shared_names(class_names):
+    "Return the names whose ids are shared, as a new list."
+    if class_names is None: return []
+    keys, names = _keys_and_names(class_names)
+    if keys == list(range(len(names))): return names
+    raise ValueError(f'class_names has the ids {keys[0]!r} to {keys[-1]!r}: a Catalog counts its classes from 0, so they cannot be shared')
+
 def _united(class_names, names, categories=None):
     "(class names, id by composed name, categories or None): those of a Catalog or list first, then the `names` that are new."
-    known,kinds = list(getattr(class_names, 'class_names', class_names) or []),getattr(class_names, 'categories', None)
+    known = _shared_names(class_names)
+    kinds = class_names.categories if isinstance(class_names, Catalog) else None
     ids,new = {_nfc(n): i for i,n in enumerate(known)},categories or {}
     kinds = None if kinds is None and not new else list(kinds or [new.get(_nfc(n), '') for n in known])
     for n in names:
@@ -235,6 +297,23 @@ def of(cls:Catalog,
     if isinstance(photos, Catalog): return photos
     if isinstance(photos, (str, os.PathLike)): return cls.from_dir(photos)
     raise TypeError(f'{what} must be a Catalog or a folder of product folders, not {type(photos).__name__}')
+
+# %% ../nbs/07_catalog.ipynb #4a8ac572
+@patch
+def labels_as(self:Catalog,
+    class_names,   # whose ids to use: another Catalog, or what else has `class_names`; a list of names; {id: name}
+)->np.ndarray:     # int (n,)
+    """Return what each photo shows as a class id of another catalogue, matched by name.
+
+    Products that the other one does not have get the ids behind its last one, in the order of `class_names` here."""
+    keys, names = _keys_and_names(class_names)
+    if keys and isinstance(keys[0], str): raise ValueError('class_names: the keys must be class ids, not text')
+    known = {composed(name): key for key, name in zip(keys, names)}
+    place, first_new = [], max(keys, default=-1) + 1
+    for name in map(composed, self.class_names):
+        place.append(known.setdefault(name, first_new))
+        first_new = max(first_new, place[-1] + 1)
+    return np.array(place, int)[self.labels]
 
 # %% ../nbs/07_catalog.ipynb #a6792391
 def _table(path, encoding):
