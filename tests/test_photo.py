@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageOps, features
 
-from triplet_fashion.photo import PHOTO_SUFFIXES, PhotoError, load_images, photo_problem, read_image, track
+from triplet_fashion.photo import (PHOTO_FORMATS, PHOTO_SUFFIXES, PhotoError, load_images, open_image, photo_problem, photo_size,
+                                   read_image, track)
 
 
 @pytest.fixture(scope='module')
@@ -274,3 +275,119 @@ def test_reading_imports_no_tensorflow(tmp_path, scene, root):
     Image.fromarray(scene).save(tmp_path/'s.png')
     code = f"import sys; from triplet_fashion.photo import read_image; read_image({str(tmp_path/'s.png')!r}, 32); print(sorted({{'tensorflow', 'keras', 'matplotlib'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=root, check=True).stdout == '[]\n'
+
+
+# files from anybody
+
+FOREIGN = {
+    'PostScript': b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n%%EndComments\n{} loop\n',
+    'PostScript behind a DOS head': b'\xc5\xd0\xd3\xc6' + (32).to_bytes(4, 'little') + bytes(24) + b'%!PS-Adobe-3.0 EPSF-3.0\n{} loop\n',
+    'PDF': b'%PDF-1.4\n1 0 obj\n<<>>\nendobj\n',
+    'FITS': b'SIMPLE  =                    T'.ljust(80) + b'BITPIX  =                    8'.ljust(80),
+    'QOI': b'qoif' + (9000).to_bytes(4, 'big')*2 + b'\3\0' + b'\xfd'*2000,
+    'WMF': b'\xd7\xcd\xc6\x9a' + bytes(60),
+    'XPM': b'/* XPM */\nstatic char *a[] = {\n"1 1 1 1",\n"a c #ffffff",\n"a"};\n'}
+
+
+@pytest.mark.parametrize('kind', FOREIGN)
+def test_what_is_no_photo_format_is_not_opened(kind, tmp_path, monkeypatch):
+    "Whatever its name says: no interpreter is started, and nothing is decoded."
+    def started(*a, **k): raise AssertionError('a program was started')
+    monkeypatch.setattr(subprocess, 'Popen', started)
+    (tmp_path/'coat.jpg').write_bytes(FOREIGN[kind])
+    assert photo_problem(tmp_path/'coat.jpg').startswith('not an image')
+    for photo in (tmp_path/'coat.jpg', FOREIGN[kind], io.BytesIO(FOREIGN[kind])):
+        with pytest.raises(PhotoError, match='not an image'): read_image(photo)
+
+
+@pytest.mark.parametrize('fmt', ['EPS', 'PDF', 'ICO', 'PCX', 'SGI', 'IM', 'PSD', 'ICNS', 'DDS', 'MSP', 'SPIDER', 'XBM'])
+def test_formats_that_the_package_does_not_name_are_refused(fmt, scene):
+    Image.init()
+    if fmt not in Image.SAVE: return    # Pillow reads it and does not write it
+    im = Image.fromarray(scene).resize((64, 64)).convert(dict(MSP='1', XBM='1', SPIDER='F').get(fmt, 'RGB'))
+    assert fmt not in PHOTO_FORMATS
+    with pytest.raises(PhotoError, match='bytes: '): open_image(encoded(im, fmt))
+
+
+@pytest.mark.parametrize('fmt', ['JPEG', 'PNG', 'GIF', 'TIFF', 'BMP', 'PPM'])
+@pytest.mark.parametrize('size', [None, (31, 22)])
+def test_bytes_files_and_images_are_read_as_paths_are(fmt, size, scene, tmp_path):
+    data = encoded(Image.fromarray(scene), fmt)
+    (tmp_path/'a').write_bytes(data)
+    want = read_image(tmp_path/'a', size)
+    with open(tmp_path/'a', 'rb') as file:
+        for photo in (data, bytearray(data), memoryview(data), io.BytesIO(data), file, file):
+            assert np.array_equal(read_image(photo, size), want), type(photo)
+    apart = abs(read_image(Image.open(tmp_path/'a'), size).astype(int) - want).max()
+    assert apart <= (2 if fmt == 'JPEG' else 0)                                       # a JPEG file is decoded at a half
+    assert photo_size(data) == photo_size(tmp_path/'a') == (60, 90) and photo_problem(data) is None
+
+
+@pytest.mark.parametrize('size', [None, (30, 20)])
+def test_an_image_of_the_users_stays_as_it_was(size, scene, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(scene).resize((720, 480)).save(tmp_path/'phone.jpg', exif=exif, quality=95)
+    im = Image.open(tmp_path/'phone.jpg')
+    first = read_image(im, size)
+    assert im.size == (720, 480) and im.getexif()[0x0112] == 6 and im.format == 'JPEG'
+    assert photo_size(im) == photo_size(tmp_path/'phone.jpg') == (720, 480)
+    assert np.array_equal(read_image(im, size), first)
+    assert abs(first.astype(int) - read_image(tmp_path/'phone.jpg', size)).max() <= 8
+    assert np.array_equal(read_image(ImageOps.exif_transpose(im), size), first)       # not turned twice
+
+
+def test_images_made_in_memory_are_read(scene):
+    im = Image.fromarray(scene)
+    clear = im.convert('RGBA')
+    clear.putalpha(0)
+    assert read_image(clear).min() == 255 and np.array_equal(read_image(im), scene)
+    assert read_image(Image.fromarray(np.array([[0, 65535]], np.uint16)))[0, :, 0].tolist() == [0, 255]
+    with pytest.raises(PhotoError, match='image: unreadable: 0 x 5 pixels'): read_image(Image.new('RGB', (0, 5)))
+
+
+def test_what_holds_no_photo_is_named(tmp_path):
+    for photo in (None, 7, ['a.jpg'], np.zeros((3, 3, 3), np.uint8)):
+        with pytest.raises(TypeError, match='give a path, bytes, a binary file object'): read_image(photo)
+    (tmp_path/'a.jpg').write_text('x')
+    with open(tmp_path/'a.jpg') as file, pytest.raises(TypeError, match="mode 'rb'"): read_image(file)
+    with pytest.raises(PhotoError, match='bytes: empty file'): read_image(b'')
+
+
+def test_only_exif_turns_a_photo(scene, tmp_path):
+    "XMP and the text of a PNG do not, as in a browser."
+    from PIL.PngImagePlugin import PngInfo
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    text = PngInfo()
+    text.add_text('Raw profile type exif', '\nexif\n    26\n' + exif.tobytes().hex())
+    im = Image.fromarray(scene)
+    for data in (encoded(im, 'JPEG', xmp=xmp), encoded(im, 'WEBP', xmp=xmp), encoded(im, 'PNG', pnginfo=text), encoded(im, 'JPEG', xmp=xmp, exif=Image.Exif())):
+        assert read_image(data).shape == (60, 90, 3)
+    assert read_image(encoded(im, 'JPEG', xmp=xmp.replace(b'6', b'1'), exif=exif)).shape == (90, 60, 3)
+
+
+def without_height(jpeg):
+    "A JPEG whose frame header says that it is 0 pixels high."
+    at = jpeg.index(b'\xff\xc0') + 5
+    return jpeg[:at] + b'\0\0' + jpeg[at+2:]
+
+
+@pytest.mark.parametrize('fit', ['stretch', 'crop', 'pad'])
+def test_a_jpeg_without_height_is_a_bad_photo(fit, scene):
+    with pytest.raises(PhotoError, match='bytes: not an image'): read_image(without_height(encoded(Image.fromarray(scene), 'JPEG')), 32, fit)
+
+
+def test_a_jpeg_of_endless_scans_is_refused_at_once():
+    "Ten bytes make a scan, and each scan goes over all pixels: 350 KB would take minutes."
+    data = encoded(Image.new('L', (2000, 2000)), 'JPEG', progressive=True)
+    last = data.rindex(b'\xff\xda')
+    scan = data[last:last+10]
+    assert read_image(data, 32).shape == (32, 32, 3)
+    problem = photo_problem(data[:-2] + 30_000*scan + b'\xff\xd9')
+    assert problem.startswith('unreadable: 30,0') and 'scans' in problem
+
+
+def test_one_name_for_many_photos_is_named():
+    with pytest.raises(ValueError, match=r"paths='shop' is one name.*Catalog.from_dir"): load_images('shop', 32)

@@ -17,7 +17,7 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 
-from .photo import PhotoError, _map_threads, _orientation, read_image, track
+from .photo import PhotoError, _map_threads, _orientation, open_image, read_image, track
 
 # %% ../nbs/06_audit.ipynb #60d4af65
 _TILE = 64   # pixels: the side of the tile that copies are found on
@@ -51,7 +51,7 @@ def photo_facts(
     path = os.fspath(path)
     try:
         tile = read_image(path, (_TILE, _TILE))
-        with Image.open(path) as im:
+        with open_image(path) as im:
             (w, h),notes = im.size,_names_it(im, path)
             notes += _modes(im)
     except PhotoError as e: return PhotoFacts(e.problem)

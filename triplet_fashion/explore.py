@@ -375,7 +375,7 @@ def _picture_html(pic, caption=''):
     "A figure, an image or an image file as <figure>."
     if hasattr(pic, 'savefig'):
         data,dpi = figure_png(pic),160
-        width = Image.open(io.BytesIO(data)).width*96/dpi
+        width = Image.open(io.BytesIO(data), formats=('PNG',)).width*96/dpi
     else:
         im,buf = thumbnail(pic, 1600),io.BytesIO()
         im.save(buf, 'PNG')

@@ -15,13 +15,12 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image, ImageDraw
 from .metrics import nearest
-from .photo import _turn, read_image
+from .photo import photo_size, read_image
 
 # %% ../nbs/24_search.ipynb #d4c60254
 def _upright_size(path, side):
     "Size (height, width) of the photo at `path`, shrunk to `side` at most, as it stands upright."
-    with Image.open(path) as im:
-        w,h = im.size[::-1] if _turn(im) >= 5 else im.size
+    h,w = photo_size(path)
     scale = min(1, side/max(w, h))
     return max(1, round(h*scale)), max(1, round(w*scale))
 
