@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from triplet_fashion import metrics
-from triplet_fashion.metrics import (Table, Verification, calibrate_threshold, color_histogram, fit_threshold, hard_triplets, knn_accuracy,
+from triplet_fashion.metrics import (NeighborSearch, Table, Verification, calibrate_threshold, color_histogram, fit_threshold, hard_triplets, knn_accuracy,
                                      nearest, pair_distances, random_triplets, raw_pixels, retrieval_metrics, triplet_accuracy, verification_report)
 
 METRICS = 'cosine', 'euclidean', 'sqeuclidean'
@@ -647,3 +647,38 @@ def test_metrics_need_only_numpy():
     code = "import sys, triplet_fashion.metrics; print([m for m in ('tensorflow', 'keras', 'matplotlib', 'PIL') if m in sys.modules])"
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert out.stdout.strip() == '[]', out.stderr
+
+
+@pytest.mark.parametrize('metric', METRICS)
+def test_a_prepared_gallery_answers_as_nearest_does(metric):
+    "Whatever came before: all-zero queries and huge numbers, which need another preparation, change nothing for the next."
+    rng = np.random.default_rng(0)
+    g, q = rng.normal(size=(500, 6)).astype('float32'), rng.normal(size=(20, 6)).astype('float32')
+    g[::50] = g[7]
+    search = NeighborSearch(g, metric)
+    for x in (q[:1], q, np.zeros((2, 6), 'float32'), q*1e12, g[7:8], q):
+        for mine, theirs in zip(search(x, k=9), nearest(x, g, k=9, metric=metric)): np.testing.assert_array_equal(mine, theirs)
+    assert len(search) == 500
+    with pytest.raises(ValueError, match='k=501, but the gallery offers 500'): search(q, k=501)
+    with pytest.raises(ValueError, match='5 columns and gallery 6'): search(q[:, :5])
+
+
+def test_a_gallery_is_prepared_once():
+    "The gallery's copy is 4 MB: the first search makes it, the second needs next to nothing."
+    x = np.random.default_rng(0).normal(size=(16_000, 64)).astype('float32')
+    search, peaks = NeighborSearch(x), []
+    for _ in range(2):
+        tracemalloc.start()
+        try:
+            search(x[:1], k=5)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally: tracemalloc.stop()
+    assert peaks[0] > x.nbytes and peaks[1] < x.nbytes/4
+
+
+def test_threads_may_share_a_prepared_gallery():
+    from concurrent.futures import ThreadPoolExecutor
+    x = np.random.default_rng(0).normal(size=(3000, 16)).astype('float32')
+    search, want = NeighborSearch(x), nearest(x, x, k=4)[1]
+    with ThreadPoolExecutor(8) as pool: found = list(pool.map(lambda i: search(x[i:i+30], k=4)[1], range(0, 3000, 30)))
+    np.testing.assert_array_equal(np.concatenate(found), want)
