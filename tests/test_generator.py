@@ -451,6 +451,33 @@ def test_layers_augment_too(drawn):
     assert np.array_equal(a, b)
 
 
+@pytest.mark.parametrize('policy', ['float32', 'mixed_float16', 'mixed_bfloat16'])
+@pytest.mark.parametrize('dtype', ['uint8', 'int32', 'float32'])
+def test_the_layer_gives_float32_in_training_and_out_of_it(policy, dtype):
+    x = np.random.default_rng(0).integers(0, 256, (2, 6, 6, 3)).astype(dtype)
+    layer = Augment(dtype=policy, light=0, crop=0)
+    symbolic = layer(keras.Input((6, 6, 3), dtype=dtype))
+    assert symbolic.dtype == 'float32' and symbolic.shape == (None, 6, 6, 3)
+    assert layer(x).dtype == layer(x, training=True).dtype == tf.float32
+    assert np.array_equal(layer(x), x)                                        # pixels are not rounded
+    for one, before in zip(layer(x, training=True).numpy(), x):               # nor those that are mirrored
+        assert np.abs(one - before).max() < .01 or np.abs(one - before[:, ::-1]).max() < .01
+
+
+@pytest.mark.parametrize('dtype', ['uint8', 'float32'])
+def test_a_network_that_begins_with_the_layer_predicts_as_it_trains(dtype):
+    net = keras.Sequential([keras.Input((6, 6, 3), dtype=dtype), Augment(), keras.layers.Conv2D(2, 3)])
+    x = np.full((2, 6, 6, 3), 200, dtype)
+    assert net(x, training=True).dtype == tf.float32 and net.predict(x, verbose=0).dtype == np.float32
+
+
+def test_whole_numbers_are_augmented_as_floats_are():
+    x = np.random.default_rng(0).integers(0, 256, (3, 9, 9, 3)).astype('uint8')
+    for kw in (dict(), dict(flip=False, crop=0), dict(light=0, hue=.2), dict(flip=False, crop=0, light=0)):
+        got = augmentation(**kw)(x, 1)
+        assert got.dtype == tf.float32 and np.array_equal(got, augmentation(**kw)(x.astype('float32'), 1))
+
+
 def test_hue_is_off_unless_asked_for():
     x = tf.constant(np.full((40, 6, 6, 3), (180., 60., 60.), 'float32'))
     assert np.allclose(augmentation(light=0)(x, 1), x, atol=1e-3)

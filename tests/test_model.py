@@ -35,6 +35,31 @@ def test_stack_and_unstack_by_hand():
     assert UnstackTriplets().compute_output_shape((None, 7)) == (None, 21)
 
 
+@pytest.mark.parametrize('b', [None, 2])
+@pytest.mark.parametrize('dtype', ['uint8', 'float16', 'float32'])
+def test_stacking_keeps_a_known_batch_size_and_the_type(b, dtype):
+    photos = [keras.Input((6, 5, 3), batch_size=b, dtype=dtype) for _ in 'apn']
+    stacked = StackTriplets()(photos)
+    assert stacked.shape == (b and 3*b, 6, 5, 3) and stacked.dtype == dtype
+    embeddings = keras.Input((8,), batch_size=b and 3*b, dtype=dtype)
+    back = UnstackTriplets()(embeddings)
+    assert back.shape == (b, 24) and back.dtype == dtype
+    net = keras.Model(photos, stacked)
+    out = net([np.full((2, 6, 5, 3), k, dtype) for k in range(3)])
+    assert out.shape == (6, 6, 5, 3) and keras.backend.standardize_dtype(out.dtype) == dtype
+
+
+def test_photos_of_any_size_are_stacked():
+    photos = [keras.Input((None, None, 3)) for _ in 'apn']
+    net = keras.Model(photos, StackTriplets()(photos))
+    assert net.output_shape == (None, None, None, 3)
+    assert net.predict([np.zeros((2, 7, 4, 3), 'float32')]*3, verbose=0).shape == (6, 7, 4, 3)
+
+
+def test_rows_that_are_no_triplets_are_refused():
+    with pytest.raises(ValueError, match='three rows a triplet, not 7 rows'): UnstackTriplets()(keras.Input((8,), batch_size=7))
+
+
 def test_one_pass_equals_three(net, photos):
     want = np.hstack([net.predict(x, verbose=0) for x in photos])
     for joint in True, False:

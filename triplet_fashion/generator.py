@@ -548,11 +548,11 @@ def augmentation(
     crop=0.1,     # cut away up to this share of height and of width, at a random place
     light=0.1,    # change contrast and brightness by up to this share
     hue=0.,       # turn colours by up to this share of the colour circle: off, as colour tells products apart
-):                # function (images float32 0..255 (b, h, w, 3), seed: int or pair of ints) -> images
+):                # function (images 0..255 (b, h, w, 3), seed: int or pair of ints) -> images, float32
     "Random flip, crop and light, from stateless random numbers: same seed, same result."
     if not (0 <= crop < 1 and 0 <= light < 1 and 0 <= hue <= .5): raise ValueError(f'crop and light are shares between 0 and 1, hue of up to 0.5, not {crop}, {light} and {hue}')
     def augment(images, seed=0):
-        seed = tf.reshape(tf.cast(seed, tf.int64), [-1])
+        images,seed = tf.cast(images, tf.float32),tf.reshape(tf.cast(seed, tf.int64), [-1])
         n,size = tf.shape(images)[0],tf.shape(images)[1:3]
         u = tf.random.stateless_uniform((8, n), tf.concat([tf.zeros(2, tf.int64), seed], 0)[-2:])
         if flip or crop:
@@ -579,13 +579,20 @@ def _hue_turn(angle):
 # %% ../nbs/09_generator.ipynb #8bfaaae1
 @keras.saving.register_keras_serializable(package='triplet_fashion')
 class Augment(keras.layers.Layer):
-    "`augmentation` as a layer: random in training, nothing at all otherwise; images float32 0..255 (b, h, w, 3)."
+    """`augmentation` as a layer: random in training, nothing at all otherwise.
+
+    Takes images 0..255 (b, h, w, 3) of any number type and gives float32, under mixed precision too."""
     def __init__(self, flip=True, crop=0.1, light=0.1, hue=0., seed=None, **kw):
-        super().__init__(**kw)
+        super().__init__(autocast=False, **kw)   # half precision would round the pixels
         self.settings = dict(flip=flip, crop=crop, light=light, hue=hue)
         self.augment,self.seed,self.numbers = augmentation(**self.settings),seed,keras.random.SeedGenerator(seed)
-    def call(self, images, training=False): return self.augment(tf.cast(images, tf.float32), self.numbers.next()) if training else images
+
+    def call(self, images, training=False):
+        images = tf.cast(images, tf.float32)
+        return self.augment(images, self.numbers.next()) if training else images
+
     def compute_output_shape(self, shape): return shape
+    def compute_output_spec(self, images, training=False): return keras.KerasTensor(images.shape, 'float32')
     def get_config(self): return super().get_config() | self.settings | dict(seed=self.seed)
 
 # %% ../nbs/09_generator.ipynb #39e8cfe1

@@ -16,17 +16,34 @@ from .loss import LosslessTripletLoss
 class StackTriplets(layers.Layer):
     "Anchors, positives and negatives, (b, ...) each, to one batch (3b, ...), triplet after triplet."
     def __init__(self, **kwargs): super().__init__(autocast=False, **kwargs)   # pixels stay exact under mixed precision
+
     def call(self, inputs):
         x = ops.stack(inputs, axis=1)
-        return ops.reshape(x, (-1, *x.shape[2:]))
-    def compute_output_shape(self, input_shape): return (None, *input_shape[0][1:])
+        return ops.reshape(x, (-1, *ops.shape(x)[2:]))
 
+    def compute_output_shape(self, input_shape):
+        b,*rest = input_shape[0]
+        return (None if b is None else 3*b, *rest)
+
+    def compute_output_spec(self, inputs):
+        shape = self.compute_output_shape([x.shape for x in inputs])
+        return keras.KerasTensor(shape, inputs[0].dtype)
+
+# %% ../nbs/10_model.ipynb #21dfd7ea
 @keras.saving.register_keras_serializable(package='triplet_fashion')
 class UnstackTriplets(layers.Layer):
-    "Codes (3b, N), triplet after triplet, to (b, 3N): [a|p|n]."
+    "Embeddings (3b, N), triplet after triplet, to (b, 3N): [a|p|n]."
     def __init__(self, **kwargs): super().__init__(autocast=False, **kwargs)
+
     def call(self, x): return ops.reshape(x, (-1, 3*x.shape[-1]))
-    def compute_output_shape(self, input_shape): return (None, 3*input_shape[-1])
+
+    def compute_output_shape(self, input_shape):
+        b,N = input_shape
+        if b is not None and b%3:
+            raise ValueError(f'UnstackTriplets takes three rows a triplet, not {b} rows')
+        return (None if b is None else b//3, 3*N)
+
+    def compute_output_spec(self, x): return keras.KerasTensor(self.compute_output_shape(x.shape), x.dtype)
 
 # %% ../nbs/10_model.ipynb #d4fea72c
 def triplet_model(
