@@ -7,10 +7,11 @@ __all__ = ['InputScaling', 'application_scaling', 'backbone_stages', 'freeze', '
            'backbone_of', 'head_of']
 
 # %% ../nbs/03_base_network.ipynb #275f2842
-import difflib, json, math, os, zipfile
+import difflib, os
 import numpy as np
 import keras
 from keras import layers, ops
+from .storage.untrusted import NotOpened, checked_weights, door, load_keras_file
 
 # %% ../nbs/03_base_network.ipynb #293322dd
 _mean, _std = np.array([.485, .456, .406]), np.array([.229, .224, .225])   # of ImageNet's R, G, B in 0..1
@@ -59,16 +60,22 @@ def _offline(name, error):
         f"weights=None (start from random weights), weights='FILE.h5' (a copy of the weights without top), backbone='FILE.keras' "
         f"(a network you have), or backbone='small' (made to be trained from scratch). Keras says: {error}")
 
-def _application(name, in_dims, weights, **kw):
-    "A named network without its top, average-pooled."
-    local = weights not in (None, 'imagenet')
-    if local and not os.path.isfile(weights): raise FileNotFoundError(f'base_network: no weights file {weights}')
+def _named(name, in_dims, weights, **kw):
+    "Return a network of `keras.applications` without its top, average-pooled."
     args = {'include_top': False, 'pooling': 'avg', 'input_shape': in_dims, 'weights': weights, **kw}
-    try: return getattr(keras.applications, name)(**args)
-    except Exception as e:
-        if 'URL fetch' in str(e) or isinstance(e, OSError) and not local: raise _offline(name, e) from e
-        if local: raise ValueError(f'base_network: {weights} does not fit {name} without top: {e}') from e
-        raise
+    return getattr(keras.applications, name)(**args)
+
+def _application(name, in_dims, weights, **kw):
+    "Return a named network with downloaded weights, those of a file, or random ones."
+    if weights in (None, 'imagenet'):
+        try: return _named(name, in_dims, weights, **kw)
+        except Exception as e:
+            if 'URL fetch' in str(e) or isinstance(e, OSError): raise _offline(name, e) from e
+            raise
+    with door('base_network'), checked_weights(weights) as file:
+        try: return _named(name, in_dims, file, **kw)
+        except Exception as e:
+            raise NotOpened(f'{weights} does not fit {name} without top: {e}') from e
 
 # %% ../nbs/03_base_network.ipynb #cd1b84f5
 def _small(in_dims, widths=(32, 64, 128, 256), name='small'):
@@ -83,49 +90,48 @@ def _small(in_dims, widths=(32, 64, 128, 256), name='small'):
     return keras.Model(inputs, layers.Concatenate(name='pool')(pooled), name=name)
 
 # %% ../nbs/03_base_network.ipynb #b28374fd
-def _wanted(config):
-    "How many numbers a network of this description has; none of them is made."
-    from keras.src.backend.common.global_state import set_global_attribute
-    with keras.StatelessScope():
-        try: return sum(math.prod(w.shape) for w in keras.saving.deserialize_keras_object(config, safe_mode=True).weights)
-        finally: set_global_attribute('uninitialized_variables', [])    # or they would be made at the end of the scope
-
-def _check_room(path):
-    "Complain about a .keras file that describes more numbers than it holds: a page of JSON can ask for more memory than there is."
-    with zipfile.ZipFile(path) as z:
-        room, length = (z.getinfo(n).file_size for n in ('model.weights.h5', 'config.json'))
-        if length > 16 << 20: raise ValueError(f'its config.json has {length:,} bytes')
-        config = json.loads(z.read('config.json'))
-    wanted = _wanted({k: v for k, v in config.items() if k != 'compile_config'})
-    if wanted > room: raise ValueError(f'it describes a network of {wanted:,} numbers and holds {room:,} bytes of them')
-
 def _from_file(path):
-    "The model in a .keras file."
-    if not path.endswith('.keras'): raise ValueError(f'base_network: a backbone file ends in .keras, {path} does not')
+    "Return the model in a .keras file, which may come from anybody."
+    if not path.endswith('.keras'):
+        raise ValueError(f'base_network: a backbone file ends in .keras, {path} does not: '
+                         'open it with load_model, and give the network as backbone')
     if not os.path.isfile(path): raise FileNotFoundError(f'base_network: no backbone file {path}')
-    try:
-        _check_room(path)
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as e: raise ValueError(f'base_network: {path} cannot be opened as a Keras model: {e}') from e
+    with door('base_network'):
+        try: return load_keras_file(path)
+        except NotOpened as e:
+            raise NotOpened(f'{path} cannot be opened as a Keras model: {e}. A network that '
+                            'load_model opened can be given as backbone too') from e
+
+def _ends(model):
+    "Return inputs and outputs of a model. Raises ValueError where it does not know them."
+    try: return model.inputs, model.outputs
+    except (AttributeError, ValueError): pass
+    raise ValueError(f'base_network: backbone {model.name} does not know its inputs and outputs: '
+                     'make it with keras.Sequential or keras.Model(inputs, outputs), from keras.Input on')
 
 def _checked(model, in_dims):
-    "The model, if it turns a picture of this size into features."
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ValueError(f'base_network: backbone {model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs, not one each')
-    takes, gives = tuple(model.inputs[0].shape[1:]), model.outputs[0].shape
+    "Return the model, if it turns a photo of this size into features."
+    inputs, outputs = _ends(model)
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(f'base_network: backbone {model.name} has {len(inputs)} inputs and '
+                         f'{len(outputs)} outputs, not one each')
+    takes, gives = tuple(inputs[0].shape[1:]), outputs[0].shape
     if len(takes) != 3 or any(a not in (None, b) for a, b in zip(takes, in_dims)):
         raise ValueError(f'base_network: backbone {model.name} takes pictures {takes}, in_dims is {in_dims}')
-    if len(gives) not in (2, 4): raise ValueError(f'base_network: backbone {model.name} gives {gives}, not (n, d) or (n, h, w, d)')
+    if len(gives) not in (2, 4):
+        raise ValueError(f'base_network: backbone {model.name} gives {gives}, not (n, d) or (n, h, w, d)')
     return model
 
 # %% ../nbs/03_base_network.ipynb #ffe00d41
+def _is_file(backbone): return backbone.endswith('.keras') or os.sep in backbone
+
 def _canonical(backbone):
     "A model and `'FILE.keras'` stay as they are; a name is looked up, whatever its capitals."
     if isinstance(backbone, keras.Model) or backbone == 'small': return backbone
     if not isinstance(backbone, (str, os.PathLike)):
         raise ValueError(f'base_network: backbone is a {type(backbone).__name__}, not a name, a path or a Keras model')
     name = os.fspath(backbone)
-    if name.endswith('.keras') or os.sep in name: return name
+    if _is_file(name): return name
     names = {n.lower(): n for n in dir(keras.applications) if n[0].isupper()}
     near = [names[n] for n in difflib.get_close_matches(name.lower(), names, 3)] or ['ResNet50', 'EfficientNetB0']
     if name.lower() not in names:
@@ -134,17 +140,24 @@ def _canonical(backbone):
     return names[name.lower()]
 
 # %% ../nbs/03_base_network.ipynb #a6f9c44b
-def _backbone(backbone, in_dims, weights, **kw):
-    "The backbone as a model without top."
-    named = isinstance(backbone, str) and not (backbone.endswith('.keras') or os.sep in backbone)
-    if named and backbone != 'small': return _checked(_application(backbone, in_dims, weights, **kw), in_dims)
-    if named: model = _small(in_dims, **kw)
-    elif kw: raise ValueError(f"base_network: {', '.join(kw)} would go to a network in keras.applications, backbone is {backbone}")
-    else: model = _checked(_from_file(backbone) if isinstance(backbone, str) else backbone, in_dims)
+def _own_weights(model, weights):
+    "Put the weights in a file into a model that is not one of `keras.applications`."
     if weights in (None, 'imagenet'): return model   # ImageNet weights are there for keras.applications only
-    if not os.path.isfile(weights): raise FileNotFoundError(f'base_network: no weights file {weights}')
-    model.load_weights(weights)
+    with door('base_network'), checked_weights(weights) as file:
+        try: model.load_weights(file)
+        except Exception as e: raise NotOpened(f'{weights} does not fit {model.name}: {e}') from e
     return model
+
+def _backbone(backbone, in_dims, weights, **kw):
+    "Return the backbone as a model without top."
+    if backbone == 'small': return _own_weights(_small(in_dims, **kw), weights)
+    if isinstance(backbone, str) and not _is_file(backbone):
+        return _checked(_application(backbone, in_dims, weights, **kw), in_dims)
+    if kw:
+        raise ValueError(f"base_network: {', '.join(kw)} would go to a network in keras.applications, "
+                         f'backbone is {backbone}')
+    model = _from_file(backbone) if isinstance(backbone, str) else backbone
+    return _own_weights(_checked(model, in_dims), weights)
 
 def _scaling(backbone, rescale, include_preprocessing=True, **kw):
     "The mode of `InputScaling`, or None."

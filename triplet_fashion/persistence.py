@@ -6,10 +6,9 @@
 __all__ = ['atomic_path', 'save_model', 'load_model', 'fingerprint', 'save_bundle', 'bundle_info', 'load_bundle']
 
 # %% ../nbs/20_persistence.ipynb #91a34b55
-import ctypes, errno, functools, hashlib, inspect, json, math, os, re, secrets, shutil, stat, struct, subprocess, sys, tempfile, time, warnings, zipfile, zlib
+import ctypes, errno, hashlib, inspect, json, os, re, secrets, shutil, struct, tempfile, time, zipfile
 from contextlib import contextmanager
 from pathlib import Path
-import h5py
 import numpy as np
 import keras
 from keras import layers
@@ -17,6 +16,10 @@ from .base_network import InputScaling, _settled
 from .checkpoints import _reserve, _room
 from .loss import LosslessTripletLoss
 from .model import StackTriplets, UnstackTriplets
+from .storage.untrusted import (
+    JSON_LIMIT, NotOpened, build_network, check_classes, check_network, door, fill_network, is_keras_2,
+    known_names, open_weights, parse_json, read_json, temporary_folder, text_attribute, uncompiled,
+    unpack, unpacked_keras_file, weightless)
 
 # %% ../nbs/20_persistence.ipynb #23f79f9c
 _stale = 3600   # seconds after which what a save left half-made belongs to nobody
@@ -45,12 +48,7 @@ def atomic_path(
     finally: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/20_persistence.ipynb #53f9e3bb
-def _uncompiled(config):
-    "A serialised network without its compilations."
-    if isinstance(config, dict): return {k: _uncompiled(v) for k, v in config.items() if k != 'compile_config'}
-    return [_uncompiled(c) for c in config] if isinstance(config, (list, tuple)) else config
-
-def _architecture(model): return json.dumps(_uncompiled(json.loads(model.to_json())), indent=1)
+def _architecture(model): return json.dumps(uncompiled(json.loads(model.to_json())), indent=1)
 
 def _write_weights(model, path):
     "Weights to a file of any name: Keras insists on one that ends in .weights.h5, a rename does not."
@@ -71,174 +69,22 @@ def save_model(
     _write_weights(model, weights_path)
     with atomic_path(json_path) as tmp: tmp.write_text(text, encoding='utf-8')
 
-# %% ../nbs/20_persistence.ipynb #1ea8c5a1
-_json_limit, _layer_limit = 16 << 20, 5_000
-
-def _read_json(path, what='load_model', limit=_json_limit):
-    "What a JSON file says, refused where it is too long."
-    try:
-        with open(path, 'rb') as f: data = f.read(limit + 1)
-    except FileNotFoundError: raise FileNotFoundError(f'{what}: no architecture file {path}') from None
-    return _parse_json(data, path, what, limit)
-
-def _parse_json(data, path, what='load_model', limit=_json_limit):
-    if len(data) > limit: raise ValueError(f'{what}: {path} has more than {limit >> 20} MB: no JSON of a network is that long')
-    try: return json.loads(data.decode('utf-8') if isinstance(data, bytes) else data)
-    except (ValueError, RecursionError) as e: raise ValueError(f'{what}: {path} is no JSON, or only a part of it: {e}') from e
-
-# %% ../nbs/20_persistence.ipynb #dd1912b3
-_plain_classes = '__keras_tensor__', '__tensor__', '__numpy__', '__slice__', '__ellipsis__', '__bytes__'
-_code = 'Lambda', 'TFSMLayer', 'TorchModuleWrapper', 'JaxLayer', 'FlaxLayer', 'IndexLookup', 'StringLookup', 'IntegerLookup', 'TextVectorization'
-_homes = ('keras', 'keras.models', 'keras.layers', 'keras.initializers', 'keras.regularizers', 'keras.constraints', 'keras.dtype_policies', 'keras.quantizers')
-_inner_homes = 'keras.src.models.', 'keras.src.layers.', 'keras.src.applications.', 'keras.src.dtype_policies.', 'keras.src.ops.numpy', 'keras.src.ops.nn', 'keras.src.ops.core', 'keras.src.ops.math', 'keras.src.ops.image'
-
-def _keras_2(config): return isinstance(config, dict) and 'class_name' in config and 'module' not in config
-
-def _keras_class(module, name):
-    "The class of Keras that a JSON means, or None; nothing is imported for it."
-    if module in _homes: found = getattr(functools.reduce(getattr, module.split('.')[1:], keras), name, None)
-    else: found = vars(sys.modules[module]).get(name) if module.startswith(_inner_homes) and module in sys.modules else None
-    kinds = keras.Operation, keras.initializers.Initializer, keras.regularizers.Regularizer, keras.constraints.Constraint, keras.DTypePolicy, keras.quantizers.Quantizer
-    return found if isinstance(found, type) and issubclass(found, kinds) else None
-
-# %% ../nbs/20_persistence.ipynb #9260b3e9
-_pieces = dict.fromkeys(('Split', 'ArraySplit', 'Hsplit', 'Vsplit', 'Dsplit'), 'indices_or_sections') | {'Unstack': 'num'}
-
-def _check_pieces(c, path):
-    "Complain about an operation with more outputs than a network needs, each of which would be made."
-    config = c.get('config') if isinstance(c.get('config'), dict) else {}
-    n = config.get(_pieces[c['class_name']])
-    if isinstance(n, list): n = len(n) + 1
-    if type(n) is not int or not 0 < n <= 1000: raise ValueError(f"load_model: {path} has {_pieces[c['class_name']]}={n} in {c['class_name']}: 1 to 1,000 pieces can be opened")
-
-def _check_class(c, known, path):
-    "Complain about a serialised object that is neither Keras' nor registered, or that could run code."
-    name, module, registered = c.get('class_name'), c.get('module'), c.get('registered_name', c.get('class_name'))
-    if not all(isinstance(o, str) or o is None for o in (name, module, registered)): raise ValueError(f'load_model: {path} has a class without a name: {str(c)[:80]}')
-    if name == 'function':
-        if isinstance(c.get('config'), str) and (c['config'] in known or module in (None, 'builtins', 'keras.activations') and hasattr(keras.activations, c['config'])): return
-        raise ValueError(f"load_model: {path} uses the function {c.get('config')}, which is not known here: register it or pass it in custom_objects")
-    if registered in known or name in _plain_classes: return
-    found = _keras_class(module or '', name)
-    if found is None:
-        raise ValueError(f"load_model: {path} uses {registered or name}, which is not known here: import the module that registers it "
-                         f"({module}), or pass custom_objects={{'{name}': ...}}")
-    if {k.__name__ for k in found.__mro__} & set(_code):
-        raise ValueError(f"load_model: {path} uses the layer {name}, which can run code or open other files: not opened. Pass custom_objects={{'{name}': ...}} if you wrote it")
-    if name in _pieces: _check_pieces(c, path)
-
-# %% ../nbs/20_persistence.ipynb #7046d527
-def _objects(config, path):
-    "Every object in the JSON of a network; ValueError where there are more than a network has."
-    todo, layers, parts = [config], 0, 0
-    while todo:
-        c = todo.pop()
-        if isinstance(c, dict):
-            parts += 'class_name' in c
-            layers += max([len(v) for k, v in c.items() if k in ('layers', 'config') and isinstance(v, list)], default=0)
-            if layers > _layer_limit or parts > 20*_layer_limit: raise ValueError(f'load_model: {path} has more than {_layer_limit:,} layers or {20*_layer_limit:,} parts')
-            yield c
-        todo += c.values() if isinstance(c, dict) else c if isinstance(c, list) else ()
-
-def _check_order(layers, path, most=100):
-    "Complain about layers that stand before what they are called on: Keras goes through all of them once for each."
-    names = [l.get('name') if isinstance(l, dict) else None for l in layers]
-    place = {n: i for i, n in enumerate(names) if isinstance(n, str)}
-    called = lambda l: [h[0] for c in _objects(l.get('inbound_nodes'), path) if isinstance(h := c.get('keras_history'), list) and h and isinstance(h[0], str)]
-    late = sum(place.get(n, 0) > i for i, l in enumerate(layers) if isinstance(l, dict) for n in called(l))
-    if late > most: raise ValueError(f'load_model: {path} has {late:,} layers before what they are called on: Keras writes them in order')
-
-# %% ../nbs/20_persistence.ipynb #e210e675
-def _check_classes(config, known, path):
-    "Every class in a serialised network is allowed; ValueError names the first that is not. Keras 2's are looked at where they are made."
-    old = _keras_2(config)
-    for c in _objects(config, path):
-        if old: continue
-        if 'class_name' in c: _check_class(c, known, path)
-        if isinstance(c.get('layers'), list): _check_order(c['layers'], path)
-
-# %% ../nbs/20_persistence.ipynb #16a9c44b
-def _check_dataset(d, where, path):
-    if d.external or d.is_virtual: raise ValueError(f'load_model: {path}: {where} lies in another file')
-    if d.chunks: raise ValueError(f'load_model: {path}: {where} is in pieces or packed, as Keras never writes it: h5repack -l CONTI -f NONE undoes that')
-    if d.dtype.kind not in 'fiubV' or d.dtype.names: raise ValueError(f'load_model: {path}: {where} holds {d.dtype}, not numbers')
-    return d.size
-
-def _count_numbers(f, path):
-    "How many numbers an open HDF5 file declares; ValueError where it links elsewhere, goes round in circles or declares more than it holds."
-    todo, seen, n, room = [(f, '')], {}, 0, 0
-    while todo:
-        group, name = todo.pop()
-        for key in group:
-            where, link = f'{name}/{key}', group.get(key, getlink=True)
-            if not isinstance(link, h5py.HardLink): raise ValueError(f'load_model: {path}: {where} is a {type(link).__name__} to something else')
-            o = group[key]
-            at = h5py.h5o.get_info(o.id).addr
-            if at in seen: raise ValueError(f'load_model: {path}: {where} is {seen[at]} again')
-            seen[at] = where
-            if isinstance(o, h5py.Group): todo.append((o, where))
-            elif not isinstance(o, h5py.Dataset): raise ValueError(f'load_model: {path}: {where} is a {type(o).__name__}, not numbers')
-            else: n, room = n + _check_dataset(o, where, path), room + o.size*o.dtype.itemsize
-    size = f.id.get_filesize()
-    if room > size + (1 << 20): raise ValueError(f'load_model: {path} declares {room:,} bytes of numbers in a file of {size:,}')
-    return n
-
-# %% ../nbs/20_persistence.ipynb #3164724c
-@contextmanager
-def _open_weights(path):
-    "An HDF5 file, checked, and how many numbers it holds."
-    if not os.path.exists(path): raise FileNotFoundError(f'load_model: no weights file {path}')
-    try: f = h5py.File(path, 'r')
-    except (OSError, RuntimeError, ValueError, KeyError) as e: raise ValueError(f'load_model: {path} is no HDF5 file, or only a part of it: {e}') from e
-    with f:
-        try: n = _count_numbers(f, path)
-        except (OSError, RuntimeError, KeyError, TypeError, OverflowError, AttributeError) as e: raise ValueError(f'load_model: {path} is a damaged HDF5 file: {e}') from e
-        yield f, n
-
-# %% ../nbs/20_persistence.ipynb #d020ce43
-def _count(model): return sum(math.prod(w.shape) for w in model.weights)
-
-@contextmanager
-def _weightless(path, room):
-    "Networks built in here take no memory until the end, and none at all where they want more than `room` numbers."
-    from keras.src.backend.common.global_state import set_global_attribute
-    with keras.StatelessScope():
-        try:
-            built = []
-            yield built.append
-            wanted = sum(map(_count, built))
-            if room is not None and wanted > room: raise ValueError(f'load_model: {path} describes a network of {wanted:,} numbers, its weights file holds {room:,}')
-        except BaseException:
-            set_global_attribute('uninitialized_variables', [])    # or leaving the scope would make them all
-            raise
-
 # %% ../nbs/20_persistence.ipynb #eb90912e
 def _from_config(config, path, room=None, custom_objects=None, order=None):
-    "An uncompiled network with fresh weights from its description, in either dialect."
-    known = {**keras.saving.get_custom_objects(), **(custom_objects or {})}
-    old = _keras_2(config)
-    config = _uncompiled(config)
+    "Build an uncompiled network with fresh weights from its description, in either dialect."
+    if not is_keras_2(config): return build_network(config, path, room, custom_objects)
+    custom, order = custom_objects or {}, {} if order is None else order
     try:
-        _check_classes(config, known, path)
-        with _weightless(path, None if room is None else room + _layer_limit) as built:
-            model = _old_model(config, path, {} if order is None else order, custom_objects or {}) if old else \
-                    keras.saving.deserialize_keras_object(config, custom_objects=custom_objects, safe_mode=True)
-            if not isinstance(model, keras.Model): raise ValueError(f'load_model: {path} describes a {type(model).__name__}, not a network')
+        config = uncompiled(config)
+        check_classes(config, known_names(custom), path)
+        with weightless(path, room) as built:
+            model = _old_model(config, path, order, custom)
             built(model)
+    except NotOpened: raise
     except Exception as e:
-        if str(e).startswith('load_model'): raise
-        raise ValueError(f'load_model: {path} does not describe a Keras network: {type(e).__name__} {e}'[:2000]) from e
+        said = f'{path} does not describe a Keras network: {type(e).__name__} {e}'
+        raise NotOpened(said[:2000]) from e
     return model
-
-# %% ../nbs/20_persistence.ipynb #cd15fb51
-def _check_network(config, path, custom_objects=None):
-    "Complain early about JSON that is no network at all, and about classes that are not known."
-    known = {**keras.saving.get_custom_objects(), **(custom_objects or {})}
-    if not isinstance(config, dict) or 'class_name' not in config: raise ValueError(f'load_model: {path} does not describe a Keras network')
-    _check_classes(config, known, path)
-    if _keras_2(config): return
-    found = _keras_class(config.get('module') or '', config['class_name'])
-    if found and not issubclass(found, keras.Model): raise ValueError(f'load_model: {path} describes a {found.__name__}, not a network')
 
 # %% ../nbs/20_persistence.ipynb #d1f488bf
 _old_layers = set("""Dense Conv2D DepthwiseConv2D SeparableConv2D BatchNormalization LayerNormalization UnitNormalization Normalization Rescaling
@@ -283,7 +129,7 @@ def _old_part(value, home, path):
     "An initializer, regularizer or constraint of Keras 2."
     if not isinstance(value, dict): return value
     cls = getattr(home, str(value.get('class_name')), None)
-    if not isinstance(cls, type): raise ValueError(f"load_model: {path} uses {value.get('class_name')}, which is not among Keras' {home.__name__.split('.')[-1]}")
+    if not isinstance(cls, type): raise NotOpened(f"{path} uses {value.get('class_name')}, which is not among Keras' {home.__name__.split('.')[-1]}")
     takes = _arguments(cls)
     return cls(**{k: v for k, v in (value.get('config') or {}).items() if k in takes})
 
@@ -292,7 +138,7 @@ def _old_arguments(cls, config, path):
     out, takes = {}, _arguments(cls)
     for k, v in config.items():
         if k == 'dtype' and isinstance(v, dict): v = v.get('config', {}).get('name')      # a policy such as mixed_float16
-        if k == 'activation' and not isinstance(v, (str, type(None))): raise ValueError(f"load_model: {path}: layer {config.get('name')} has an activation of its own: {str(v)[:80]}")
+        if k == 'activation' and not isinstance(v, (str, type(None))): raise NotOpened(f"{path}: layer {config.get('name')} has an activation of its own: {str(v)[:80]}")
         if v == 'hard_sigmoid' and k == 'activation': v = _old_hard_sigmoid
         for end, home in ('_initializer', keras.initializers), ('_regularizer', keras.regularizers), ('_constraint', keras.constraints):
             if k.endswith(end): v = _old_part(v, home, path)
@@ -300,7 +146,7 @@ def _old_arguments(cls, config, path):
         if k == 'axis' and isinstance(v, list) and len(v) == 1: v = v[0]
         if k == 'name': v = v.replace('/', '_')
         if k in takes: out[k] = _lists_to_tuples(v)
-        elif k not in _harmless and v not in (None, False, 0, 1, [None]): raise ValueError(f"load_model: {path}: layer {config.get('name')} ({cls.__name__}) has {k}={v!r}, which today's Keras has not")
+        elif k not in _harmless and v not in (None, False, 0, 1, [None]): raise NotOpened(f"{path}: layer {config.get('name')} ({cls.__name__}) has {k}={v!r}, which today's Keras has not")
     return out
 
 _harmless = 'batch_input_shape', 'fused', 'kernel_initializer', 'kernel_regularizer', 'kernel_constraint', 'data_format', 'sparse', 'ragged', 'implementation'
@@ -309,13 +155,13 @@ _harmless = 'batch_input_shape', 'fused', 'kernel_initializer', 'kernel_regulari
 def _old_layer(spec, path, order, custom_objects):
     "One layer or network of Keras 2, not called yet."
     name, config = spec.get('class_name'), spec.get('config')
-    if not isinstance(config, dict) or not isinstance(name, str): raise ValueError(f'load_model: {path} has a layer without class or config: {str(spec)[:80]}')
+    if not isinstance(config, dict) or not isinstance(name, str): raise NotOpened(f'{path} has a layer without class or config: {str(spec)[:80]}')
     if name in _old_models: return _old_model(spec, path, order, custom_objects)
     if name in custom_objects: return custom_objects[name].from_config(config)
     if name == 'TFOpLambda' and _old_function(config): return _old_function(config)
-    if name == 'Lambda': raise ValueError(f"load_model: {path} has a Lambda layer ({config.get('name')}), which holds code: not opened")
+    if name == 'Lambda': raise NotOpened(f"{path} has a Lambda layer ({config.get('name')}), which holds code: not opened")
     if name not in _old_layers:
-        raise ValueError(f"load_model: {path} has a layer of class {name} ({config.get('function', config.get('name'))}), which is not translated from Keras 2: pass custom_objects={{'{name}': ...}}")
+        raise NotOpened(f"{path} has a layer of class {name} ({config.get('function', config.get('name'))}), which is not translated from Keras 2: pass custom_objects={{'{name}': ...}}")
     cls = getattr(layers, name)
     return cls(**_old_arguments(cls, config, path))
 
@@ -384,51 +230,17 @@ def _old_functional(config, path, order, custom_objects):
 
 # %% ../nbs/20_persistence.ipynb #590cad05
 def _old_model(spec, path, order, custom_objects):
-    if spec['class_name'] not in _old_models: raise ValueError(f"load_model: {path} describes a {spec['class_name']} of Keras 2, not a network")
+    if spec['class_name'] not in _old_models: raise NotOpened(f"{path} describes a {spec['class_name']} of Keras 2, not a network")
     config = spec['config']
     model = (_old_sequential if spec['class_name'] == 'Sequential' else _old_functional)(config, path, order, custom_objects)
     if isinstance(config, dict) and config.get('trainable') is False: model.trainable = False
     return model
 
-# %% ../nbs/20_persistence.ipynb #6d4e8b3d
-_reader = """import h5py, json, sys
-plain = lambda o: o.decode('utf-8') if isinstance(o, bytes) else str(o)
-found = {}
-def look(name, o):
-    for k in o.attrs:
-        if k.startswith(('model_config', 'layer_names', 'weight_names')) and o.attrs.get_id(k).dtype.kind == 'O':
-            v = o.attrs[k]
-            found[f'/{name} {k}'] = plain(v) if isinstance(v, (bytes, str)) else [plain(n) for n in v]
-with h5py.File(sys.argv[1], 'r') as f:
-    look('', f)
-    f.visititems(look)
-sys.stdout.buffer.write(json.dumps(found).encode()[:int(sys.argv[2])])"""
-
-@functools.lru_cache(1)
-def _texts(path, *state, seconds=30):
-    "{'GROUP KEY': value} of the attributes of variable length, read where neither a crash nor a circle does harm."
-    try: done = subprocess.run([sys.executable, '-c', _reader, path, str(2*_json_limit)], capture_output=True, timeout=seconds)
-    except subprocess.TimeoutExpired: raise ValueError(f'its texts cannot be read in {seconds} s: the file is damaged') from None
-    if done.returncode: raise ValueError(f'its texts cannot be read: the file is damaged ({(done.stderr.decode(errors="replace").splitlines() or [done.returncode])[-1]})')
-    try: return json.loads(done.stdout)
-    except ValueError: raise ValueError(f'its texts are longer than {2*_json_limit >> 20} MB') from None
-
-def _value(group, key):
-    "An attribute of an HDF5 group, or None."
-    if key not in group.attrs: return None
-    at = group.attrs.get_id(key)
-    if 0 in at.shape: return np.empty(at.shape, 'S1')
-    if at.dtype.kind == 'O':
-        s = os.stat(path := group.file.filename)
-        return _texts(path, s.st_ino, s.st_mtime_ns, s.st_size)[f'{group.name} {key}']
-    if at.dtype.kind not in 'SUfiu' or at.get_storage_size() > _json_limit: raise ValueError(f'{key} is no text')
-    return group.attrs[key]
-
 # %% ../nbs/20_persistence.ipynb #addb2064
 def _attribute(group, name):
     "A list of names in HDF5, whole or in the pieces that Keras 2 made of long ones."
     keys = [name] if name in group.attrs else [f'{name}{i}' for i in range(1000) if f'{name}{i}' in group.attrs]
-    return [n.decode('utf-8') if isinstance(n, bytes) else str(n) for k in keys for n in np.atleast_1d(_value(group, k))]
+    return [n.decode('utf-8') if isinstance(n, bytes) else str(n) for k in keys for n in np.atleast_1d(text_attribute(group, k))]
 
 def _old_weights(layer, order):
     "(trained, not trained) weights of a layer in Keras 2's order, each with its layer's name."
@@ -464,86 +276,67 @@ def _fill_old(model, f, order):
 def _is_keras_2_weights(f): return 'model_weights' in f or bool(_attribute(f, 'layer_names'))
 
 def _load_weights(model, path, f, order=None):
-    "Weights from an open, checked HDF5 file of any name into a network."
-    try:
-        if _is_keras_2_weights(f): return _fill_old(model, f, order or {})
-        with tempfile.TemporaryDirectory() as tmp, warnings.catch_warnings():
-            warnings.filterwarnings('error', message='Skipping')           # a file that fits in part: Keras would go on with random numbers
-            name = os.path.join(tmp, 'w.weights.h5')
-            try: os.symlink(os.path.abspath(path), name)
-            except OSError: shutil.copyfile(path, name)                    # where links are not allowed
-            model.load_weights(name)
-    except Exception as e: raise ValueError(f'load_model: the weights in {path} are not those of {model.name}: {e}') from e
+    "Put the weights of an open, checked HDF5 file of any name into a network."
+    try: old = _is_keras_2_weights(f)
+    except Exception as e: raise NotOpened(f'the weights in {path} are not those of {model.name}: {e}') from e
+    if not old: return fill_network(model, path)
+    try: _fill_old(model, f, order or {})
+    except Exception as e: raise NotOpened(f'the weights in {path} are not those of {model.name}: {e}') from e
 
 # %% ../nbs/20_persistence.ipynb #ac3b2003
+def _load_pair(json_path, weights_path, custom_objects):
+    "Return the network in two files, of either dialect."
+    config, order = read_json(json_path), {}
+    check_network(config, json_path, custom_objects)
+    with open_weights(weights_path) as (f, n):
+        model = _from_config(config, json_path, n, custom_objects, order)
+        _load_weights(model, weights_path, f, order)
+    return model
+
 def _load_whole_h5(path, custom_objects):
-    "A network from an HDF5 file that holds its architecture."
-    with _open_weights(path) as (f, n):
-        try: text = _value(f, 'model_config')
-        except (ValueError, OSError, RuntimeError, KeyError) as e: raise ValueError(f'load_model: {path}: {e}') from e
-        if text is None: raise ValueError(f'load_model: {path} holds weights only: give the JSON with the architecture too, load_model(JSON, {os.path.basename(path)!r})')
-        order = {}
-        model = _from_config(_parse_json(bytes(text) if isinstance(text, bytes) else str(text), f'{path} (model_config)'), path, n, custom_objects, order)
+    "Return the network in an HDF5 file that holds its architecture."
+    with open_weights(path) as (f, n):
+        try: text = text_attribute(f, 'model_config')
+        except (OSError, RuntimeError, KeyError) as e: raise NotOpened(f'{path}: {e}') from e
+        if text is None:
+            raise NotOpened(f'{path} holds weights only: give the JSON with the architecture too, '
+                            f'load_model(JSON, {os.path.basename(path)!r})')
+        text = bytes(text) if isinstance(text, bytes) else str(text)
+        order, config = {}, parse_json(text, f'{path} (model_config)')
+        model = _from_config(config, path, n, custom_objects, order)
         _load_weights(model, path, f, order)
     return model
 
-_keras_names = 'metadata.json', 'config.json', 'model.weights.h5'
-
 def _load_keras(path, custom_objects):
-    "A network from a `.keras` file."
-    with tempfile.TemporaryDirectory() as tmp:
-        _unzip(path, tmp, _keras_names, 'load_model')
-        for n in _keras_names[1:]:
-            if not os.path.exists(os.path.join(tmp, n)): raise ValueError(f'load_model: {path} is no .keras file: {n} is not in it')
-        config, weights = (os.path.join(tmp, n) for n in _keras_names[1:])
-        try: return load_model(config, weights, custom_objects)
-        except ValueError as e: raise ValueError(str(e).replace(tmp + os.sep, f'{path}: ')) from e
-
-# %% ../nbs/20_persistence.ipynb #a243c059
-def _unzip(path, folder, names, what):
-    "The files of a zip archive into a folder, if their names are among `names` and they are as long as they say."
-    room = 4*os.path.getsize(path) + _json_limit
-    try:
-        with zipfile.ZipFile(path) as z:
-            seen = set()
-            for i in z.infolist():
-                if i.filename not in names: raise ValueError(f'{what}: {path} holds {i.filename!r}, which is not one of {", ".join(names)}')
-                if i.filename in seen: raise ValueError(f'{what}: {path} holds {i.filename!r} twice')
-                if i.external_attr >> 16 and stat.S_ISLNK(i.external_attr >> 16): raise ValueError(f'{what}: {path}: {i.filename!r} is a link')
-                if i.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED): raise ValueError(f'{what}: {path}: {i.filename!r} is packed in a way that no bundle or .keras file is (method {i.compress_type})')
-                seen.add(i.filename)
-                room -= i.file_size
-                if room < 0: raise ValueError(f'{what}: {path} is a decompression bomb: {i.filename!r} unpacks to {i.file_size:,} bytes')
-                with z.open(i) as src, open(os.path.join(folder, i.filename), 'wb') as dst: shutil.copyfileobj(src, dst)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, struct.error) as e:
-        raise ValueError(f'{what}: {path} is no zip archive, or only a part of it: {e}') from e
+    "Return the network in a `.keras` file, of either dialect."
+    with unpacked_keras_file(path) as (config, weights): return _load_pair(config, weights, custom_objects)
 
 # %% ../nbs/20_persistence.ipynb #d10f0627
 def _is_bundle(path):
-    "Whether a folder or file is a bundle, by what is in it."
+    "Tell whether a folder or file is a bundle, by what is in it."
     if os.path.isdir(path): return os.path.exists(os.path.join(path, 'manifest.json'))
     try:
         with zipfile.ZipFile(path) as z: return 'manifest.json' in z.namelist()
     except (zipfile.BadZipFile, OSError, NotImplementedError, struct.error): return False
+
+def _load_one_file(path, custom_objects):
+    "Return the network in a `.keras` file or a whole HDF5 file."
+    if path is None: raise NotOpened('give the names of the architecture and the weights, or of one file that holds both')
+    if not os.path.exists(path): raise FileNotFoundError(f'no file {path}')
+    if _is_bundle(path): raise NotOpened(f'{path} is a bundle: use load_bundle({str(path)!r})')
+    load = _load_keras if zipfile.is_zipfile(path) or str(path).endswith('.keras') else _load_whole_h5
+    return load(os.fspath(path), custom_objects)
 
 def load_model(
     json_path, # architecture, as `save_model` or Keras' `to_json` wrote it, Keras 2's too; or one file with all: a Keras 2 checkpoint (`.h5`), a `.keras`
     weights_path=None, # weights, as `save_model` or Keras' `save_weights` wrote them; Keras 2's `.h5` too, weights alone or the whole model
     custom_objects=None, # classes of your own in the architecture that are not registered, by name
 )->keras.Model: # uncompiled
-    "The network in one or two files."
-    if json_path is None or weights_path is None:
-        path = weights_path if json_path is None else json_path
-        if path is None: raise ValueError('load_model: give the names of the architecture and the weights, or of one file that holds both')
-        if not os.path.exists(path): raise FileNotFoundError(f'load_model: no file {path}')
-        if _is_bundle(path): raise ValueError(f'load_model: {path} is a bundle: use load_bundle({str(path)!r})')
-        return (_load_keras if zipfile.is_zipfile(path) or str(path).endswith('.keras') else _load_whole_h5)(os.fspath(path), custom_objects)
-    config, order = _read_json(json_path), {}
-    _check_network(config, json_path, custom_objects)
-    with _open_weights(weights_path) as (f, n):
-        model = _from_config(config, json_path, n, custom_objects, order)
-        _load_weights(model, weights_path, f, order)
-    return model
+    "Return the network in one or two files."
+    with door('load_model'):
+        if json_path is None: return _load_one_file(weights_path, custom_objects)
+        if weights_path is None: return _load_one_file(json_path, custom_objects)
+        return _load_pair(json_path, weights_path, custom_objects)
 
 # %% ../nbs/20_persistence.ipynb #6c05b535
 _format, _version, _files, _extra = 'triplet_fashion bundle', 2, ('architecture.json', 'model.weights.h5'), ('index.npz',)
@@ -718,7 +511,7 @@ def _check_file(path, said):
 
 def _check_manifest(manifest):
     "What a manifest says, if it is one that this package reads."
-    d = _read_json(manifest, 'load_bundle', 4*_json_limit)
+    with door('load_bundle'): d = read_json(manifest, 4*JSON_LIMIT)
     if not isinstance(d, dict) or d.get('format') != _format: raise ValueError(f'load_bundle: {manifest} is not the manifest of a {_format}')
     if type(d.get('version')) is not int or d['version'] not in (1, 2): raise ValueError(f"load_bundle: {manifest} has version {d.get('version')}; this package reads versions 1 and 2: upgrade triplet_fashion")
     try: digest = _digest(d)
@@ -772,8 +565,8 @@ def _opened(path):
     path = _at(path)
     if path.is_dir(): yield path; return
     if not path.exists(): raise FileNotFoundError(f'load_bundle: no folder or file {path}')
-    with tempfile.TemporaryDirectory() as tmp:
-        _unzip(path, tmp, _allowed, 'load_bundle')
+    with temporary_folder(path) as tmp:
+        with door('load_bundle'): unpack(path, tmp, _allowed)
         try: yield Path(tmp)
         except (ValueError, FileNotFoundError) as e: raise (FileNotFoundError if isinstance(e, FileNotFoundError) else ValueError)(str(e).replace(tmp + os.sep, f'{path}: ').replace(tmp, str(path))) from e
 
