@@ -320,8 +320,9 @@ def test_catalogues_and_paths(net, photos, folder):
     images, labels = load_test_data(cat, SIZE, shuffle=False)
     for test in (anchor_test, anchor_all_test, anchor_positive_test):
         expected = test(images, labels, net, anchor=12)
-        for got in (test(cat, None, net, anchor=12), test(cat.paths, cat.labels, net, anchor=12)):
+        for got in (test(cat, None, net, anchor=12), test(cat.paths, cat.labels, net, anchor=12), test(str(folder), None, net, anchor=12)):
             np.testing.assert_allclose(got.distances, expected.distances, atol=1e-6)
+    with pytest.raises(TypeError, match='d must be a Catalog or a folder'): load_test_data(7)
     fig = anchor_positive_test(cat, None, net).show()
     assert len(fig.axes) == 8 and cat.class_names[0] in fig.axes[0].get_title()
 

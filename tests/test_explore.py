@@ -336,3 +336,45 @@ def test_the_projector_of_tensorboard_finds_them(drawn, drawn_x, tmp_path):
     folder = write_projector(tmp_path, drawn.paths, drawn_x, drawn.labels)
     [e] = text_format.Parse((folder/'projector_config.pbtxt').read_text(), config.ProjectorConfig()).embeddings
     assert all((folder/p).exists() for p in (e.tensor_path, e.metadata_path, e.sprite.image_path)) and list(e.sprite.single_image_dim) == [64, 64]
+
+
+# --- little to show, odd names, full disks
+
+def test_a_photo_alone_is_a_row_without_neighbours(drawn, drawn_x):
+    rows = neighbour_rows(drawn.paths[:1], drawn_x[:1], drawn.labels[:1])
+    assert [[t.note for t in row] for row in rows] == [['query · 0/0']]
+    assert neighbour_rows([], np.zeros((0, 4)), []) == []
+
+
+def test_rows_that_are_not_there_are_said_in_a_report(tmp_path):
+    triplets = triplet_rows([], hardest_triplets(np.eye(3), [0, 1, 2]), [])
+    text = html_report(tmp_path/'r.html', 't', [('s', [(triplets, 'Anchor, positive, negative.')])]).read_text()
+    assert 'Nothing to show. Anchor, positive, negative.' in text
+
+
+ODD = os.fsdecode(b'caf\xe9')   # a name in bytes that are not UTF-8
+
+
+def test_names_that_are_not_utf8_are_readable_in_a_report_and_in_the_projector(drawn, drawn_x, tmp_path):
+    hits = Hits([Hit(1, f'{ODD}/1.jpg', 0, ODD, .1, drawn.paths[0])], query=drawn.paths[1], name=ODD)
+    page = html_report(tmp_path/'r.html', ODD, [(ODD, [ODD, {ODD: 1}, [{ODD: ODD}], hits])], subtitle=ODD)
+    assert page.read_text(encoding='utf-8').count(r'caf\udce9') > 8
+    photos = [f'{tmp_path}/{ODD}/{i}.jpg' for i in range(len(drawn))]
+    folder = write_projector(tmp_path/'log', photos, drawn_x, drawn.labels, [ODD]*12)
+    assert r'caf\udce9' in (folder/'photos.tsv').read_text(encoding='utf-8').splitlines()[1]
+
+
+def test_a_projector_that_cannot_be_written_whole_leaves_the_old_one(drawn, drawn_x, tmp_path, monkeypatch):
+    folder = write_projector(tmp_path/'log', drawn.paths, drawn_x, drawn.labels)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    def full(self, *args, **kw): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('PIL.Image.Image.save', full)
+    with pytest.raises(OSError, match='photos.png could not be written: the disk is full'):
+        write_projector(folder, drawn.paths[:9], drawn_x[:9], drawn.labels[:9])
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_places_that_cannot_be_written_to_are_called_by_their_names(drawn, drawn_x, tmp_path):
+    (tmp_path/'file').touch()
+    with pytest.raises(NotADirectoryError, match='folder=.*is a file'): write_projector(tmp_path/'file', drawn.paths, drawn_x, drawn.labels)
+    with pytest.raises(IsADirectoryError, match='is a folder'): html_report(tmp_path, 't', [])

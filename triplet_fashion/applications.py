@@ -36,7 +36,7 @@ def load_test_data(
     progress=False # show progress, see `track`
 )->tuple: # photos, uint8 (n, height, width, 3), and labels, int32 (n,)
     "Load the photos of a folder with the class id of each"
-    cat = d if isinstance(d, Catalog) else Catalog.from_dir(d)
+    cat = Catalog.of(d, 'd')
     if limit is not None and limit < 1: raise ValueError(f'limit={limit}: load one photo or more, or None for all')
     order = np.random.default_rng(seed).permutation(len(cat))[:limit]
     order = order if shuffle else np.sort(order)
@@ -210,6 +210,7 @@ def _apart(e, metric, N):
 
 def _hold(images, labels, model, anchor, which, threshold, anchor_label, N, batch_size, keep):
     "Compare photo `anchor` with those that `which` picks from the labels"
+    if isinstance(images, (str, os.PathLike)): images = Catalog.of(images, 'images')
     names = images.class_names if isinstance(images, Catalog) else None
     if labels is None and names is None: raise ValueError('labels are needed where images is not a Catalog')
     labels, photos = np.asarray(images.labels if labels is None else labels), _photos(images)
@@ -230,7 +231,7 @@ def _first(test_size, count_anchor):
 
 # %% ../nbs/23_applications.ipynb #bf9c9e49
 def anchor_test(
-    images, # RGB 0..255 (n, h, w, 3), a list of files, or a Catalog
+    images, # RGB 0..255 (n, h, w, 3), a list of files, a Catalog or the folder of one
     labels, # class of each, (n,); None: those of the Catalog
     model, # base network
     anchor=0, # index of the anchor
@@ -246,7 +247,7 @@ def anchor_test(
 
 # %% ../nbs/23_applications.ipynb #2216bfc7
 def anchor_all_test(
-    images, # RGB 0..255 (n, h, w, 3), a list of files, or a Catalog
+    images, # RGB 0..255 (n, h, w, 3), a list of files, a Catalog or the folder of one
     labels, # class of each, (n,); None: those of the Catalog
     model, # base network
     anchor=0, # index of the anchor
@@ -279,7 +280,7 @@ AnchorTest.plot = _plot
 
 # %% ../nbs/23_applications.ipynb #95b9ff76
 def anchor_positive_test(
-    images, # RGB 0..255 (n, h, w, 3), a list of files, or a Catalog
+    images, # RGB 0..255 (n, h, w, 3), a list of files, a Catalog or the folder of one
     labels, # class of each, (n,); None: those of the Catalog
     model, # base network
     anchor=0, # index of the anchor

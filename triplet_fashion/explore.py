@@ -8,13 +8,15 @@ __all__ = ['neighbour_rows', 'gallery', 'Triplets', 'hardest_triplets', 'triplet
 
 # %% ../nbs/25_explore.ipynb #b7e7763c
 import base64, io, os
+from contextlib import ExitStack
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from PIL import Image
 from .metrics import Table, _shown, nearest
-from .search import Hits, Tile, _cut, _spaced, _write, _write_whole, draw_tile, thumbnail, tile_css, tile_html
+from .search import Hits, Tile, _cut, _spaced, _write, draw_tile, thumbnail, tile_css, tile_html
+from .storage.files import atomic_write, check_folder
 
 # %% ../nbs/25_explore.ipynb #1aa23a74
 def _caption(label, class_names):
@@ -61,7 +63,8 @@ def neighbour_rows(
     ids = _self_ids(photos, at, gp)
     itself = max((np.count_nonzero(np.asarray(ids['gallery_ids']) == i) for i in ids['query_ids']), default=0) if ids else 0
     k = min(k, len(gx) - itself)
-    dist,idx = nearest(x[at], gx, k=k, metric=metric, **ids)
+    if k > 0 and len(at): dist,idx = nearest(x[at], gx, k=k, metric=metric, **ids)
+    else: dist = idx = np.zeros((len(at), 0), int)   # a photo alone
     def row(i, d, g):
         tiles = [Tile(gp[j], _caption(gy[j], class_names), f'{r} · {v:.3f}', 'hit' if gy[j] == y[i] else 'miss') for r,(v,j) in enumerate(zip(d, g), 1)]
         right = sum(t.frame == 'hit' for t in tiles)
@@ -285,26 +288,48 @@ def _sprite(photos, side):
 def _plain(text): return ' '.join(str(text).split()) or '-'   # no tabs, no line breaks
 
 # %% ../nbs/25_explore.ipynb #58f712b1
+_CONFIG = '''embeddings {{
+  tensor_name: "embeddings"
+  tensor_path: "embeddings.tsv"
+  metadata_path: "photos.tsv"
+  sprite {{
+    image_path: "photos.png"
+    single_image_dim: {side}
+    single_image_dim: {side}
+  }}
+}}
+'''
+
+def _name_lines(photos, labels, class_names):
+    "The lines of `photos.tsv`: product and photo."
+    yield 'product\tphoto\n'
+    for i,label in enumerate(labels):
+        name = photos[i] if isinstance(photos[i], (str, os.PathLike)) else i
+        yield f'{_plain(_caption(label, class_names))}\t{_plain(name)}\n'
+
 def write_projector(
-    folder, # for TensorBoard, as in `tensorboard --logdir`; a file of the same name is replaced
+    folder, # for TensorBoard, as in `tensorboard --logdir`; files of the same names are replaced
     photos, # n paths, or RGB 0..255 images (n, h, w, 3)
     embeddings, # float32 (n, d)
     labels, # class ids (n,)
     class_names=None, # list, or {class id: name}
     side=64, # of a thumbnail, pixels; smaller where there are very many photos
 )->Path: # the folder
-    "Write embeddings for TensorBoard's projector: `projector_config.pbtxt`, `embeddings.tsv`, `photos.tsv`, `photos.png`."
+    """Write embeddings for TensorBoard's projector: `projector_config.pbtxt`, `embeddings.tsv`, `photos.tsv`, `photos.png`.
+
+    All four are written before the first replaces an older one: on a full disk the old ones stay, and fit each other."""
     photos,x,y = _same_length(photos, embeddings, labels)
-    side,folder = min(side, _LARGEST//int(np.ceil(np.sqrt(max(len(photos), 1))))),Path(folder)
+    side = min(side, _LARGEST//int(np.ceil(np.sqrt(max(len(photos), 1)))))
     if not len(photos) or side < 8: raise ValueError(f'{len(photos):,} photos: the projector takes 1 to 1,048,576')
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savetxt(folder/'embeddings.tsv', x, '%.6g', '\t')
-    name = lambda i: photos[i] if isinstance(photos[i], (str, os.PathLike)) else i
-    rows = ['product\tphoto', *(f'{_plain(_caption(l, class_names))}\t{_plain(name(i))}' for i,l in enumerate(y))]
-    (folder/'photos.tsv').write_text('\n'.join(rows) + '\n', encoding='utf-8')
-    _sprite(photos, side).save(folder/'photos.png')
-    (folder/'projector_config.pbtxt').write_text('embeddings {\n  tensor_name: "embeddings"\n  tensor_path: "embeddings.tsv"\n  metadata_path: "photos.tsv"\n'
-        f'  sprite {{\n    image_path: "photos.png"\n    single_image_dim: {side}\n    single_image_dim: {side}\n  }}\n}}\n')
+    folder = check_folder(folder, 'folder')
+    with ExitStack() as files:
+        sprite,names,tensors,config = (files.enter_context(atomic_write(folder/name))
+                                       for name in ('photos.png', 'photos.tsv', 'embeddings.tsv', 'projector_config.pbtxt'))
+        np.savetxt(tensors, x, '%.6g', '\t')
+        with open(names, 'w', encoding='utf-8', errors='backslashreplace') as f:
+            f.writelines(_name_lines(photos, y, class_names))
+        _sprite(photos, side).save(sprite, 'PNG')
+        config.write_text(_CONFIG.format(side=side), encoding='utf-8')
     return folder
 
 # %% ../nbs/25_explore.ipynb #2fc774bf
@@ -405,6 +430,10 @@ def _is_rows(b):
     return isinstance(b, Hits) or isinstance(b, (list, tuple)) and len(b) > 0 and all(
         isinstance(r, (Tile, Hits)) or isinstance(r, list) and len(r) > 0 and all(isinstance(t, Tile) for t in r) for r in b)
 
+def _nothing_html(caption):
+    "What stands in the place of rows where there are none."
+    return f'<p class="more">Nothing to show. {escape(caption)}</p>'
+
 def _block_html(b, where, max_rows):
     "A block of a report as HTML."
     if isinstance(b, Html): return str(b)
@@ -416,6 +445,7 @@ def _block_html(b, where, max_rows):
     if isinstance(b, tuple) and len(b) == 2:
         if _is_picture(b[0]) and isinstance(b[1], str): return _picture_html(*b)
         if _is_rows(b[0]) and isinstance(b[1], str): return _rows_html(*b)
+        if isinstance(b[0], list) and not b[0] and isinstance(b[1], str): return _nothing_html(b[1])
         if isinstance(b[0], (list, tuple)) and isinstance(b[1], (list, tuple)): return _table_html(Table(b[1], b[0]), max_rows)
     if hasattr(b, '_repr_html_'): return f'<div class="scroll shown" tabindex="0">{b._repr_html_()}</div>'
     if isinstance(b, list) and all(isinstance(r, dict) for r in b): return _table_html(Table(b), max_rows)
@@ -507,4 +537,5 @@ def html_report(
     nav = f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n' if len(sections) > 2 else ''
     page = _page.format(lang=escape(lang), title=escape(str(title)), css=tile_css + _report_css, nav=nav, main=main,
                         subtitle=f'<p>{escape(str(subtitle))}</p>' if subtitle else '', footer=escape(footer))
-    return _write_whole(path, page.encode('utf-8', 'replace'))
+    with atomic_write(path) as part: part.write_bytes(page.encode('utf-8', 'backslashreplace'))
+    return Path(path)
