@@ -217,6 +217,9 @@ class _Gallery:
         self.directed = bool(self.stretch.all())
         self.ready, self.making = None, Lock()
 
+    def __getstate__(self): return self.__dict__ | dict(ready=None, making=None)
+    def __setstate__(self, state): self.__dict__.update(state, making=Lock())
+
     def prepared(self, zeros, zoom):
         "The blocks for such queries; threads that ask at once wait for one of them to make these"
         with self.making:
