@@ -143,7 +143,7 @@ def test_catalogue_queries_are_matched_by_product_name(drawn, index):
 
 @pytest.mark.parametrize('args, message', [
     ((np.zeros((0, 3)), []), 'at least one'), ((np.zeros(3), ['a']), 'shape'), ((np.ones((2, 3)), ['a']), 'one id for each'),
-    ((np.ones((2, 3)), ['a', 'a']), "'a' appears more"), ((np.ones((2, 3)), ['a', 'b'], [1]), 'labels have shape'),
+    ((np.ones((2, 3)), ['a', 'a']), "'a' appears more"), ((np.ones((2, 3)), ['a', 'b'], [1]), 'labels must hold one label a photo'),
     (([[1, np.inf], [1, 2]], ['bad.jpg', 'b']), 'bad.jpg'), ((np.ones((2, 3)), ['a', 'b'], [0, 7], ['only one']), 'class id 7')])
 def test_construction_faults(args, message):
     with pytest.raises(ValueError, match=message): ImageIndex(*args)
@@ -384,3 +384,189 @@ def test_real_photos(clothing, net, tmp_path):
     index = ImageIndex.build(catalog, net)
     found = index.search(catalog, k=2)
     assert [h[0].id for h in found] == catalog.ids and all(h[0].distance < 1e-5 for h in found)
+
+
+# --- labels and ids are whatever the user has
+
+EAN = 4006381333931
+
+@pytest.mark.parametrize('labels, names', [
+    (['coat', 'hat', 'coat'], ['coat', 'hat', 'coat']), (np.array(['coat', 'hat', 'coat'], object), ['coat', 'hat', 'coat']),
+    ([EAN, EAN + 2**32, EAN], [str(EAN), str(EAN + 2**32), str(EAN)]), (np.array([EAN, EAN + 2**32, EAN]), [str(EAN), str(EAN + 2**32), str(EAN)]),
+    ([EAN, None, float('nan')], [str(EAN), '', '']), (['coat', None, ''], ['coat', '', '']), ([5., 9., float('nan')], ['5', '9', '']),
+    (['Caf\u00e9', 'Cafe\u0301', 'hat'], ['Caf\u00e9', 'Caf\u00e9', 'hat'])])
+def test_labels_stay_what_they_are(labels, names, tmp_path):
+    index = ImageIndex(np.eye(3), list('abc'), labels)
+    back = ImageIndex.load(index.save(tmp_path/'i.npz'))
+    for one in (index, back):
+        found = [one.search(i, k=1)[0] for i in 'abc']
+        assert [h.name for h in found] == names and one.labels.dtype == np.int64
+        assert [h.label is None for h in found] == [not n for n in names]
+    if isinstance(labels, list) and labels[0] == EAN: assert index.search('a', k=1)[0].label == EAN
+
+
+def test_labels_of_tables(tmp_path):
+    pd = pytest.importorskip('pandas')
+    index = ImageIndex(np.eye(3), pd.Series(['a', 'b', 'c']), pd.Series(['coat', None, 'hat'], index=[7, 8, 9]))
+    assert [index.search(i, k=1)[0].name for i in 'abc'] == ['coat', '', 'hat']
+    index = ImageIndex(np.eye(3), list('abc'), pd.array([EAN, None, 3], dtype='Int64'))
+    assert [index.search(i, k=1)[0].name for i in 'abc'] == [str(EAN), '', '3']
+
+
+def test_names_and_class_ids_meet():
+    for labels in (['hat', 'coat'], [7, 3]):
+        index = ImageIndex(np.eye(2), ['a', 'b'], labels, {3: 'coat', 7: 'hat'})
+        assert index.labels.tolist() == [7, 3] and index.search('a', k=1)[0].name == 'hat'
+    assert ImageIndex(np.eye(2), ['a', 'b'], ['k7', 'k3'], {'k3': 'coat', 'k7': 'hat'}).search('a', k=1)[0].name == 'hat'
+    both = ImageIndex(np.eye(2), ['a', 'b'], [0, 1], ['Cafe\u0301', 'Caf\u00e9'])
+    assert both.labels.tolist() == [0, 0] and len(both.class_names) == 1
+    assert ImageIndex(np.eye(2), [1, Path('b')]).ids == ['1', 'b']
+
+
+@pytest.mark.parametrize('args, message', [
+    ((['a', 'b'], ['coat', 3]), 'labels mix text'), ((['a', 'b'], [1.5, 2]), 'labels hold 1.5'), ((['a', 'b'], 'ab'), 'labels must hold one label a photo'),
+    ((['a', 'b'], ['coat', 'hat'], ['coat']), "labels hold 'hat'.*class_names"), ((['a', 'b'], [0, 1], ['tee', 'tee']), "two products 'tee'"),
+    ((['a', 'b'], [0, 1], {-1: 'none', 0: 'a', 1: 'b'}), 'class id -1'), ((['a', 'b'], [2**63, 1]), 'labels hold 9223372036854775808'),
+    (([1.5, 2],), 'ids hold 1.5'), ((['a', None],), 'ids hold None'), (('ab',), "ids='ab' is one text")])
+def test_labels_and_ids_that_mean_nothing_are_named(args, message):
+    with pytest.raises(ValueError, match=message): ImageIndex(np.eye(2), *args)
+
+
+def test_unlabelled_photos_are_nobodys_hit():
+    index = ImageIndex(np.eye(2), ['a', 'b'], [None, 'coat'])
+    assert [t.frame for t in index.search('b', k=2).tiles] == ['query', 'hit', None]
+    assert [t.frame for t in index.search('a', k=2).tiles] == ['query', None, None]
+
+
+def spell(catalog, form, root):
+    "The first two products' photos under names in one Unicode form."
+    import unicodedata
+    for i, p in enumerate(catalog.paths[:8]):
+        to = root/unicodedata.normalize(form, ['한글 Café', 'x'][i//6])/f'{form}{i}.jpg'
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(p, to)
+    return Catalog.from_dir(root)
+
+
+def test_both_forms_of_a_name_are_one_product(drawn, net, tmp_path):
+    mac, pc = spell(drawn, 'NFD', tmp_path/'mac'), spell(drawn, 'NFC', tmp_path/'pc')
+    index = ImageIndex.build(mac, net)
+    assert [t.frame for t in index.search(pc, k=2)[0].tiles] == ['query', 'hit', 'hit']
+    assert index.add(pc) == 8 and len(index.class_names) == 2 and len(np.unique(index.labels)) == 2
+
+
+# --- every form of a photo goes the same way
+
+def odd_photos(photo):
+    "The bytes of one photo as files that need care: turned by EXIF, transparent, deep, with a palette."
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying, mask = photo.transpose(Image.Transpose.ROTATE_90), Image.new('L', photo.size, 255)
+    mask.paste(0, (0, 0, 60, 60))
+    clear = photo.copy()
+    clear.putalpha(mask)
+    deep = Image.fromarray(np.asarray(photo.convert('L')).astype(np.uint16)*257)
+    for im, kind, kw in ((lying, 'JPEG', dict(exif=exif, quality=95)), (lying, 'PNG', dict(exif=exif)), (lying, 'WEBP', dict(exif=exif)), (lying, 'TIFF', dict(exif=exif)),
+                         (clear, 'PNG', {}), (clear, 'GIF', {}), (deep, 'PNG', {}), (photo.quantize(16), 'PNG', {})):
+        buffer = io.BytesIO()
+        im.save(buffer, kind, **kw)
+        yield kind, buffer.getvalue()
+
+
+def test_queries_and_thumbnails_see_what_the_index_saw(drawn, index, tmp_path):
+    for i, (kind, data) in enumerate(odd_photos(Image.open(drawn.paths[8]).resize((200, 160)))):
+        path = tmp_path/f'{i}.{kind.lower()}'
+        path.write_bytes(data)
+        want, picture = [(h.id, h.distance) for h in index.search(path)], thumbnail(path, 60)
+        for query in (data, bytearray(data), io.BytesIO(data), open(path, 'rb'), [io.BytesIO(data)]):
+            found = index.search(query)
+            assert [(h.id, h.distance) for h in (found[0] if isinstance(query, list) else found)] == want, (kind, query)
+        opened = index.search(Image.open(path))
+        assert [h.id for h in opened] == [o for o, _ in want] and opened[0].distance == pytest.approx(want[0][1], abs=.002), kind
+        for photo in (data, io.BytesIO(data), Image.open(path)):
+            np.testing.assert_allclose(np.asarray(thumbnail(photo, 60), float), np.asarray(picture, float), atol=12)
+
+
+def test_a_folder_stands_for_its_catalogue(drawn, net, index):
+    built = ImageIndex.build(drawn.root, net)
+    assert built.ids == index.ids and built.add(drawn.root) == 0
+    assert [h[0].id for h in built.search(drawn.root, k=1)] == drawn.ids
+    with pytest.raises(TypeError, match='must be a Catalog or a folder'): ImageIndex.build(3, net)
+
+
+def test_broken_photos_among_queries_are_named_and_the_others_searched(drawn, index, tmp_path):
+    (tmp_path/'torn.jpg').write_bytes(b'\xff\xd8\xff\xe0 torn')
+    with pytest.warns(UserWarning, match='3 of 4 queries'): found = index.search([tmp_path/'torn.jpg', drawn.paths[3], tmp_path/'gone.jpg', b'no photo'], k=2)
+    assert [len(h) for h in found] == [0, 2, 0, 0] and found[1][0].id == drawn.ids[3]
+    assert 'torn.jpg' in str(found[0]) and 'gone.jpg' in str(found[2]) and found[0].problem
+    assert found._repr_html_().count('<figure') == 6 and 'cannot be read' in found._repr_html_()
+    cat = Catalog([*drawn.paths[:2], str(tmp_path/'gone.jpg')], [0, 0, 0], drawn.class_names, drawn.root)
+    with pytest.warns(UserWarning, match='1 of 3 queries'): assert [len(h) for h in index.search(cat, k=2)] == [2, 2, 0]
+    for query in ([tmp_path/'torn.jpg'], b'', io.BytesIO(b'x'*50)):
+        with pytest.raises(ValueError): index.search(query)
+
+
+# --- many at once, replaced, removed
+
+def test_two_threads_add_and_others_search(drawn, net):
+    from concurrent.futures import ThreadPoolExecutor
+    parts = [drawn.subset(np.arange(len(drawn)) % 6 == r) for r in range(6)]
+    index = ImageIndex.build(parts[0], net)
+    def look(i):
+        hits = index.search(index.embeddings[0], k=1000)
+        assert len({h.id for h in hits}) == len(hits) and len(hits) % 12 == 0
+        return all(h.name == h.id.split('/')[0] for h in hits)
+    with ThreadPoolExecutor(10) as pool:
+        adds = [pool.submit(index.add, p) for p in [*parts[1:], parts[3]]]
+        assert all(pool.map(look, range(60)))
+    [a.result() for a in adds]
+    assert sorted(index.ids) == sorted(drawn.ids) and all(map(os.path.isfile, index.paths))
+
+
+def test_a_replaced_photo_is_encoded_anew(drawn, net, tmp_path):
+    cat = Catalog.from_dir(shutil.copytree(drawn.root, tmp_path/'c'))
+    index = ImageIndex.build(cat, net)
+    shutil.copy(cat.paths[30], cat.paths[0])
+    index = ImageIndex.load(index.save(tmp_path/'i.npz'), net=net)
+    assert index.add(cat) == 1 and len(index) == len(cat) and index.ids == cat.ids and index.add(cat) == 0
+    assert {h.id for h in index.search(cat.paths[30], k=2)} == {cat.ids[0], cat.ids[30]}
+
+
+def test_photos_are_taken_out(drawn, net):
+    index = ImageIndex.build(drawn, net)
+    assert index.remove(drawn.ids[0]) == 1 and index.remove([drawn.paths[1], drawn.ids[2]]) == 2 and index.remove(drawn.subset([3, 4])) == 2
+    assert index.ids == drawn.ids[5:] and index.labels.tolist() == drawn.labels[5:].tolist()
+    assert index.search(drawn.paths[6], k=1)[0].id == drawn.ids[6]
+    with pytest.raises(ValueError, match="is not in this index .*nothing was removed"): index.remove([drawn.ids[9], drawn.ids[0]])
+    with pytest.raises(ValueError, match='needs one'): index.remove(drawn.ids[5:])
+    assert len(index) == len(drawn) - 5
+
+
+def test_an_index_can_be_pickled():
+    import pickle
+    back = pickle.loads(pickle.dumps(tiny()))
+    assert back.ids == tiny().ids and str(back.search(np.ones(3))) == str(tiny().search(np.ones(3)))
+
+
+def test_the_second_search_prepares_nothing():
+    "The gallery's copy is 4 MB: the first search makes it."
+    import tracemalloc
+    x = np.random.default_rng(0).normal(size=(16_000, 64)).astype('float32')
+    index, peaks = ImageIndex(x, [str(i) for i in range(len(x))]), []
+    for _ in range(2):
+        tracemalloc.start()
+        try:
+            index.search(x[0])
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally: tracemalloc.stop()
+    assert peaks[1] < x.nbytes/4 < x.nbytes < peaks[0]
+
+
+def test_an_index_on_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
+    from collections import namedtuple
+    file = tiny().save(tmp_path/'i.npz')
+    old = file.read_bytes()
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: namedtuple('usage', 'total used free')(10**9, 10**9, 10))
+    with pytest.raises(OSError, match='i.npz could not be written: the disk is full'): tiny(20).save(file)
+    assert file.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ['i.npz']
+    with pytest.raises(IsADirectoryError, match='is a folder'): tiny().save(tmp_path)

@@ -217,6 +217,9 @@ class _Gallery:
         self.directed = bool(self.stretch.all())
         self.ready, self.making = None, Lock()
 
+    def __getstate__(self): return self.__dict__ | dict(ready=None, making=None)
+    def __setstate__(self, state): self.__dict__.update(state, making=Lock())
+
     def prepared(self, zeros, zoom):
         "The blocks for such queries; threads that ask at once wait for one of them to make these"
         with self.making:
@@ -265,9 +268,13 @@ def _measure(self, idx, rows, cols):
 _Space.reach, _Space.scores, _Space.measure = _reach, _scores, _measure
 
 # %% ../nbs/11_metrics.ipynb #6b12e45f
+def _group_size(m, k):
+    "How many of `m` scores form a group: groups cost a look each, and those that hold a candidate their size"
+    return next(l for l in (32, 16, 8, 4, 2, 1) if l == 1 or m >= 5*k*l*l)
+
 def _pick(s, floor, margin, k):
     "Pairs in a block of scores that may be among the `k` best: rows, columns, scores; and the floor, raised where it was unknown"
-    L = next(l for l in (32, 16, 8, 4, 2, 1) if l == 1 or s.shape[1] >= 5*k*l*l)   # groups cost a look each, those that hold a candidate L
+    L = _group_size(s.shape[1], k)
     w = s.shape[1]//L
     best = s.reshape(len(s), L, w).max(axis=1) if L > 1 else s
     if w >= k and np.isneginf(floor).any(): floor = np.maximum(floor, np.partition(best, w - k, axis=1)[:,w-k])
@@ -306,8 +313,24 @@ def _closest(self, idx, rows, cols, k):
     dist[none], cols[none] = np.inf, -1
     return dist, cols
 
+def _best_of_one(self, idx, k):
+    "The `k` nearest of a single query: one row of scores over all blocks, and one look through it"
+    q, norms, margin = self.reach(idx)
+    s = np.empty((1, len(self.blocks)*self.width), np.float32)
+    for start, block in self.blocks: np.matmul(q, block, out=s[:,start:start+self.width])
+    s[0,self.left_out(idx)[1]] = -np.inf
+    best = s.reshape(_group_size(s.size, k), -1).max(axis=0)
+    floor = np.partition(best, len(best) - k)[len(best)-k] - margin[0] if len(best) >= k else _lowest
+    cols = np.flatnonzero(s[0] >= max(floor, _lowest))
+    dist = self.measure(idx, np.zeros(len(cols), int), cols)
+    order = np.argsort(dist, kind='stable')[:k]
+    out = np.full((1, k), np.inf, np.float32), np.full((1, k), -1)
+    out[0][0,:len(order)], out[1][0,:len(order)] = dist[order], cols[order]
+    return out
+
 def _best(self, idx, k, buffer):
     "The `k` nearest of queries `idx`: distances and indices (len(idx), k)"
+    if len(idx) == 1: return self.best_of_one(idx, k)
     q, norms, margin = self.reach(idx)
     floor = np.full(len(idx), -np.inf, np.float32)
     rows, cols, vals = np.empty(0, int), np.empty(0, int), np.empty(0, np.float32)
@@ -321,7 +344,7 @@ def _best(self, idx, k, buffer):
             vals = ((norms[rows] - _squared[self.metric](dist)*self.zoom**2)/2).astype(np.float32)
     return self.closest(idx, rows, cols, k)
 
-_Space.closest, _Space.best = _closest, _best
+_Space.closest, _Space.best, _Space.best_of_one = _closest, _best, _best_of_one
 
 # %% ../nbs/11_metrics.ipynb #7320754c
 def _limits():
@@ -338,7 +361,9 @@ def _parts(self, idx, chunk=None):
 
 def _each(self, call, idx, chunk=None):
     "`call(part, buffer)` for each part of `idx`, in order"
-    parts, cores = self.parts(idx, chunk), len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    parts = self.parts(idx, chunk)
+    if len(idx) == 1: return [call(parts[0], np.empty((1, self.width), np.float32))]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     def buffer(): return np.empty((max(map(len, parts)), self.width), np.float32)
     limits = _limits() if cores > 1 and len(parts) > 1 and len(idx)*len(self.g) > 1e7 else None
     if limits is None:

@@ -6,23 +6,35 @@
 __all__ = ['tile_css', 'thumbnail', 'data_uri', 'Tile', 'draw_tile', 'tile_html', 'Hit', 'Hits', 'HitsList', 'ImageIndex']
 
 # %% ../nbs/24_search.ipynb #dc5cfb0d
-import base64, io, json, math, os, re, unicodedata, uuid, warnings, zipfile
+import base64, copy, io, json, math, os, re, unicodedata, warnings, zipfile
 from functools import lru_cache
 from html import escape
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 from PIL import Image, ImageDraw
-from .metrics import nearest
-from .photo import photo_size, read_image
+from .catalog import Catalog
+from .labels import Labels, composed
+from .metrics import NeighborSearch
+from .photo import PhotoError, photo_size, read_image
+from .storage.files import atomic_write
 
 # %% ../nbs/24_search.ipynb #d4c60254
-def _upright_size(path, side):
-    "Size (height, width) of the photo at `path`, shrunk to `side` at most, as it stands upright."
-    h,w = photo_size(path)
-    scale = min(1, side/max(w, h))
-    return max(1, round(h*scale)), max(1, round(w*scale))
+def _as_photo(photo):
+    "Return what `read_image` takes: pixel arrays as PIL images, open files as their bytes, which can be read twice."
+    if isinstance(photo, (str, bytes, os.PathLike, Image.Image)): return photo
+    if isinstance(photo, (bytearray, memoryview)): return bytes(photo)
+    if hasattr(photo, 'read'):
+        if hasattr(photo, 'seek'): photo.seek(0)
+        return photo.read()
+    return Image.fromarray(np.clip(np.rint(np.asarray(photo, 'float32')), 0, 255).astype('uint8'))
+
+def _shrunk(height, width, side):
+    "Return a size brought down to `side` at most, proportions kept."
+    scale = min(1, side/max(height, width))
+    return max(1, round(height*scale)), max(1, round(width*scale))
 
 def _grey_card(side):
     im = Image.new('RGB', (side, side), '#e5e7eb')
@@ -32,23 +44,18 @@ def _grey_card(side):
 
 # %% ../nbs/24_search.ipynb #6afcc30c
 def thumbnail(
-    photo, # path of a photo, PIL image, or RGB 0..255 array (h, w, 3)
+    photo, # what `read_image` takes (a path, bytes, an open file, a PIL image), or RGB 0..255 array (h, w, 3)
     side=160, # longest side of the picture, pixels
 )->Image.Image: # RGB, proportions kept
-    "A small upright picture of a photo; a grey card where it cannot be read."
+    "Make a small upright picture of a photo; a grey card where it cannot be read."
     try:
-        if isinstance(photo, (str, os.PathLike)):
-            return Image.fromarray(read_image(photo, _upright_size(photo, side)))
-        if not isinstance(photo, Image.Image):
-            photo = Image.fromarray(np.clip(np.rint(np.asarray(photo, 'float32')), 0, 255).astype('uint8'))
-        photo = photo.convert('RGB')
-        photo.thumbnail((side, side))
-        return photo
-    except (OSError, ValueError): return _grey_card(side)
+        photo = _as_photo(photo)
+        return Image.fromarray(read_image(photo, _shrunk(*photo_size(photo), side)))
+    except (OSError, TypeError, ValueError): return _grey_card(side)
 
 # %% ../nbs/24_search.ipynb #0a429bf4
 def data_uri(
-    photo, # path of a photo, PIL image, or RGB 0..255 array (h, w, 3)
+    photo, # as for `thumbnail`
     side=160, # longest side of the picture, pixels
     quality=85, # of the JPEG, 1..95
 )->str: # 'data:image/jpeg;base64,...', for the src of an <img>
@@ -60,7 +67,7 @@ def data_uri(
 # %% ../nbs/24_search.ipynb #74e03c13
 class Tile(NamedTuple):
     "One photo with its caption, in a picture or on a page."
-    photo: object # path, PIL image, or RGB 0..255 array (h, w, 3)
+    photo: object # as for `thumbnail`
     title: str = '' # usually the product's name
     note: str = '' # usually the distance
     frame: str|None = None # 'query', 'hit', 'miss', or None
@@ -154,8 +161,8 @@ class Hit(NamedTuple):
     "One photo found by a search."
     rank: int # 1 is the nearest
     id: str # the photo's id in the index: its path below the catalogue's folder
-    label: int|None # class id of its product, None where the index has no labels
-    name: str # name of its product
+    label: int|None # class id of its product, None where that is not known
+    name: str # name of its product, '' where that is not known
     distance: float # from the query, in the index's metric
     path: str # where the photo lies
 
@@ -168,15 +175,18 @@ class Hits(list):
         label=None, # class id of the query where it is known
         name='', # what the query is called
         metric='cosine', # of the distances
+        problem=None, # why the query could not be searched with
     ):
         super().__init__(hits)
         self.query,self.label,self.name,self.metric = query,label,name,metric
+        self.problem = problem
 
     @property
     def tiles(self)->list: # of `Tile`, the query first
         "Pictures of the query and of its hits; frames say same product or not where the query's is known."
         def frame(h): return None if self.label is None or h.label is None else 'hit' if h.label == self.label else 'miss'
-        first = [] if self.query is None else [Tile(self.query, '' if self.name == 'query' else self.name, 'query', 'query')]
+        note = 'cannot be read' if self.problem else 'query'
+        first = [] if self.query is None else [Tile(self.query, '' if self.name == 'query' else self.name, note, 'query')]
         return first + [Tile(h.path, h.name or h.id, f'{h.rank} · {h.distance:.3f}', frame(h)) for h in self]
 
     def __repr__(self): return str(self)
@@ -184,6 +194,7 @@ class Hits(list):
 # %% ../nbs/24_search.ipynb #7e9d2372
 @patch
 def __str__(self:Hits):
+    if self.problem: return f'{self.name or "query"}: {self.problem}'
     head = f'{self.name or "query"}: {len(self)} nearest, {self.metric} distance'
     if not self: return head
     cells = [('rank', 'distance', 'product', 'photo')] + [(str(h.rank), f'{h.distance:.4f}', _cut(h.name or '-', 40), h.id) for h in self]
@@ -218,9 +229,97 @@ class HitsList(list):
     def __repr__(self): return '\n\n'.join(map(str, self)) or 'no queries'
     def _repr_html_(self): return f'<style>{tile_css}</style>' + ''.join(_row_html(h.tiles) for h in self)
 
+# %% ../nbs/24_search.ipynb #f46a8ca4
+def _id(i):
+    "Return a photo's id as text."
+    if isinstance(i, (int, np.integer)) and not isinstance(i, bool): return str(i)
+    if isinstance(i, (str, os.PathLike)): return str(os.fspath(i))
+    raise ValueError(f'ids hold {i!r} of type {type(i).__name__}: an id is text, such as the path of the photo')
+
+def _checked(embeddings, ids):
+    "Return embeddings as float32 (n, d) and ids as text, or raise ValueError naming what is wrong."
+    try: x = np.array(embeddings, 'float32')
+    except (TypeError, ValueError): raise ValueError('embeddings must be an array of numbers (photos, dims)') from None
+    if isinstance(ids, (str, bytes)): raise ValueError(f'ids={ids!r} is one text; there must be one id for each embedding')
+    ids = [_id(i) for i in ids]
+    if x.ndim != 2 or not x.size: raise ValueError(f'embeddings have shape {x.shape}; expected (photos, dims) with at least one photo')
+    if len(ids) != len(x): raise ValueError(f'{len(x)} embeddings but {len(ids)} ids; there must be one id for each')
+    if bad := [i for i,ok in zip(ids, np.isfinite(x).all(1)) if not ok]:
+        raise ValueError(f'the embedding of {bad[0]!r} is not finite ({len(bad)} such): leave it out, or see why the network gives NaN or inf')
+    if len(set(ids)) < len(ids):
+        seen = set()
+        raise ValueError(f'id {next(i for i in ids if i in seen or seen.add(i))!r} appears more than once; every photo needs its own')
+    x.flags.writeable = False   # it is prepared for searching once
+    return x,ids
+
+# %% ../nbs/24_search.ipynb #a8e141af
+def _given_names(class_names):
+    "Return {class id: name} and the class id of each label that is text: the keys of a {label: name}, else the names themselves."
+    items = list(class_names.items() if hasattr(class_names, 'items') else enumerate(class_names))
+    if items and isinstance(items[0][0], str): return {i: str(v) for i,(_,v) in enumerate(items)},{composed(k): i for i,(k,_) in enumerate(items)}
+    names = {int(k): str(v) for k,v in items}
+    return names,{composed(v): k for k,v in names.items()}
+
+def _class_ids(labels, at):
+    "Return the class id of each different label: text by its place in `at`, whole numbers as they are."
+    values = labels.values
+    if not values or not isinstance(values[0], str):
+        if large := [v for v in values if not -2**63 <= v < 2**63]: raise ValueError(f'labels hold {large[0]}, which takes more than 64 bits: give it as text')
+        return values
+    if at is None: return list(range(len(values)))
+    if unknown := [v for v in values if v not in at]:
+        raise ValueError(f'labels hold {unknown[0]!r} ({len(unknown)} such), which is not among the {len(at)} class_names')
+    return [at[v] for v in values]
+
+def _one_id_each(names):
+    "Return the class id that stands for each, as one name in two Unicode forms is one product; ValueError where two have the very same name."
+    if -1 in names: raise ValueError(f'class_names calls class id -1 {names[-1]!r}: -1 is for photos whose product is not known')
+    first = {}
+    one = {i: first.setdefault(composed(name), i) for i,name in names.items()}
+    if twice := [i for i in one if i != one[i] and names[i] == names[one[i]]]:
+        raise ValueError(f'class_names calls two products {names[twice[0]]!r} (class ids {one[twice[0]]} and {twice[0]}): names must differ')
+    return one | {-1: -1}
+
+# %% ../nbs/24_search.ipynb #a8e141b1
+def _products(labels, class_names, n):
+    "Return the class id of each photo, int64 (n,), -1 where it is not known, and {class id: name}; None and {} without labels."
+    if labels is None: return None,{}
+    labels = Labels(labels, n, missing='unlabelled')
+    names,at = (None, None) if class_names is None else _given_names(class_names)
+    ids = _class_ids(labels, at)
+    if names is None: names = {i: name for i,name in zip(ids, labels.names) if i != -1}
+    if missing := [i for i in ids if i != -1 and i not in names]:
+        raise ValueError(f'class_names has no name for class id {missing[0]} ({len(missing)} such); it names {len(names)} classes')
+    one = _one_id_each(names)
+    return np.array([*(one[i] for i in ids), -1], 'int64')[labels.ids],{i: name for i,name in names.items() if one[i] == i}
+
+# %% ../nbs/24_search.ipynb #b0e141b0
+class _Held:
+    "What an index holds at one moment: replaced as a whole and never changed, so that a search sees the old photos or the new ones."
+    def __init__(self, embeddings, ids, labels, class_names, metric, stamps=None):
+        self.embeddings,self.ids = _checked(embeddings, ids)
+        self.labels,self.class_names = _products(labels, class_names, len(self.ids))
+        self.stamps = np.full((len(self.ids), 2), -1) if stamps is None else stamps   # size and time of change of each file; -1: not known
+        self.nearest = NeighborSearch(self.embeddings, metric)
+        self.place = {s: i for i,s in enumerate(self.ids)}
+        self.files = None   # (root, place by real path), once it has been asked for
+
+    def at(self, path, root):
+        "Return the place of an id, or of a path to the same file; None where it is not there."
+        if path in self.place: return self.place[path]
+        if self.files is None or self.files[0] != root:
+            self.files = root,{os.path.realpath(os.path.join(root or '', s)): i for i,s in enumerate(self.ids)}
+        return self.files[1].get(os.path.realpath(path))
+
+    def label(self, i):
+        "Return the class id of a photo, None where it is not known."
+        return None if self.labels is None or self.labels[i] == -1 else int(self.labels[i])
+
 # %% ../nbs/24_search.ipynb #315d33e4
 class ImageIndex:
     """Embeddings of photos beside their ids: finds the photos nearest to a query by comparing with every one.
+
+    Threads may search one index, and add to it, at the same time.
 
     Example:
 
@@ -231,58 +330,63 @@ class ImageIndex:
     def __init__(self,
         embeddings, # float32 (n, d)
         ids, # n photo ids: paths, below `root` or whole; no two the same
-        labels=None, # class ids, int32 (n,)
+        labels=None, # of the photos, (n,): text or whole numbers, None where a product is not known; with `class_names` their class ids or names
         class_names=None, # list of names, or {class id: name}
         net=None, # Keras model that made the embeddings, RGB 0..255 (n, h, w, 3) -> (n, d); None: no photos as queries
         root=None, # folder that the ids start from
         metric='cosine', # 'cosine', 'euclidean' or 'sqeuclidean'
         size=None, # (height, width) of photos for a net that takes any; otherwise the net's own
     ):
-        self.embeddings,self.ids,self.labels = _checked(embeddings, ids, labels)
-        self.class_names = _names(class_names, self.labels)
-        self.root,self.metric,self.size,self.skipped = None if root is None else os.fspath(root),_metric(metric),size,[]
+        self._lock,self._held = Lock(),_Held(embeddings, ids, labels, class_names, metric)
+        self.root,self.size,self.skipped = None if root is None else os.fspath(root),size,[]
         self._probe,self._net = None,None
         if net is not None: self.net = net
 
-    def __len__(self): return len(self.ids)
     net = property(lambda self: self._net, lambda self, net: self.attach(net), doc='Network that turns photos into queries, or None.')
-    @property
-    def dims(self): return self.embeddings.shape[1]
-    @property
-    def paths(self): return [os.path.join(self.root or '', i) for i in self.ids]
+    def __len__(self): return len(self.ids)
+    def __getstate__(self): return self.__dict__ | dict(_lock=None)
+    def __setstate__(self, state): self.__dict__.update(state, _lock=Lock())
 
-# %% ../nbs/24_search.ipynb #f46a8ca3
-def _metric(metric):
-    if metric not in (known := ('cosine', 'euclidean', 'sqeuclidean')): raise ValueError(f'metric is {metric!r}; it must be one of {", ".join(known)}')
-    return metric
+# %% ../nbs/24_search.ipynb #315d33e5
+@patch(as_prop=True)
+def embeddings(self:ImageIndex)->np.ndarray: # float32 (n, d), not to be written to
+    "The embeddings of the photos."
+    return self._held.embeddings
 
-def _checked(x, ids, labels):
-    x,ids = np.asarray(x, 'float32'),[os.fspath(i) for i in ids]
-    if x.ndim != 2 or not x.size: raise ValueError(f'embeddings have shape {x.shape}; expected (photos, dims) with at least one photo')
-    if len(ids) != len(x): raise ValueError(f'{len(x)} embeddings but {len(ids)} ids; there must be one id for each')
-    if bad := [i for i,ok in zip(ids, np.isfinite(x).all(1)) if not ok]:
-        raise ValueError(f'the embedding of {bad[0]!r} is not finite ({len(bad)} such): leave it out, or see why the network gives NaN or inf')
-    if len(set(ids)) < len(ids):
-        seen = set()
-        raise ValueError(f'id {next(i for i in ids if i in seen or seen.add(i))!r} appears more than once; every photo needs its own')
-    if labels is None: return x,ids,None
-    labels = np.asarray(labels)
-    if labels.shape != (len(x),): raise ValueError(f'labels have shape {labels.shape}; expected ({len(x)},), one for each embedding')
-    return x,ids,labels.astype('int32')
+@patch(as_prop=True)
+def ids(self:ImageIndex)->list: # of text
+    "The ids of the photos."
+    return self._held.ids
+
+@patch(as_prop=True)
+def labels(self:ImageIndex)->np.ndarray: # int64 (n,), -1: not known; None: the index has no labels
+    "The class ids of the photos."
+    return self._held.labels
+
+@patch(as_prop=True)
+def class_names(self:ImageIndex)->dict: # {class id: name}
+    "The names of the products."
+    return self._held.class_names
+
+@patch(as_prop=True)
+def metric(self:ImageIndex)->str: # 'cosine', 'euclidean' or 'sqeuclidean'
+    "The distance that is searched by."
+    return self._held.nearest.metric
+
+@patch(as_prop=True)
+def dims(self:ImageIndex)->int:
+    "The numbers of an embedding."
+    return self.embeddings.shape[1]
+
+@patch(as_prop=True)
+def paths(self:ImageIndex)->list:
+    "Where the photos lie."
+    return [os.path.join(self.root or '', i) for i in self.ids]
 
 # %% ../nbs/24_search.ipynb #a8e141ae
-def _names(class_names, labels):
-    "Class names as {class id: name}, made up where they are not given."
-    if labels is None: return {}
-    if class_names is None: return {int(i): str(i) for i in np.unique(labels)}
-    names = {int(k): str(v) for k,v in (class_names.items() if hasattr(class_names, 'items') else enumerate(class_names))}
-    if missing := [int(i) for i in np.unique(labels) if int(i) not in names]:
-        raise ValueError(f'class_names has no name for class id {missing[0]} ({len(missing)} such); it names {len(names)} classes')
-    return names
-
 @patch
 def __repr__(self:ImageIndex):
-    products = '' if self.labels is None else f'{len(np.unique(self.labels))} products, '
+    products = '' if self.labels is None else f'{len(np.unique(self.labels[self.labels != -1]))} products, '
     return f'ImageIndex of {len(self)} photos, {products}{self.dims} dims, {self.metric} distance{"" if self._net is not None else ", no network"}'
 
 # %% ../nbs/24_search.ipynb #83a0cdd5
@@ -324,10 +428,18 @@ def _encode_files(paths, net, size=None, batch_size=32, progress=False, out=None
     good = [j for j,i in enumerate(here) if os.fspath(paths[i]) not in bad]
     return x[good] if good else None,[here[j] for j in good],[(p, f'{p}: {bad[os.fspath(p)]}') for p in paths if os.fspath(p) in bad]
 
+def _stamps(paths):
+    "Return the size and the time of the last change of each file, int64 (n, 2); -1 where it is not there."
+    def stamp(p):
+        try: s = os.stat(p)
+        except OSError: return -1,-1
+        return s.st_size,s.st_mtime_ns
+    return np.array([stamp(p) for p in paths], 'int64').reshape(-1, 2)
+
 # %% ../nbs/24_search.ipynb #201f211d
 @patch(cls_method=True)
 def build(cls:ImageIndex,
-    catalog, # `Catalog` to index
+    catalog, # `Catalog` to index, or the name of its folder
     net, # Keras model, RGB 0..255 (n, h, w, 3) -> (n, d)
     batch_size=32, # photos the network sees at once
     metric='cosine', # 'cosine', 'euclidean' or 'sqeuclidean'
@@ -336,12 +448,14 @@ def build(cls:ImageIndex,
     out=None, # folder for the embeddings, in parts: after a kill the same call goes on, see `encode`
 )->ImageIndex: # with `skipped`, a list of (path, problem)
     "Encode every photo of a catalogue, and index what can be read."
+    catalog = Catalog.of(catalog)
+    stamps = _stamps(catalog.paths)
     x,good,bad = _encode_files(catalog.paths, net, size, batch_size, progress, out)
-    if x is None: raise ValueError(f'none of the {len(catalog.paths)} photos of {catalog.root} can be read; the first: {bad[0] if bad else "no photos"}')
+    if x is None: raise ValueError(f'none of the {len(catalog.paths)} photos of {catalog.root} can be read; the first: {bad[0][1] if bad else "no photos"}')
     if bad: warnings.warn(f'{len(bad)} of {len(catalog.paths)} photos cannot be read and are left out (see .skipped); the first: {bad[0][1]}')
     ids = catalog.ids
     self = cls(x, [ids[i] for i in good], catalog.labels[good], catalog.class_names, net, catalog.root, metric, size)
-    self.skipped = bad
+    self._held.stamps,self.skipped = stamps[good],bad
     return self
 
 # %% ../nbs/24_search.ipynb #7792e6ff
@@ -351,111 +465,140 @@ class _Query(NamedTuple):
     at: int|None = None # place in the index, where the query is one of its photos
     label: int|None = None
     name: str = ''
+    problem: Exception|None = None # why it cannot be searched with
 
-@patch
-def _place(self:ImageIndex, path):
-    "Place in the index of an id, or of a path to the same file; None where it is not there."
-    if getattr(self, '_places', (None,))[0] != (key := (len(self), self.root)):
-        real = {os.path.realpath(p): i for i,p in enumerate(self.paths)}
-        self._places = key,{s: i for i,s in enumerate(self.ids)},real
-    _,ids,real = self._places
-    return ids.get(path, real.get(os.path.realpath(path)))
+def _several(query):
+    "Tell whether a list or tuple holds queries, and not the numbers of one embedding."
+    if not isinstance(query, (list, tuple)): return False
+    return not query or not all(np.isscalar(q) and not isinstance(q, (str, bytes)) for q in query)
 
 # %% ../nbs/24_search.ipynb #d96ac1e0
 @patch
 def _from_path(self:ImageIndex, path):
     path = os.fspath(path)
-    at = self._place(path)
+    at = self._held.at(path, self.root)
     if at is None and not os.path.isfile(path): raise FileNotFoundError(f'{path!r} is neither a photo on disk nor an id in this index')
     if at is None: return _Query(path, name=os.path.basename(path))
-    file = path if os.path.isfile(path) else self.paths[at]
-    label = None if self.labels is None else int(self.labels[at])
+    file = path if os.path.isfile(path) else os.path.join(self.root or '', self.ids[at])
     keep = self._net is None or file != path  # an id, or no network to look at the file again
+    label = self._held.label(at)
     return _Query(file, self.embeddings[at] if keep else None, at, label, self.class_names.get(label, os.path.basename(path)))
+
+@patch
+def _from_path_if_there(self:ImageIndex, path):
+    "The same for one of several queries: a photo that is gone does not end the search with the others."
+    try: return self._from_path(path)
+    except FileNotFoundError as e: return _Query(path, name=os.path.basename(path), problem=e)
 
 @patch
 def _from_array(self:ImageIndex, a):
     "Queries in an array or tensor: embeddings (d,) or (q, d), images (h, w, 3) or (q, h, w, 3); and whether there is one only."
-    a = np.asarray(a)
+    try: a = np.asarray(a)
+    except ValueError: a = np.zeros(0)
     if a.ndim in (1, 2) and a.shape[-1] == self.dims: return [_Query(x=r, name=f'query {i}') for i,r in enumerate(np.atleast_2d(a))],a.ndim == 1
     if a.ndim in (3, 4) and a.shape[-1] == 3: return [_Query(r, name=f'query {i}') for i,r in enumerate(a.reshape(-1, *a.shape[-3:]))],a.ndim == 3
     raise ValueError(f'a query of shape {a.shape} is neither an embedding of {self.dims} numbers nor an RGB image (h, w, 3)')
 
 # %% ../nbs/24_search.ipynb #11f706d0
 @patch
+def _from_catalog(self:ImageIndex, catalog):
+    "The photos of a catalogue as queries; its products are matched by name."
+    ids = {composed(v): k for k,v in self.class_names.items()}
+    names = ['' if i < 0 else catalog.class_names[i] for i in catalog.labels]
+    labels = [None if not n else ids.get(composed(str(n)), -1) for n in names]
+    return [self._from_path_if_there(p)._replace(label=c, name=n or os.path.basename(p)) for p,n,c in zip(catalog.paths, names, labels)]
+
+@patch
+def _one_of_several(self:ImageIndex, query):
+    "The queries in one entry of a list."
+    if isinstance(query, (str, os.PathLike)) and not os.path.isdir(query): return [self._from_path_if_there(os.fspath(query))]
+    return self._queries(query)[0]
+
+@patch
 def _queries(self:ImageIndex, query):
     "The queries in whatever was given, and whether there is one only."
-    if isinstance(query, (str, os.PathLike)): return [self._from_path(query)],True
-    if isinstance(query, Image.Image): return [_Query(np.asarray(query.convert('RGB')), name='query')],True
-    if hasattr(query, 'paths') and hasattr(query, 'class_names'):  # a catalogue: its products are matched by name
-        ids = {v: k for k,v in self.class_names.items()}
-        names = [query.class_names[i] for i in query.labels]
-        return [self._from_path(p)._replace(label=ids.get(n, -1), name=n) for p,n in zip(query.paths, names)],False
-    if isinstance(query, (list, tuple)) and not (query and all(np.isscalar(q) and not isinstance(q, str) for q in query)):
-        found = [self._queries(q)[0] for q in query]
-        return [q._replace(name=f'query {i}') if q.name.startswith('query') else q for i,q in enumerate(sum(found, []))],False
-    qs,one = self._from_array(query)
-    return ([qs[0]._replace(name='query')] if one else qs),one
+    if isinstance(query, (str, os.PathLike)):
+        if os.path.isdir(query) and os.fspath(query) not in self._held.place: return self._from_catalog(Catalog.of(query)),False
+        return [self._from_path(query)],True
+    if isinstance(query, (bytes, bytearray, memoryview, Image.Image)) or hasattr(query, 'read'): return [_Query(_as_photo(query), name='query')],True
+    if hasattr(query, 'paths') and hasattr(query, 'class_names'): return self._from_catalog(query),False
+    if not _several(query):
+        qs,one = self._from_array(query)
+        return ([qs[0]._replace(name='query')] if one else qs),one
+    found = [q for o in query for q in self._one_of_several(o)]
+    return [q._replace(name=f'query {i}') if q.name.startswith('query') else q for i,q in enumerate(found)],False
 
 # %% ../nbs/24_search.ipynb #7ee805d1
-def _resize(image, size):
-    "An RGB image (h, w, 3) brought to `size` (height, width); its numbers stay floats where they were."
-    image = np.asarray(image)
-    if image.shape[:2] == tuple(size): return image
-    if image.dtype == np.uint8: return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
-    one = lambda c: np.asarray(Image.fromarray(np.asarray(c, 'float32')).resize(size[::-1], Image.Resampling.BILINEAR))
-    return np.stack([one(image[..., c]) for c in range(3)], -1)
+def _to_pixels(photo, size):
+    "Return the pixels of a query, (h, w, 3); an array of the right size as it is."
+    if isinstance(photo, np.ndarray) and photo.shape[:2] == tuple(size): return photo
+    return read_image(_as_photo(photo), size)
+
+@patch
+def _encoded(self:ImageIndex, queries, batch_size):
+    "The same queries, photos among them with the embedding that the network gives, or with their problem."
+    from triplet_fashion.applications import encode
+    out,size = list(queries),_in_size(self._net, self.size)
+    todo = [i for i,q in enumerate(out) if q.x is None and q.problem is None]
+    for i in range(0, len(todo), step := 8*batch_size):
+        images,at = [],[]
+        for j in todo[i:i+step]:
+            try: images.append(_to_pixels(out[j].photo, size))
+            except (OSError, PhotoError) as e: out[j] = out[j]._replace(problem=e)
+            else: at.append(j)
+        if not at: continue
+        for j,x in zip(at, encode(np.stack(images), self._net, batch_size=batch_size)): out[j] = out[j]._replace(x=x)
+    return out
 
 @patch
 def _embed(self:ImageIndex, queries, batch_size):
-    "Embeddings of the queries, float32 (q, d)."
-    x,todo = [q.x for q in queries],[i for i,q in enumerate(queries) if q.x is None]
-    if todo and self._net is None: raise ValueError('this index has no network, so it takes embeddings and ids only: set index.net, or ImageIndex.load(file, net=...)')
-    if todo: from triplet_fashion.applications import encode
-    for i in range(0, len(todo), step := 8*batch_size):
-        part,size = todo[i:i+step],_in_size(self._net, self.size)
-        photos = [q.photo for q in (queries[j] for j in part)]
-        images = [read_image(p, size) if isinstance(p, (str, os.PathLike)) else _resize(p, size) for p in photos]
-        for j,e in zip(part, encode(np.stack(images), self._net, batch_size=batch_size)): x[j] = e
-    x = np.asarray(x, 'float32')
-    if not np.isfinite(x).all(): raise ValueError(f'the embedding of query {int(np.argmin(np.isfinite(x).all(1)))} is not finite')
-    return x
+    "The same queries, each with an embedding or a problem."
+    if any(q.x is None and q.problem is None for q in queries):
+        if self._net is None: raise ValueError('this index has no network, so it takes embeddings and ids only: set index.net, or ImageIndex.load(file, net=...)')
+        queries = self._encoded(queries, batch_size)
+    bad = [q.problem for q in queries if q.problem]
+    if len(bad) == len(queries): raise bad[0]
+    if bad: warnings.warn(f'{len(bad)} of {len(queries)} queries cannot be read and find nothing; the first: {bad[0]}')
+    for i,q in enumerate(queries):
+        if not q.problem and not np.isfinite(np.asarray(q.x, 'float32')).all(): raise ValueError(f'the embedding of query {i} is not finite')
+    return queries
 
 # %% ../nbs/24_search.ipynb #b2d42750
 @patch
 def search(self:ImageIndex,
-    query, # path, image (h, w, 3), embedding (d,), id; or several: a list, an array with one axis more, a `Catalog`
+    query, # path, bytes, open file, PIL image, pixels (h, w, 3), embedding (d,), id; or several: a list, an array with one axis more, a `Catalog` or its folder
     k=5, # how many photos to find (all, where there are fewer)
     exclude_self=False, # leave out the very file that is asked with, where it is in the index
     batch_size=32, # photos the network sees at once
 )->Hits: # of one query; a `HitsList` for several
     "Find the `k` photos nearest to a query, nearest first; equal distances in the index's order."
-    if not isinstance(k, (int, np.integer)) or k < 1: raise ValueError(f'k is {k!r}; it must be a whole number, 1 or more')
-    qs,one = self._queries(query)
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1: raise ValueError(f'k is {k!r}; it must be a whole number, 1 or more')
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1: raise ValueError(f'batch_size is {batch_size!r}; it must be a whole number, 1 or more')
+    now = copy.copy(self)   # what the index holds at this moment, whatever `add` does meanwhile
+    qs,one = now._queries(query)
     if not qs: raise ValueError('no query was given: the list is empty')
-    dist,idx = nearest(self._embed(qs, batch_size), self.embeddings, k=min(len(self), k+bool(exclude_self)), metric=self.metric)
-    out = HitsList(self._hits(q, d, i, k, exclude_self) for q,d,i in zip(qs, dist, idx))
+    qs = now._embed(qs, batch_size)
+    x = np.array([q.x for q in qs if not q.problem], 'float32')
+    found = zip(*now._held.nearest(x, min(len(now), k+bool(exclude_self))))
+    out = HitsList(now._problem(q) if q.problem else now._hits(q, *next(found), k, exclude_self) for q in qs)
     return out[0] if one else out
 
 @patch
+def _problem(self:ImageIndex, q): return Hits((), q.photo, q.label, q.name, self.metric, f'cannot be read: {q.problem}')
+
+@patch
 def _hits(self:ImageIndex, q, dist, idx, k, exclude_self):
-    keep = [(float(d), int(i)) for d,i in zip(dist, idx) if not (exclude_self and i == q.at)][:k]
-    label = lambda i: None if self.labels is None else int(self.labels[i])
-    file = lambda i: os.path.join(self.root or '', self.ids[i])
-    hits = [Hit(r, self.ids[i], label(i), self.class_names.get(label(i), ''), d, file(i)) for r,(d,i) in enumerate(keep, 1)]
+    held,root = self._held,self.root or ''
+    keep = [(d, i) for d,i in zip(dist.tolist(), idx.tolist()) if not (exclude_self and i == q.at)][:k]
+    labels = [held.label(i) for _,i in keep]
+    hits = [Hit(r, held.ids[i], c, held.class_names.get(c, ''), d, os.path.join(root, held.ids[i])) for r,((d, i), c) in enumerate(zip(keep, labels), 1)]
     return Hits(hits, q.photo, q.label, q.name, self.metric)
 
 # %% ../nbs/24_search.ipynb #50c26e05
 def _write_whole(file, data):
-    "Write bytes under a temporary name beside `file`, then rename: all of it or nothing."
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    tmp = file.with_name(f'.{uuid.uuid4().hex}.tmp')
-    try:
-        tmp.write_bytes(data)
-        os.replace(tmp, file)
-    finally: tmp.unlink(missing_ok=True)
-    return file
+    "Write bytes to a file, all of them or none."
+    with atomic_write(file, need=len(data)) as part: part.write_bytes(data)
+    return Path(file)
 
 # %% ../nbs/24_search.ipynb #17d2b564
 _format = 'triplet_fashion.ImageIndex'
@@ -465,16 +608,18 @@ def save(self:ImageIndex,
     file, # name of the file, customarily .npz
 )->Path: # of the file written
     "Write the index to one file, whole or not at all."
-    meta = dict(format=_format, version=1, ids=self.ids, class_names=list(self.class_names.items()), root=self.root, metric=self.metric, size=self.size)
-    arrays = dict(embeddings=self.embeddings, meta=np.frombuffer(json.dumps(meta).encode(), 'uint8'))
-    if self.labels is not None: arrays['labels'] = self.labels
+    held = self._held
+    meta = dict(format=_format, version=1, ids=held.ids, class_names=list(held.class_names.items()), root=self.root, metric=self.metric, size=self.size)
+    arrays = dict(embeddings=held.embeddings, meta=np.frombuffer(json.dumps(meta).encode(), 'uint8'))
+    if held.labels is not None: arrays['labels'] = held.labels
     if self._probe is not None: arrays['probe'] = self._probe
-    buf = io.BytesIO()
-    np.savez(buf, **arrays)
-    return _write_whole(file, buf.getbuffer())
+    if (held.stamps >= 0).any(): arrays['stamps'] = held.stamps
+    with atomic_write(file, need=sum(a.nbytes for a in arrays.values())) as part:
+        with open(part, 'wb') as f: np.savez(f, **arrays)
+    return Path(file)
 
 # %% ../nbs/24_search.ipynb #d48fefa6
-_arrays = 'embeddings.npy', 'meta.npy', 'labels.npy', 'probe.npy'
+_arrays = 'embeddings.npy', 'meta.npy', 'labels.npy', 'probe.npy', 'stamps.npy'
 
 def _read_arrays(file):
     "The arrays of an index file, read once it is clear that they are no longer than the file."
@@ -495,6 +640,11 @@ def _checked_meta(meta):
     if not right: raise ValueError(f'its format is {meta["format"]!r}, or its notes are not those of an index')
     return meta
 
+def _checked_stamps(stamps, n):
+    "Return the stamps in an index file, if they are such."
+    if stamps.shape != (n, 2) or stamps.dtype != np.int64: raise ValueError(f'its stamps have shape {stamps.shape} and type {stamps.dtype}')
+    return stamps
+
 @patch(cls_method=True)
 def load(cls:ImageIndex,
     file, # written by `save`
@@ -508,6 +658,7 @@ def load(cls:ImageIndex,
         meta = _checked_meta(json.loads(arrays['meta'].tobytes()))
         newer = meta['version'] > 1
         if not newer: self = cls(arrays['embeddings'], meta['ids'], arrays.get('labels'), dict(meta['class_names']) or None, None, root or meta['root'], meta['metric'], tuple(meta['size']) if meta['size'] else None)
+        if not newer and 'stamps' in arrays: self._held.stamps = _checked_stamps(arrays['stamps'], len(self))
         if not newer and 'probe' in arrays and (arrays['probe'].shape != (self.dims,) or not np.isfinite(arrays['probe']).all()): raise ValueError('its probe is none')
     except Exception as e:
         raise ValueError(f'{os.fspath(file)!r} is not a whole index file: cut short, damaged or of another kind ({type(e).__name__}: {str(e)[:200]}); copy it again or build a new index') from e
@@ -519,29 +670,74 @@ def load(cls:ImageIndex,
 # %% ../nbs/24_search.ipynb #b6aa43c8
 @patch
 def add(self:ImageIndex,
-    catalog, # `Catalog` with the new photos; those already in the index are passed over
+    catalog, # `Catalog` with the new photos, or the name of its folder; photos that the index holds as they are on disk are passed over
     batch_size=32, # photos the network sees at once
     progress=False, # show progress, see `track`
-)->int: # photos added
-    "Encode and append the photos of a catalogue that the index does not hold; unreadable ones go to `skipped`."
+)->int: # photos added or replaced
+    "Encode the photos of a catalogue that the index does not hold, or not as they are now; unreadable ones go to `skipped`."
+    catalog = Catalog.of(catalog)
     if self._net is None: raise ValueError('this index has no network to encode new photos with: set index.net first')
     if self.labels is None: raise ValueError('this index has no labels: build a new one from a catalogue to add catalogues to it')
-    paths = [os.fspath(p) for p in catalog.paths]
-    new = [i for i,p in enumerate(paths) if self._place(os.path.realpath(p)) is None]
+    paths = [os.path.realpath(p) for p in catalog.paths]
+    stamps,held = _stamps(paths),self._held
+    at = [held.at(p, self.root) for p in paths]
+    new = [i for i,a in enumerate(at) if a is None or _changed(held.stamps[a], stamps[i])]
+    new = list({paths[i]: i for i in reversed(new)}.values())[::-1]   # a path once, by its first label
     x,good,bad = _encode_files([paths[i] for i in new], self._net, self.size, batch_size, progress)
-    self.skipped = self.skipped + bad
+    with self._lock:
+        self.skipped = self.skipped + bad
+        if x is not None:
+            chosen = [new[i] for i in good]
+            names = [None if catalog.labels[i] < 0 else str(catalog.class_names[catalog.labels[i]]) for i in chosen]
+            self._held = _grown(self._held, x, [paths[i] for i in chosen], names, stamps[chosen], self.root)
     if bad: warnings.warn(f'{len(bad)} of {len(new)} new photos cannot be read and are left out (see .skipped); the first: {bad[0][1]}')
-    if x is None: return 0
-    self._append(x, [paths[new[i]] for i in good], [catalog.class_names[catalog.labels[new[i]]] for i in good])
     return len(good)
 
+def _changed(old, new):
+    "Tell whether a file is another one than when it was encoded; where that is not known, it is taken to be the same."
+    return old[0] >= 0 and new[0] >= 0 and (old != new).any()
+
+# %% ../nbs/24_search.ipynb #b6aa43c9
+def _numbered(names, known):
+    "Return the class id of each name, -1 for None, and {class id: name} with those that are new."
+    ids,names_of = {composed(v): k for k,v in known.items()} | {None: -1},dict(known)
+    for name in dict.fromkeys(names):
+        if name is None or composed(name) in ids: continue
+        new = max(names_of, default=-1)+1
+        ids[composed(name)],names_of[new] = new,name
+    return [ids[None if n is None else composed(n)] for n in names],names_of
+
+def _grown(held, x, paths, names, stamps, root):
+    "Return what an index holds once the photos at `paths` have joined it, those that it has already in their place."
+    folder = None if root is None else os.path.realpath(root)
+    def id_of(p): return Path(p).relative_to(folder).as_posix() if folder and Path(p).is_relative_to(folder) else p
+    at = [held.at(p, root) for p in paths]
+    fresh = [i for i,a in enumerate(at) if a is None]
+    ids = held.ids + [id_of(paths[i]) for i in fresh]
+    rows = [a if a is not None else -1 for a in at]
+    for row,i in enumerate(fresh, len(held.ids)): rows[i] = row
+    labels,class_names = _numbered(names, held.class_names)
+    def joined(old, new):
+        out = np.concatenate([old, np.asarray(new, old.dtype)[fresh]])
+        out[rows] = new
+        return out
+    columns = [joined(*o) for o in ((held.embeddings, x), (held.labels, labels), (held.stamps, stamps))]
+    return _Held(columns[0], ids, columns[1], class_names, held.nearest.metric, columns[2])
+
+# %% ../nbs/24_search.ipynb #364ed05c
 @patch
-def _append(self:ImageIndex, x, paths, names):
-    ids,names_of = {v: k for k,v in self.class_names.items()},dict(self.class_names)
-    for n in dict.fromkeys(names):
-        if n not in ids: ids[n] = max(names_of, default=-1)+1; names_of[ids[n]] = n
-    root = None if self.root is None else os.path.realpath(self.root)
-    def id_of(p): return Path(p).relative_to(root).as_posix() if root and Path(p).is_relative_to(root) else p
-    labels = np.concatenate([self.labels, [ids[n] for n in names]])
-    arrays = _checked(np.concatenate([self.embeddings, x]), self.ids + [id_of(os.path.realpath(p)) for p in paths], labels)
-    (self.embeddings,self.ids,self.labels),self.class_names = arrays,names_of
+def remove(self:ImageIndex,
+    photos, # an id or path, a list of them, a `Catalog` or its folder
+)->int: # photos removed
+    "Take photos out of the index. Raises ValueError, and removes nothing, where one is not in it."
+    if isinstance(photos, (str, os.PathLike)): photos = Catalog.of(photos) if os.path.isdir(photos) else [photos]
+    photos = getattr(photos, 'paths', photos)
+    with self._lock:
+        held = self._held
+        at = {os.fspath(p): held.at(os.fspath(p), self.root) for p in photos}
+        if lost := [p for p,a in at.items() if a is None]: raise ValueError(f'{lost[0]!r} is not in this index ({len(lost)} such): nothing was removed')
+        keep = np.setdiff1d(np.arange(len(held.ids)), list(at.values()))
+        if not len(keep): raise ValueError('photos names all that this index holds, and an index needs one: delete it instead')
+        labels = None if held.labels is None else held.labels[keep]
+        self._held = _Held(held.embeddings[keep], [held.ids[i] for i in keep], labels, held.class_names, held.nearest.metric, held.stamps[keep])
+    return len(held.ids)-len(keep)
