@@ -1,5 +1,5 @@
 "Folders and tables as catalogues, their parts and sums, the drawn catalogue, and moving folders without losing a file."
-import os, shutil, signal, subprocess, sys, time, unicodedata
+import csv, os, shutil, signal, subprocess, sys, time, unicodedata, warnings
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -56,14 +56,14 @@ def test_what_is_left_out_is_counted_with_its_reason(tmp_path):
     fill(tmp_path, 'a/1.jpg', 'a/readme.txt', 'a/._1.jpg', 'a/sub/2.jpg', 'loose.jpg', '.DS_Store', 'b/x.psd', '__MACOSX/a/1.jpg')
     (tmp_path/'a/gone.jpg').symlink_to(tmp_path/'nowhere.jpg')
     os.mkfifo(tmp_path/'a/pipe.jpg')
-    cat = Catalog.from_dir(tmp_path)
+    with pytest.warns(UserWarning, match="1 photos in 1 sub-folders of product folders, such as 'a/sub', are not used. Move them up"): cat = Catalog.from_dir(tmp_path)
     assert cat.ids == ['a/1.jpg'] and cat.class_names == ['a', 'b'] and list(cat.products) == [0]
     reasons = {Path(p).relative_to(tmp_path).as_posix(): r for p, r in cat.skipped}
     assert reasons == {
-        'a/readme.txt': 'not a photo by its name', 'a/._1.jpg': 'hidden or system file', 'a/sub': 'sub-folder', 'loose.jpg': 'photo outside any product folder',
+        'a/readme.txt': 'not a photo by its name', 'a/._1.jpg': 'hidden or system file', 'a/sub': 'sub-folder', 'a/sub/2.jpg': 'photo in a sub-folder', 'loose.jpg': 'photo outside any product folder',
         '.DS_Store': 'hidden or system file', '__MACOSX': 'hidden or system file', 'b/x.psd': 'not a photo by its name', 'b': 'product folder without photos',
         'a/gone.jpg': 'link that leads nowhere', 'a/pipe.jpg': 'not a regular file'}
-    assert repr(cat) == f'{tmp_path.name}: 1 photos of 1 products, 7 other entries left out'
+    assert repr(cat) == f'{tmp_path.name}: 1 photos of 1 products, 1 photos in sub-folders not used, 7 other entries left out'
     assert 'not listed, not a photo by its name' in str(cat.audit())
 
 
@@ -101,7 +101,7 @@ def test_what_lies_deeper_is_left_out_with_its_reason(tmp_path, monkeypatch):
     fill(tmp_path, 'a/a/1.jpg', 'a/a/old/2.jpg', 'a/a/a/3.jpg', 'b/b/4.jpg', 'b/5.jpg', 'c/6.jpg')
     cat = Catalog.from_dir(tmp_path)
     assert cat.ids == ['a/a/1.jpg', 'b/5.jpg', 'b/b/4.jpg', 'c/6.jpg']
-    assert {os.path.relpath(p, tmp_path): r for p, r in cat.skipped} == {'a/a/old': 'sub-folder', 'a/a/a': 'sub-folder'}
+    assert {os.path.relpath(p, tmp_path): r for p, r in cat.skipped} == {'a/a/old': 'sub-folder', 'a/a/a': 'sub-folder', 'a/a/old/2.jpg': 'photo in a sub-folder', 'a/a/a/3.jpg': 'photo in a sub-folder'}
     real = os.scandir
     def scandir(d):
         if str(d).endswith('b/b'): raise PermissionError(13, 'Permission denied', str(d))
@@ -111,6 +111,17 @@ def test_what_lies_deeper_is_left_out_with_its_reason(tmp_path, monkeypatch):
     assert cat.ids == ['a/a/1.jpg', 'b/5.jpg', 'c/6.jpg'] and (str(tmp_path/'b/b'), 'folder that cannot be read: Permission denied') in cat.skipped
     (tmp_path/'c/6.jpg').unlink(); shutil.rmtree(tmp_path/'b'); (tmp_path/'a/a/1.jpg').unlink()
     with pytest.raises(ValueError, match="only further folders such as '(a/)+a'|only further folders such as 'a/a/old'"): Catalog.from_dir(tmp_path)
+
+
+def test_photos_below_a_product_are_counted_as_not_used(tmp_path):
+    names = [f'{p}/{c}/{n}/{k}.jpg' for p in ('shirt', 'coat') for c in ('red', 'blue') for n in ('x', '') for k in range(5)]
+    fill(tmp_path, *(n.replace('//', '/') for n in names), 'shirt/front.jpg', 'coat/front.jpg', 'coat/red/.hidden/1.jpg', 'coat/red/notes.txt')
+    (tmp_path/'coat/red/round').symlink_to(tmp_path, target_is_directory=True)
+    with pytest.warns(UserWarning, match="40 photos in 4 sub-folders of product folders, such as 'coat/blue'"): cat = Catalog.from_dir(tmp_path)
+    assert len(cat) == 2 and '40 photos in sub-folders not used' in repr(cat) and 'photo in a sub-folder' in str(cat.audit())
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert 'not used' not in repr(Catalog.from_dir(fill(tmp_path/'flat', 'a/1.jpg', 'a/empty/notes.txt')))
 
 
 def test_names_in_two_unicode_forms_are_one_name(tmp_path):
@@ -249,11 +260,37 @@ def test_splits_part_a_catalogue(sizes, valid, by, seed):
         assert all(abs((b.labels == c).sum() - valid*n) < 1+1e-9 or n == 1 for c, n in enumerate(sizes))
 
 
+@pytest.mark.parametrize('valid', [.1, .2, .5, .9])
+def test_products_with_two_photos_stand_on_both_sides_of_a_split(valid):
+    labels = [*range(22), *np.repeat(np.arange(22, 31), 2)]
+    cat = Catalog([str(k) for k in range(40)], labels)
+    for seed in range(20):
+        train, held = cat.split(valid, seed=seed)
+        assert (train.counts() > 1).any() and (held.counts() > 1).any() and len(held.products) == round(valid*31)
+        assert abs((held.counts() > 1).sum() - valid*9) <= 1
+
+
+def test_a_split_that_can_hold_no_pair_says_so():
+    cat = Catalog(list('abcde'), [0, 1, 2, 3, 3])
+    with pytest.warns(UserWarning, match='only one of its 4 products has two photos or more'): train, held = cat.split(.5)
+    assert (train.counts() > 1).sum() == 1 and len(held) == 2
+
+
+def test_splits_of_products_with_two_photos_each_are_what_they_were():
+    "The benchmarks are trained on these."
+    cat = Catalog([str(k) for k in range(24)], np.repeat(np.arange(12), 2))
+    assert [cat.split(seed=s)[1].products.tolist() for s in range(4)] == [[2, 9], [8, 11], [0, 2], [7, 11]]
+
+
 def test_split_errors():
     one = Catalog(['a', 'b'], [0, 0], ['x'])
     with pytest.raises(ValueError, match='1 product: nothing to hold out'): one.split()
     with pytest.raises(ValueError, match='between 0 and 1, not 1.5'): one.split(1.5)
+    with pytest.raises(ValueError, match='between 0 and 1, not nan'): one.split(np.nan)
+    with pytest.raises(ValueError, match="between 0 and 1, not '0.2'"): one.split('0.2')
     with pytest.raises(ValueError, match="by must be"): one.split(by='class')
+    with pytest.raises(ValueError, match='k=-1: expected 0 or more'): one.at_least(-1)
+    with pytest.raises(TypeError, match='k=nan: expected a whole number'): one.at_least(np.nan)
 
 
 def test_pictures(drawn):
@@ -309,6 +346,50 @@ def test_photos_of_a_table_that_are_not_there(tmp_path):
     with pytest.raises(FileNotFoundError): Catalog.from_csv(tmp_path/'none.csv')
 
 
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(data=st.data(), mark=st.sampled_from(',;\t|'), end=st.sampled_from(['\n', '\r\n', '\r']), quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), bom=st.booleans())
+def test_a_table_is_what_csv_reads(data, mark, end, quoting, bom, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp()/'referee'
+    if not folder.exists(): fill(folder, *(f'{k}.jpg' for k in range(3)))
+    cell = st.text(st.characters(exclude_categories=['Cs'], exclude_characters='\0'), max_size=8)
+    rows = [[data.draw(cell), f'{k}.jpg', data.draw(cell.filter(str.strip))] for k in range(3)]
+    with open(folder/'t.csv', 'w', newline='', encoding='utf-8-sig' if bom else 'utf-8') as f: csv.writer(f, delimiter=mark, lineterminator=end, quoting=quoting).writerows([['a;b,c|"', 'path', 'label'], *rows])
+    cat = Catalog.from_csv(folder/'t.csv')
+    nfc = lambda s: unicodedata.normalize('NFC', s.strip())
+    assert cat.ids == [r[1] for r in rows] and [nfc(cat.class_names[l]) for l in cat.labels] == [nfc(r[2]) for r in rows]
+
+
+@pytest.mark.parametrize('text,names', [
+    ('path, label\n"a", "coat, red"\n"b", "hat"\n', ['coat, red', 'hat']), ('path,label\na,"two\nlines"\nb,"say ""hi"" now"\n', ['say "hi" now', 'two\nlines']), ('"path; or file",path,label\n-,a,x\n-,b,y\n', ['x', 'y']),
+    ('path,label\r\r\na,x\r\rb,y', ['x', 'y']), ('path,label,,\na,x,,\nb,y,,\n', ['x', 'y']), ('path,label,note\na,x\nb,y\n', ['x', 'y']), ('path,label\na,5" heel\nb,y\n', ['5" heel', 'y']), ('\n\npath|label\na|x;1,2\nb|y\n', ['x;1,2', 'y'])])
+def test_tables_as_they_come(text, names, tmp_path):
+    assert Catalog.from_csv(table(fill(tmp_path, 'a', 'b')/'t.csv', text)).class_names == names
+
+
+@pytest.mark.parametrize('text,says', [
+    ('path,label\na,coat, red\nb,hat\n', 'line 2 has 3 cells for 2 columns: a cell that holds the separator needs quotes'), ('path,label\na,x\nb\n', 'line 3 has 1 cells, and 2 or more are needed'), ('path,label,split\na,x,train\nb,x\n', 'line 3 has 2 cells, and 3'),
+    ('path,label\na,"x\n\nb,y\n', 'line 2: unexpected end of data. Is there a quote'), ('path,label\na,"x" 1\n', "line 2: ',' expected after '\"'"), ('path,label\na,x\nb,\0y\n', "line 3 holds a NUL character.*encoding='utf-16'"),
+    ('path,label\na,"l1\nl2"\nb,'+'x'*200_000+'\n', r'line 4: field larger than field limit \(131072\)'), ('path,label,Label\na,x,y\n', "two columns 'label'"), ('path,label,split\na,x,train\nb,x,train\n./a,x,valid\n', "line 4: ./a is in split 'valid' here and in 'train' above"),
+    ('path,label\na,x\nb,y\nb/../a,y\n', "line 4: b/../a is 'y' here and 'x' above")])
+def test_tables_that_contradict_themselves_name_the_line(text, says, tmp_path):
+    with pytest.raises(ValueError, match='t.csv.*'+says): Catalog.from_csv(table(fill(tmp_path, 'a', 'b')/'t.csv', text))
+
+
+def test_encodings_of_tables(tmp_path):
+    path = table(fill(tmp_path, 'a')/'t.csv', 'path,label\na,원피스\n', 'utf-16')
+    with pytest.raises(ValueError, match="'utf-16'"): Catalog.from_csv(path)
+    assert Catalog.from_csv(path, encoding='utf-16').class_names == ['원피스']
+    assert Catalog.from_csv(table(path, '\ufeffpath,label\na,x\n'), encoding='utf-8').class_names == ['x']
+    with pytest.raises(ValueError, match="encoding='utf-ate' is not known"): Catalog.from_csv(path, encoding='utf-ate')
+
+
+def test_a_label_in_two_unicode_forms_is_no_contradiction(tmp_path):
+    nfd, nfc = unicodedata.normalize('NFD', 'Café'), unicodedata.normalize('NFC', 'Café')
+    path = table(fill(tmp_path, 'a', 'b')/'t.csv', f'path,label,category\na,{nfd},hat\na,{nfc},hat\nb,{nfc},hat\n')
+    cat = Catalog.from_csv(path)
+    assert len(cat) == 2 and cat.num_classes == 1 and Catalog.from_csv(path, class_names=[nfc, 'x']).labels.tolist() == [0, 0]
+
+
 def test_windows_tables(tmp_path):
     fill(tmp_path, 'a/1.jpg')
     assert Catalog.from_csv(table(tmp_path/'t.csv', 'path,label\r\na\\1.jpg,x\r\n')).ids == ['a/1.jpg']
@@ -338,7 +419,7 @@ def test_columns_by_other_names(tmp_path):
 def test_a_line_that_stands_twice_counts_once(tmp_path):
     fill(tmp_path, 'a')
     assert len(Catalog.from_csv(table(tmp_path/'t.csv', 'path,label\na,x\na,x\n'))) == 1
-    with pytest.raises(ValueError, match="only 'a', 'b'"): Catalog.from_csv(table(tmp_path/'s.csv', 'path,label,split\na,x,a\na,x,b\n'), split='c')
+    with pytest.raises(ValueError, match="only 'a', 'b'"): Catalog.from_csv(table(tmp_path/'s.csv', 'path,label,split\na,x,a\nb,x,b\n'), split='c')
     with pytest.raises(ValueError, match='missing must be'): Catalog.from_csv(tmp_path/'t.csv', missing='ignore')
 
 

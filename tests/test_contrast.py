@@ -1,6 +1,7 @@
 "Losses over all pairs of a batch against their formulas, pytorch-metric-learning, and batches that hold nothing to learn; the memory."
+from functools import partial
 from pathlib import Path
-import numpy as np, pytest
+import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 import tensorflow as tf, keras
 from triplet_fashion.contrast import CrossBatchMemory, MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
@@ -204,3 +205,127 @@ def test_memory_takes_labels_of_another_integer_type():
     memory = CrossBatchMemory(SupConLoss(), 9)
     feed(memory, [(np.array([0, 0, 1], t), np.eye(3)) for t in ('int32', 'int64', 'uint8')])
     assert memory.labels.numpy().tolist() == [0, 0, 1]*3
+
+
+# what holds for every loss over a labelled batch
+
+EVERY = {f'{mining} {kind}': partial(BatchTripletLoss, mining, kind) for mining in ('semihard', 'all', 'nonzero', 'hard', 'easy') for kind in ('classic', 'lossless')} | LOSSES
+every = pytest.mark.parametrize('make', EVERY.values(), ids=EVERY)
+IDS, X = np.repeat(np.arange(4), 3), np.random.default_rng(0).random((12, 8)).astype('float32')
+
+
+@every
+@pytest.mark.parametrize('rows', [slice(None), slice(2, 3)], ids=['all rows', 'one row'])
+def test_a_network_that_gives_nan_shows_a_nan_loss(make, rows):
+    x = X.copy()
+    x[rows] = np.nan
+    assert np.isnan(float(make()(IDS, x)))
+    assert np.isnan(float(CrossBatchMemory(make(), 4)(IDS, x)))
+    each = make(reduction=None)(IDS, x).numpy()
+    assert np.isnan(each[rows]).all()
+
+
+@pytest.mark.parametrize('kind', ['ms', 'mined', 'supcon'])
+def test_infinite_codes_show_a_nan_loss(kind):
+    x = X.copy()
+    x[5, 1] = np.inf
+    assert np.isnan(float(LOSSES[kind]()(IDS, x)))
+
+
+def test_terminate_on_nan_fires():
+    net = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    net.compile('sgd', MultiSimilarityLoss(mining=.1))
+    net.set_weights([np.full_like(w, np.nan) for w in net.get_weights()])
+    history = net.fit(X, IDS, batch_size=12, epochs=5, verbose=0, callbacks=[keras.callbacks.TerminateOnNaN()]).history['loss']
+    assert len(history) == 1 and np.isnan(history[0])
+
+
+@every
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'mixed_float16'])
+def test_a_loss_of_half_precision_is_computed_in_float32(make, dtype):
+    whole, half = make()(IDS, X), make(dtype=dtype)
+    value = half(IDS, X)
+    assert value.dtype == {'mixed_float16': 'float16'}.get(dtype, dtype)
+    assert float(value) == pytest.approx(float(whole), rel=2**-8 if dtype == 'bfloat16' else 2**-11)
+    again = type(half).from_config(half.get_config())
+    assert again(IDS, X).dtype == value.dtype and float(again(IDS, X)) == float(value)
+
+
+@every
+@pytest.mark.parametrize('reduction', [None, 'mean'])
+def test_an_empty_batch_gives_what_keras_gives(make, reduction):
+    ids, codes = np.zeros(0, 'int64'), np.zeros((0, 8), 'float32')
+    keras_own, loss = keras.losses.MeanSquaredError(reduction=reduction), make(reduction=reduction)
+    for own in (loss, CrossBatchMemory(make(reduction=reduction), 4)): np.testing.assert_array_equal(own(ids, codes), keras_own(codes, codes))
+    rows = tf.TensorSpec((None, 8))
+    graph = tf.function(loss, input_signature=[tf.TensorSpec((None,), tf.int64), rows])
+    np.testing.assert_array_equal(graph(ids, codes), tf.function(keras_own, input_signature=[rows, rows])(codes, codes))
+    assert np.isfinite(graph(IDS, X)).all()
+
+
+EAN = 4006381333931
+SAME_PRODUCTS = {'EAN codes that differ by 2**32': np.array([EAN, EAN + 2**32, 5, 6])[IDS], 'neighbours above 2**53': (2**53 + np.arange(4))[IDS], 'a list': [EAN + i for i in IDS.tolist()], 'text': [f'n{i}' for i in IDS],
+                 'whole floats': (EAN + IDS).astype('float64'), 'a tensor of floats': tf.constant(IDS + 2**24 - 9, tf.float32), 'a column': pd.Series(IDS, dtype='Int64'), 'objects': np.array([EAN + int(i) for i in IDS], object),
+                 'bytes': [f'{i}'.encode() for i in IDS], 'one column': (EAN + IDS)[:, None], 'both Unicode forms': [('Cafe\u0301' if k % 2 else 'Caf\u00e9') + str(i) for k, i in enumerate(IDS)]}
+
+
+@pytest.mark.parametrize('labels', SAME_PRODUCTS.values(), ids=SAME_PRODUCTS)
+@pytest.mark.parametrize('kind', ['supcon', 'hard classic'])
+def test_labels_of_any_kind_are_the_same_products(labels, kind):
+    assert float(EVERY[kind]()(labels, X)) == float(EVERY[kind]()(IDS, X))
+
+
+@pytest.mark.parametrize('dtype,large', [('float16', 2**11), ('bfloat16', 2**8), ('float32', 2**24), ('float64', 2**53)])
+def test_floats_that_merge_labels_are_refused(dtype, large):
+    labels = tf.cast(tf.constant(IDS), dtype)
+    assert float(SupConLoss()(labels, X)) == float(SupConLoss()(IDS, X))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f'labels of type {dtype} must be whole numbers below {large:,}.*give them as int64'): SupConLoss()(labels + tf.cast(large, dtype), X)
+    with pytest.raises(tf.errors.InvalidArgumentError, match='must be whole numbers'): tf.function(SupConLoss())(labels + tf.cast(.5, dtype), X)
+
+
+@pytest.mark.parametrize('labels', [[0.5]*12, [2**64 + i for i in range(12)], [*'aaa', *range(9)]], ids=['halves', 'beyond int64', 'text and numbers'])
+def test_labels_that_mean_nothing_name_themselves(labels):
+    with pytest.raises(ValueError, match='^labels'): SupConLoss()(labels, X)
+
+
+UNKNOWN = {'NaN': [0, 0, 1, 1, np.nan, np.nan], 'a tensor of NaN': tf.constant([0, 0, 1, 1, np.nan, np.nan]), 'None': [0, 0, 1, 1, None, None], '-1': [0, 0, 1, 1, -1, -1], 'no text': ['a', 'a', 'b', 'b', '', None],
+           'pandas': pd.array([0, 0, 1, 1, None, None], 'Int64')}
+
+
+@every
+def test_photos_of_unknown_products_are_in_no_pair(make):
+    known, all_six = make(reduction='sum')(IDS[[0, 1, 3, 4]], X[:4]), make(reduction='sum')(UNKNOWN['NaN'], X[:6])
+    scale = 1 if make in (LOSSES['ms'], LOSSES['mined']) else 6/4        # the others count per anchor of the batch
+    assert float(all_six) == pytest.approx(float(known)*scale, rel=1e-5)
+
+
+@pytest.mark.parametrize('labels', UNKNOWN.values(), ids=UNKNOWN)
+def test_a_missing_label_is_no_product(labels):
+    assert float(SupConLoss(reduction='sum')(labels, X[:6])) == pytest.approx(float(SupConLoss(reduction='sum')(IDS[[0, 1, 3, 4]], X[:4]))*6/4, rel=1e-5)
+
+
+def test_the_memory_pairs_no_unknown_products():
+    memory = CrossBatchMemory(SupConLoss(), 6)
+    with_gradient(memory, UNKNOWN['NaN'], X[:6])
+    assert memory.labels.numpy().tolist() == [0, 0, 1, 1, -1, -1]
+    one = CrossBatchMemory(SupConLoss(), 4)
+    with_gradient(one, [0, 0, 1, 1], X[:4])
+    assert float(memory([0, 1, 2], X[6:9])) == pytest.approx(float(one([0, 1, 2], X[6:9])), rel=1e-6)
+
+
+def test_the_memory_keeps_labels_whole():
+    "The first batch has small ids; those of the second would be equal in 32 bits."
+    memory = CrossBatchMemory(SupConLoss(), 8)
+    with_gradient(memory, np.array([0, 0, 1, 1], 'int32'), X[:4])
+    with_gradient(memory, np.array([EAN, EAN, EAN + 2**32, EAN + 2**32]), X[4:8])
+    assert memory.labels.numpy().tolist() == [EAN, EAN, EAN + 2**32, EAN + 2**32, 0, 0, 1, 1]
+    with_gradient(memory, tf.constant([7., 7., 8., 8.]), X[8:])
+    assert memory.labels.numpy()[:4].tolist() == [7, 7, 8, 8]
+
+
+@pytest.mark.parametrize('make, name', [
+    (lambda v: BatchTripletLoss(margin=v), 'margin'), (lambda v: SupConLoss(v), 'temperature'), (lambda v: MultiSimilarityLoss(alpha=v), 'alpha'), (lambda v: MultiSimilarityLoss(base=v), 'base'), (lambda v: MultiSimilarityLoss(mining=v), 'mining'),
+    (lambda v: WeightedLosslessLoss(push=v), 'push'), (lambda v: WeightedLosslessLoss(N=v), 'N'), (lambda v: WeightedLosslessLoss(epsilon=v), 'epsilon'), (lambda v: CrossBatchMemory(SupConLoss(), v), 'size'), (lambda v: BatchTripletLoss(kind='lossless', N=v), 'N')])
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf, -2, '1'])
+def test_settings_that_mean_nothing_are_named(make, name, value):
+    with pytest.raises(ValueError, match=f'^{name}='): make(value)

@@ -1,4 +1,5 @@
 "The official files of four benchmarks, drawn small, read, and broken on purpose."
+from functools import partial
 import json, os, shutil
 from pathlib import Path
 import numpy as np
@@ -39,7 +40,7 @@ def touch(root, *names):
 
 # what all have in common
 
-@pytest.mark.parametrize('name,splits', [('inshop', ['train', 'query', 'gallery']), ('consumer2shop', ['train', 'val', 'query', 'gallery']), ('deepfashion2', ['train', 'query', 'gallery']), ('sop', ['train', 'test'])])
+@pytest.mark.parametrize('name,splits', [('inshop', ['train', 'query', 'gallery']), ('consumer2shop', ['train', 'val', 'val_gallery', 'query', 'gallery']), ('deepfashion2', ['train', 'query', 'gallery']), ('sop', ['train', 'test'])])
 def test_splits_share_their_ids(name, splits, drawn_once):
     b = READ[name](drawn_once(name))
     assert list(b) == splits and all(getattr(b, s) is b[s] for s in splits)
@@ -141,14 +142,51 @@ def test_inshop_lists_that_are_wrong(change, match, at):
     assert 'list_eval_partition.txt' in str(e.value)
 
 
+def with_lines(root, change):
+    "The list of a drawn benchmark with its rows changed."
+    path = root/'Eval/list_eval_partition.txt'
+    lines = path.read_text().splitlines()
+    rows = [' '.join(l.split()) for l in lines[2:]]
+    rows = change(rows)
+    return text(path, [str(len(rows)), lines[1], *rows])
+
+
+@pytest.mark.parametrize('change,says', [
+    (lambda r: [*r, r[0].replace('train', 'gallery')], r"line 35: img/\S+ is 'gallery' here and 'train' in line 3"), (lambda r: [*r, r[0].replace(' id_00000001', ' id_00000002')], r"line 35: img/\S+ is 'id_00000002' here and 'id_00000001' in line 3"),
+    (lambda r: [*r[:-1], '', r[-1].replace('gallery', 'train')], "line 35: id_00000008 is 'train' here and 'test' in line 31")])
+def test_inshop_lists_that_contradict_themselves(change, says, at):
+    root = at('inshop')
+    path = with_lines(root, change)
+    text(path, [str(len([l for l in path.read_text().splitlines()[2:] if l])), *path.read_text().splitlines()[1:]])
+    with pytest.raises(ValueError, match='list_eval_partition.txt, '+says): read_inshop(root)
+
+
+@pytest.mark.parametrize('name', ['inshop', 'consumer2shop'])
+def test_a_line_of_a_list_that_stands_twice_is_told_and_counts_once(name, at):
+    root = at(name)
+    whole = READ[name](root)
+    with_lines(root, lambda r: [*r, r[0], r[1]])
+    with pytest.warns(UserWarning, match='2 lines repeat another one, the first in line .*, which repeats line 3: each counts once'): again = READ[name](root)
+    assert again.sizes == whole.sizes and {k: o.tolist() for k, o in again.pairs.items()} == {k: o.tolist() for k, o in whole.pairs.items()}
+
+
 # Consumer-to-shop
 
+@pytest.mark.parametrize('change,says', [
+    (lambda r: [*r, r[0].replace('train', 'test')], "id_00000001 is 'test' here and 'train' in line 3"), (lambda r: [*r, r[0].replace(' id_00000001', ' id_00000002')], r"img/\S+ is 'id_00000002' here and 'id_00000001' in line 3")])
+def test_consumer2shop_lists_that_contradict_themselves(change, says, at):
+    root = at('consumer2shop')
+    with_lines(root, change)
+    with pytest.raises(ValueError, match=says): read_consumer2shop(root)
+
+
 def test_consumer2shop_by_hand(tmp_path):
+    read = partial(read_consumer2shop, gallery='val+test')
     line = lambda item, a, b, s: f'img/CLOTHING/Blouse/{item}/comsumer_{a:02}.jpg   img/CLOTHING/Blouse/{item}/shop_{b:02}.jpg  {item} {s}'
     rows = [line('id_1', 1, 1, 'train'), line('id_1', 2, 1, 'train'), line('id_2', 1, 1, 'val'), line('id_3', 1, 1, 'test'), line('id_3', 1, 2, 'test'), line('id_3', 2, 2, 'test')]
     text(tmp_path/'Eval/list_eval_partition.txt', [str(len(rows)), 'image_pair_name_1 image_pair_name_2 item_id evaluation_status', *rows])
     touch(tmp_path/'Img', *{p for r in rows for p in r.split()[:2]})
-    b = read_consumer2shop(tmp_path)
+    b = read(tmp_path)
     short = lambda c: ['/'.join(Path(p).parts[-2:]) for p in c.paths]
     assert short(b.train) == ['id_1/comsumer_01.jpg', 'id_1/shop_01.jpg', 'id_1/comsumer_02.jpg'] and b.shop['train'].tolist() == [False, True, False]
     assert short(b.query) == ['id_3/comsumer_01.jpg', 'id_3/comsumer_02.jpg'] and short(b.val) == ['id_2/comsumer_01.jpg']
@@ -156,15 +194,28 @@ def test_consumer2shop_by_hand(tmp_path):
     assert b.pairs['train'].tolist() == [[0, 1], [2, 1]] and b.pairs['val'].tolist() == [[0, 0]] and b.pairs['query'].tolist() == [[0, 1], [0, 2], [1, 2]]
     assert b.train.categories == ['CLOTHING/Blouse']*3
     text(tmp_path/'Eval/list_eval_partition.txt', ['9', 'image_pair_name_1 image_pair_name_2 item_id evaluation_status', *rows])   # the photos counted, and not the pairs
-    assert read_consumer2shop(tmp_path).sizes == b.sizes
+    assert read(tmp_path).sizes == b.sizes
     text(tmp_path/'Eval/list_eval_partition.txt', ['7', 'image_pair_name_1 image_pair_name_2 item_id evaluation_status', *rows])
-    with pytest.warns(UserWarning, match='says 7 in its first line but lists 6'): assert read_consumer2shop(tmp_path).sizes == b.sizes
+    with pytest.warns(UserWarning, match='says 7 in its first line but lists 6'): assert read(tmp_path).sizes == b.sizes
     text(tmp_path/'Eval/list_eval_partition.txt', ['6', 'image_pair_name_1 image_pair_name_2 item_id evaluation_status', *rows])
     shutil.copytree(tmp_path/'Img/img', tmp_path/'Img/img_highres')
-    assert read_consumer2shop(tmp_path, photos='img_highres').val.ids == ['Img/img_highres/CLOTHING/Blouse/id_2/comsumer_01.jpg']
+    assert read(tmp_path, photos='img_highres').val.ids == ['Img/img_highres/CLOTHING/Blouse/id_2/comsumer_01.jpg']
     os.unlink(b.gallery.paths[1])
-    part = read_consumer2shop(tmp_path, missing='skip')
+    part = read(tmp_path, missing='skip')
     assert part.pairs['query'].tolist() == [[0, 1], [1, 1]] and len(part.query) == 2
+    own = read_consumer2shop(tmp_path, missing='skip')
+    assert short(own.gallery) == ['id_3/shop_02.jpg'] and short(own.val_gallery) == ['id_2/shop_01.jpg']
+    assert own.pairs['val'].tolist() == [[0, 0]] and own.pairs['query'].tolist() == [[0, 0], [1, 0]]
+    with pytest.raises(ValueError, match="gallery must be 'test' or 'val.test', not 'val'"): read_consumer2shop(tmp_path, gallery='val')
+
+
+@pytest.mark.parametrize('gallery,says', [('test', 'the shop photos of the test items'), ('val+test', 'the shop photos of the validation and test items')])
+def test_the_protocol_of_consumer2shop_names_its_gallery(gallery, says, drawn_once):
+    b = read_consumer2shop(drawn_once('consumer2shop'), gallery=gallery)
+    assert says in b.protocol and says in repr(b) and says in b._repr_html_()
+    shops = b.gallery if gallery == 'val+test' else b.val_gallery
+    assert all(b.val.labels[i] == shops.labels[j] for i, j in b.pairs['val']) and len(b.pairs['val'])
+    assert all(b.query.labels[i] == b.gallery.labels[j] for i, j in b.pairs['query']) and set(b.query.products) == set(b.gallery.products) - (set(b.val.products) if gallery == 'val+test' else set())
 
 
 # DeepFashion2
@@ -219,6 +270,17 @@ def test_pairs_are_all_pairs_of_one_product():
 
 
 # Stanford Online Products
+
+@pytest.mark.parametrize('rows,says', [
+    (dict(train=['1 1 1 a_final/1.JPG', '2 1 1 a_final/1.JPG'], test=['3 2 1 a_final/2.JPG']), "Ebay_train.txt, line 3: a_final/1.JPG is 'photo 2' here and 'photo 1' in line 2"),
+    (dict(train=['1 1 1 a_final/1.JPG', '2 1 2 b_final/2.JPG'], test=['3 2 1 a_final/3.JPG']), "line 3: class 1 is 'super class 2' here and 'super class 1' in line 2"),
+    (dict(train=['1 1 1 a_final/1.JPG'], test=['2 1 1 a_final/2.JPG']), 'both list class 1')])
+def test_sop_lists_that_contradict_themselves(rows, says, tmp_path):
+    for s, lines in rows.items():
+        text(tmp_path/f'Ebay_{s}.txt', ['image_id class_id super_class_id path', *lines])
+        touch(tmp_path, *(l.split()[3] for l in lines))
+    with pytest.raises(ValueError, match=says): read_sop(tmp_path)
+
 
 def test_sop_by_hand(tmp_path):
     home = tmp_path/'Stanford_Online_Products'

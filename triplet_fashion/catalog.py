@@ -6,7 +6,7 @@
 __all__ = ['draw_catalog', 'listdir_fullpath', 'class_dict', 'Catalog', 'sub_dir', 'unsub_dir']
 
 # %% ../nbs/07_catalog.ipynb #e1ab7847
-import csv, errno, filecmp, json, os, shutil, unicodedata, warnings, zlib
+import csv, errno, filecmp, io, json, numbers, os, shutil, unicodedata, warnings, zlib
 from collections import Counter
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -101,6 +101,15 @@ def _scan(folder):
 
 # %% ../nbs/07_catalog.ipynb #cdb8e280
 _LAYOUTS = ('auto', 'flat', 'nested')
+_DEEP = 'photo in a sub-folder'
+
+def _photos_below(folder):
+    "The photos of a folder and of its folders; links and hidden ones are passed over."
+    found = []
+    for home,dirs,files in os.walk(folder):
+        dirs[:] = _in_order(d for d in dirs if not _hidden(d))
+        found += [os.path.join(home, f) for f in _in_order(files) if not _hidden(f) and f.lower().endswith(PHOTO_SUFFIXES)]
+    return found
 
 def _class_photos(root, name, layout):
     "(photos, left out, other sub-folders) of one product's folder."
@@ -227,8 +236,10 @@ class Catalog:
         return [(p[len(start):] if p.startswith(start) else os.path.relpath(p, self.root)).replace(os.sep, '/') for p in self.paths]
 
     def __repr__(self):
-        out = sum(not r.startswith('hidden') for _,r in self.skipped)
-        left = f', {out:,} other entries left out' if out else ''
+        deep = sum(r == _DEEP for _,r in self.skipped)
+        out = sum(not r.startswith('hidden') for _,r in self.skipped) - deep
+        left = f', {deep:,} photos in sub-folders not used' if deep else ''
+        left += f', {out:,} other entries left out' if out else ''
         return f'{self.name}: {len(self):,} photos of {len(self.products):,} products{left}'
 
 # %% ../nbs/07_catalog.ipynb #c09e0880
@@ -251,6 +262,11 @@ def _united(class_names, names, categories=None):
         known.append(n)
         if kinds is not None: kinds.append(new.get(_nfc(n), ''))
     return known,ids,kinds
+
+def _not_used(root, n, deeper):
+    "The warning that photos in sub-folders of products are not used."
+    return (f'{root}: {n:,} photos in {len(deeper):,} sub-folders of product folders, such as {deeper[0]!r}, are not used. Move them up into the folder of their product; '
+            'or, where each sub-folder is a product, list the folder above them')
 
 def _no_photos(root, names, layout, deeper):
     "The ValueError for class folders without a single photo."
@@ -282,6 +298,9 @@ def from_dir(cls:Catalog,
         out += rest + ([] if found[n] else [(os.path.join(root, n), 'product folder without photos')])
         deeper += [os.path.join(n, o) for o in others]
     if not any(found.values()): raise _no_photos(root, names, layout, deeper)
+    deep = [(p, _DEEP) for o in deeper for p in _photos_below(os.path.join(root, o))]
+    if deep: warnings.warn(_not_used(root, len(deep), deeper), stacklevel=2)
+    out += deep
     order = sorted(names, key=lambda n: ids[_nfc(n)])
     return cls([p for n in order for p in found[n]], [ids[_nfc(n)] for n in order for _ in found[n]], known, root, out, kinds)
 
@@ -316,34 +335,72 @@ def labels_as(self:Catalog,
     return np.array(place, int)[self.labels]
 
 # %% ../nbs/07_catalog.ipynb #a6792391
-def _table(path, encoding):
-    "(column names, rows with their line numbers) of a table with whatever separator its first line has."
+def _table_text(path, encoding):
+    "The text of a table."
     try:
         with open(path, encoding=encoding, newline='') as f: text = f.read()
-    except UnicodeDecodeError: raise ValueError(f"{path} is not {encoding}: save it as UTF-8, or give its encoding, such as encoding='cp949'") from None
-    head = next((l for l in text.splitlines() if l.strip()), '')
-    rows = csv.reader(text.splitlines(), delimiter=max('\t;|,', key=head.count))
-    rows = [(rows.line_num, [c.strip() for c in r]) for r in rows if any(c.strip() for c in r)]
+    except LookupError: raise ValueError(f"encoding={encoding!r} is not known: give a name such as 'utf-8' or 'cp949'") from None
+    except UnicodeError: raise ValueError(f"{path} is not {encoding}: save it as UTF-8, or give its encoding, such as encoding='cp949' or 'utf-16'") from None
+    if '\0' not in text: return text.removeprefix('\ufeff')
+    line = text[:text.index('\0')].count('\n') + 1
+    raise ValueError(f"{path}, line {line} holds a NUL character, which no table has: is it UTF-16? Then give encoding='utf-16'")
+
+def _cells(text, mark):
+    "A reader of the rows of a table, as `csv` has it; a space after a separator does not count."
+    return csv.reader(io.StringIO(text, newline=''), delimiter=mark, skipinitialspace=True, strict=True)
+
+def _separator(text, wanted):
+    "The separator that gives the first line most of the columns wanted, then most columns."
+    def columns(mark):
+        try: head = next((r for r in _cells(text, mark) if any(r)), [])
+        except csv.Error: head = []
+        names = {c.strip().lower() for c in head}
+        return sum(c.lower() in names for c in wanted), len(head)
+    return max('\t;|,', key=columns)
+
+# %% ../nbs/07_catalog.ipynb #84d8c5a3
+def _table(path, encoding, wanted):
+    "(column names, rows with their line numbers) of a table with whatever separator its first line has."
+    text, rows, line = _table_text(path, encoding), [], 1
+    reader = _cells(text, _separator(text, wanted))
+    try:
+        for r in reader:
+            if any(c.strip() for c in r): rows.append((line, [c.strip() for c in r]))
+            line = reader.line_num + 1
+    except csv.Error as e: raise ValueError(f'{path}, line {line}: {e}. Is there a quote too many or too few?') from None
     if not rows: raise ValueError(f'{path} is empty: a first line with the names of the columns is needed, such as path,label')
-    return [c.lower() for c in rows[0][1]],rows[1:]
+    head = [c.lower() for c in rows[0][1]]
+    for line,r in rows[1:]:
+        if len(r) != len(head) and any(r[len(head):]): raise ValueError(f'{path}, line {line} has {len(r)} cells for {len(head)} columns: a cell that holds the separator needs quotes around it')
+    return head,rows[1:]
 
 def _columns(path, head, wanted, optional):
     "Position of each column by name; ValueError names those that are missing."
     at = {c: head.index(c.lower()) for c in wanted+optional if c.lower() in head}
     if lost := [c for c in wanted if c not in at]: raise ValueError(f'{path} has no column {" and no column ".join(map(repr, lost))}: its first line names {", ".join(head)}')
+    twice = [c for c in at if head.count(c.lower()) > 1]
+    if twice: raise ValueError(f'{path} has two columns {twice[0]!r}: names of columns must differ')
     return at
 
 # %% ../nbs/07_catalog.ipynb #c6941683
+def _row(path, line, cells, at, files, label):
+    "(path, label, split, category) of one line; ValueError where one is missing."
+    last = max(at.values())
+    if len(cells) <= last: raise ValueError(f'{path}, line {line} has {len(cells)} cells, and {last+1} or more are needed: is the line cut off?')
+    p,c,split,kind = (cells[at[k]] if k in at else '' for k in (files, label, 'split', 'category'))
+    if not p or not c: raise ValueError(f'{path}, line {line}: {files if not p else label} is empty')
+    return p,c,split,kind
+
 def _read_rows(path, rows, at, label, files='path'):
-    "(path, label, split, category) of each line, and the category of each label; ValueError names the line."
-    out,kinds,seen = [],{},{}
-    for line,r in rows:
-        p,c,split,kind = (r[at[k]] if k in at and at[k] < len(r) else '' for k in (files, label, 'split', 'category'))
-        if not p or not c: raise ValueError(f'{path}, line {line}: {files if not p else label} is empty')
+    "(path, label, split) of each photo, and the category of each label; ValueError names the line that says something else than one above."
+    out,kinds = {},{}
+    for line,cells in rows:
+        p,c,split,kind = _row(path, line, cells, at, files, label)
         if kinds.setdefault(_nfc(c), kind) != kind: raise ValueError(f'{path}, line {line}: {c!r} is {kind!r} here and {kinds[_nfc(c)]!r} above; a product has one category')
-        if seen.setdefault(p, c) != c: raise ValueError(f'{path}, line {line}: {p} is {c!r} here and {seen[p]!r} above; a photo shows one product')
-        out.append((p, c, split))
-    return list(dict.fromkeys(out)),kinds
+        above = out.setdefault(os.path.normpath(_nfc(p).replace('\\', '/')), (p, c, split))
+        if _nfc(above[1]) != _nfc(c): raise ValueError(f'{path}, line {line}: {p} is {c!r} here and {above[1]!r} above; a photo shows one product')
+        if above[2] != split: raise ValueError(f'{path}, line {line}: {p} is in split {split!r} here and in {above[2]!r} above; a photo is in one split')
+    return list(out.values()),kinds
 
 def _found(p, root):
     "The file that a table means, or None; tables from Windows have backslashes."
@@ -365,7 +422,7 @@ def from_csv(cls:Catalog,
     "A catalogue from a table with the columns path, label (or what `files` and `label` name) and, if they are there, split and category."
     path,root = os.fspath(path),os.fspath(root or os.path.dirname(os.path.abspath(path)))
     if missing not in ('error', 'skip'): raise ValueError(f"missing must be 'error' or 'skip', not {missing!r}")
-    head,rows = _table(path, encoding)
+    head,rows = _table(path, encoding, [files, label])
     at = _columns(path, head, [files, label] + ['split']*(split is not None), ['split', 'category'])
     rows,kinds = _read_rows(path, rows, at, label, files)
     known,ids,kinds = _united(class_names, _in_order({c for _,c,_ in rows}), kinds if 'category' in at else None)
@@ -433,7 +490,7 @@ def at_least(self:Catalog,
     k=2,   # photos
 ):         # a Catalog without the products that have fewer
     "The products with `k` or more photos."
-    return self.subset(self.counts()[self.labels] >= k)
+    return self.subset(self.counts()[self.labels] >= _number(k, 'k'))
 
 # %% ../nbs/07_catalog.ipynb #089a8994
 @patch
@@ -458,19 +515,35 @@ def _split_photos(labels, valid, rng):
         mask[at[:min(len(at)-1, int(valid*len(at) + rng.random()))]] = True
     return mask
 
+def _split_products(products, paired, valid, rng):
+    "The products to hold out: the share `valid` of them, and of those with two photos or more (`paired`, bool); both kinds stay on both sides where they can."
+    order = rng.permutation(len(products))
+    n = min(len(products)-1, max(1, round(valid*len(products))))
+    pairs, singles = order[paired[order]], order[~paired[order]]
+    if len(pairs) and len(singles):
+        share = max(1, round(valid*len(pairs)), n - len(singles))
+        share = min(share, len(pairs)-1, n)
+        order = np.concatenate([pairs[:share], singles[:n-share]])
+    return products[order[:n]]
+
 @patch
 def split(self:Catalog,
     valid=0.2,      # the share to hold out, between 0 and 1
     by='product',   # 'product': whole products; 'photo': photos of every product
     seed=0,         # same seed, same split
 )->tuple:           # (train, valid), two Catalogs
-    "Hold out a part for validation."
-    if not 0 < valid < 1: raise ValueError(f'valid must lie between 0 and 1, not {valid}')
+    """Hold out a part for validation.
+
+    Products with two photos or more, which alone can be judged, are shared out first: some are held out and some stay."""
+    if not isinstance(valid, numbers.Real) or not 0 < valid < 1: raise ValueError(f'valid must lie between 0 and 1, not {valid!r}')
     if by not in ('product', 'photo'): raise ValueError(f"by must be 'product' or 'photo', not {by!r}")
     rng,n = np.random.default_rng(seed),len(self.products)
     if by == 'photo': mask = _split_photos(self.labels, valid, rng)
     elif n < 2: raise ValueError(f'{self.name} has {n} product: nothing to hold out by product; use by="photo"')
-    else: mask = np.isin(self.labels, rng.permutation(self.products)[:min(n-1, max(1, round(valid*n)))])
+    else: mask = np.isin(self.labels, _split_products(self.products, self.counts()[self.products] > 1, valid, rng))
+    if by == 'product' and (self.counts() > 1).sum() == 1:
+        warnings.warn(f'{self.name}: only one of its {n:,} products has two photos or more. It stays in the training part, '
+                      "and the held-out part has no two photos of one product: nothing can be found there. Use by='photo', or add photos", stacklevel=2)
     return self.subset(~mask),self.subset(mask)
 
 # %% ../nbs/07_catalog.ipynb #1c0bcfab

@@ -9,7 +9,7 @@ __all__ = ['SupConLoss', 'MultiSimilarityLoss', 'WeightedLosslessLoss', 'CrossBa
 import keras
 import numpy as np
 import tensorflow as tf
-from .loss import _log_term, _widen
+from .loss import check_number, _log_term, _widen
 from .mining import _BatchLoss, _flat_labels, _masks, _near_and_far, _pairs_and_memory, _per_counted
 
 # %% ../nbs/02_contrast.ipynb #5f68bdc0
@@ -34,13 +34,13 @@ class SupConLoss(_BatchLoss):
         temperature=0.1, # what cosines are divided by: small looks at the nearest only
         reduction='sum_over_batch_size', # Keras' own
         name='supcon_loss', # shown in logs
-        dtype=None # what codes are cast to first, float32 if not given
+        dtype=None # of the loss, float32 if not given; computed in float32 or wider
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        if not temperature > 0: raise ValueError(f'temperature={temperature} must be above 0, such as 0.1')
-        self.temperature = temperature
+        self.temperature = check_number(temperature, 'temperature', above=0)
 
-    def call(self, y_true, y_pred):
+    def per_anchor(self, y_true, y_pred):
+        "Return one value an anchor."
         same, other = _masks(y_true)
         s = _masked(_cosines(*y_pred)/self.temperature, same | other)
         log_share, valid = s - tf.reduce_logsumexp(s, axis=1, keepdims=True), _valid(same, other)
@@ -60,13 +60,17 @@ class MultiSimilarityLoss(_BatchLoss):
         mining=None, # how far apart in cosine a pair may lie and still be in question; None takes all pairs
         reduction='sum_over_batch_size', # Keras' own
         name='multi_similarity_loss', # shown in logs
-        dtype=None # what codes are cast to first, float32 if not given
+        dtype=None # of the loss, float32 if not given; computed in float32 or wider
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        if not (alpha > 0 and beta > 0): raise ValueError(f'alpha={alpha} and beta={beta} must be above 0')
+        check_number(alpha, 'alpha', above=0)
+        check_number(beta, 'beta', above=0)
+        check_number(base, 'base', least=-1)
+        if mining is not None: check_number(mining, 'mining')
         self.alpha, self.beta, self.base, self.mining = alpha, beta, base, mining
 
-    def call(self, y_true, y_pred):
+    def per_anchor(self, y_true, y_pred):
+        "Return one value an anchor."
         (same, other), s = _masks(y_true), _cosines(*y_pred)
         some = tf.reduce_any(_valid(same, other))
         if self.mining is not None:
@@ -90,14 +94,17 @@ class WeightedLosslessLoss(_BatchLoss):
         epsilon=1e-8, # keeps the logarithms finite
         reduction='sum_over_batch_size', # Keras' own
         name='weighted_lossless_loss', # shown in logs
-        dtype=None # what codes are cast to first, float32 if not given
+        dtype=None # of the loss, float32 if not given; computed in float32 or wider
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        if not (push > 0 and temperature > 0): raise ValueError(f'push={push} and temperature={temperature} must be above 0')
-        if not epsilon >= 1e-37: raise ValueError(f'epsilon={epsilon} must be a positive float32, such as 1e-8')
+        check_number(push, 'push', above=0)
+        check_number(temperature, 'temperature', above=0)
+        check_number(epsilon, 'epsilon', least=1e-37)
+        if N is not None: check_number(N, 'N', above=0)
         self.push, self.temperature, self.N, self.epsilon = push, temperature, N, epsilon
 
-    def call(self, y_true, y_pred):
+    def per_anchor(self, y_true, y_pred):
+        "Return one value an anchor."
         codes, (same, other) = y_pred[0], _masks(y_true)
         near, far, N, outside = _near_and_far(codes, _pairs_and_memory(*y_pred), self.N, self.name)
         share = tf.nn.softmax(_masked(tf.stop_gradient(-near/(N*self.temperature)), other), axis=1)
@@ -117,9 +124,9 @@ class CrossBatchMemory(keras.losses.Loss):
         size=1024, # codes remembered
         name='cross_batch_memory' # shown in logs
     ):
-        super().__init__(name=name, reduction=loss.reduction, dtype=loss.dtype)
         if not isinstance(loss, _BatchLoss): raise ValueError(f'{type(loss).__name__} is not a loss over a labelled batch: wrap SupConLoss or another of this room, or BatchTripletLoss')
-        if size < 1: raise ValueError(f'size={size}: give the number of codes to remember, 1 or more')
+        super().__init__(name=name, reduction=loss.reduction, dtype=loss.dtype)
+        check_number(size, 'size', least=1, whole=True)
         self.loss, self.size, self.codes = loss, int(size), None
 
     def get_config(self): return {'loss': keras.saving.serialize_keras_object(self.loss), 'size': self.size, 'name': self.name}
@@ -132,7 +139,7 @@ def _make(self, labels, codes):
     "The empty queue, made once the width of the codes is known."
     with tf.init_scope():
         self.codes = tf.Variable(tf.zeros((self.size, codes.shape[-1]), codes.dtype), trainable=False, name='codes')
-        self.labels = tf.Variable(tf.zeros(self.size, labels.dtype), trainable=False, name='labels')
+        self.labels = tf.Variable(tf.zeros(self.size, tf.int64), trainable=False, name='labels')
         self.filled = tf.Variable(0, trainable=False, name='filled')
 
 def _remember(self, labels, codes):
@@ -141,7 +148,7 @@ def _remember(self, labels, codes):
     def through(x):
         def grad(g):
             self.codes.assign(tf.concat([tf.cast(x, self.codes.dtype), self.codes], axis=0)[:self.size])
-            self.labels.assign(tf.concat([tf.cast(labels, self.labels.dtype), self.labels], axis=0)[:self.size])
+            self.labels.assign(tf.concat([labels, self.labels], axis=0)[:self.size])
             self.filled.assign(tf.minimum(self.filled + tf.shape(x)[0], self.size))
             return g
         return tf.identity(x), grad

@@ -6,10 +6,24 @@
 __all__ = ['triplet_loss', 'lossless_triplet_loss', 'TripletLoss', 'LosslessTripletLoss', 'loss_levels']
 
 # %% ../nbs/00_loss.ipynb #e8309fab
-import math
+import math, numbers
 import keras
 import numpy as np
 import tensorflow as tf
+
+# %% ../nbs/00_loss.ipynb #fe391cf8
+def check_number(
+    value, # a setting
+    name, # of the setting, for the message
+    least=0, # smallest value allowed
+    above=None, # instead of `least`: what it must exceed
+    whole=False # whole numbers only
+): # `value`
+    "Return a finite number of the range that is allowed; raise ValueError, naming the setting, for anything else."
+    kind, good = 'whole number' if whole else 'number', isinstance(value, numbers.Integral if whole else numbers.Real)
+    if good and math.isfinite(value) and (value >= least if above is None else value > above): return value
+    range_ = f'of {least:g} or more' if above is None else f'above {above:g}'
+    raise ValueError(f'{name}={value!r} must be a {kind} {range_}')
 
 # %% ../nbs/00_loss.ipynb #09eeee17
 def _widen(y):
@@ -46,6 +60,7 @@ def triplet_loss(
     squared=True # squared distances, or plain ones
 )->tf.Tensor: # one loss per triplet, float32 (b,), 0 or more
     "max(0, d(a,p) - d(a,n) + margin): zero once the negative is farther away by the margin (FaceNet, Schroff 2015)."
+    if not tf.is_tensor(margin): check_number(margin, 'margin')
     y = _columns(y_pred, N)
     a, p, n = tf.split(tf.cast(y, tf.float64), 3, axis=-1)
     if squared: gap = tf.reduce_sum((n-p)*((a-p) + (a-n)), axis=-1)
@@ -83,7 +98,7 @@ def _log_term(x, rest, N, beta, epsilon):
 # %% ../nbs/00_loss.ipynb #40571100
 def _check_beta(N, beta=None, epsilon=1e-8):
     "`beta` as a number that the formula is defined for, or a ValueError."
-    if not epsilon >= 1e-37: raise ValueError(f'epsilon={epsilon} must be a positive float32, such as 1e-8: it keeps ln away from 0')
+    if not 1e-37 <= epsilon < math.inf: raise ValueError(f'epsilon={epsilon} must be a positive float32, such as 1e-8: it keeps ln away from 0')
     if beta is None: return N
     if not N <= beta < math.inf: raise ValueError(f'beta={beta} is not in [N, inf) with N={N}: the logarithm would be of a negative number; use beta={N}, or more')
     return beta
@@ -123,11 +138,17 @@ def _as_written(a, p, n, N, beta, epsilon):
 
 # %% ../nbs/00_loss.ipynb #516ac316
 class _OutputLoss(keras.losses.Loss):
-    "A Keras loss of the outputs alone: labels may be None, half-precision outputs are widened before Keras casts them."
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        return super().__call__(0 if y_true is None else y_true, _widen(y_pred), sample_weight)
+    "A Keras loss of the outputs alone: labels may be None, and it is computed in 32 bits or more."
+    def __init__(self, name, reduction, dtype):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.result_dtype = self.dtype
+        if self.dtype in ('float16', 'bfloat16'): super().__init__(name=name, reduction=reduction, dtype='float32')
 
-    def get_config(self): return {**super().get_config(), 'dtype': self.dtype}
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        loss = super().__call__(0 if y_true is None else y_true, _widen(y_pred), sample_weight)
+        return tf.cast(loss, self.result_dtype)
+
+    def get_config(self): return {**super().get_config(), 'dtype': self.result_dtype}
 
 @keras.saving.register_keras_serializable(package='triplet_fashion')
 class TripletLoss(_OutputLoss):
@@ -138,10 +159,11 @@ class TripletLoss(_OutputLoss):
         squared=True, # squared distances, or plain ones
         reduction='sum_over_batch_size', # Keras' own
         name='triplet_loss', # shown in logs
-        dtype=None # what outputs are cast to first, float32 if not given
+        dtype=None # of the loss, float32 if not given; computed in float32 or wider
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        self.N, self.margin, self.squared = N, margin, squared
+        if N is not None: check_number(N, 'N', least=1, whole=True)
+        self.N, self.margin, self.squared = N, check_number(margin, 'margin'), squared
 
     def call(self, y_true, y_pred): return triplet_loss(y_true, y_pred, self.N, self.margin, self.squared)
     def get_config(self): return {**super().get_config(), 'N': self.N, 'margin': self.margin, 'squared': self.squared}
@@ -156,9 +178,10 @@ class LosslessTripletLoss(_OutputLoss):
         epsilon=1e-8, # keeps the logarithms finite
         reduction='sum_over_batch_size', # Keras' own
         name='lossless_triplet_loss', # shown in logs
-        dtype=None # what outputs are cast to first, float32 if not given
+        dtype=None # of the loss, float32 if not given; computed in float32 or wider
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
+        if N is not None: check_number(N, 'N', least=1, whole=True)
         _check_beta(0 if N is None else N, beta, epsilon)
         self.N, self.beta, self.epsilon = N, beta, epsilon
 

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from fastcore.basics import patch
-from .loss import _OutputLoss, _check_beta, _log_term, _outside, _sqrt, _widen
+from .labels import Labels
+from .loss import check_number, _OutputLoss, _check_beta, _log_term, _outside, _sqrt, _widen
 
 # %% ../nbs/01_mining.ipynb #3814e2ff
 def _pairs(x, y=None):
@@ -46,7 +47,7 @@ def pairwise_distances(
 def _extreme(d, mask, largest):
     "Column of the largest or smallest distance under the mask, (b,)."
     worst = tf.constant(-np.inf if largest else np.inf, d.dtype)
-    d = tf.where(mask, d, worst)
+    d = tf.pad(tf.where(mask, d, worst), [[0, 0], [0, 1]], constant_values=worst)     # a column also where the batch is empty
     return tf.argmax(d, axis=1, output_type=tf.int32) if largest else tf.argmin(d, axis=1, output_type=tf.int32)
 
 def _chosen(d, dp, other, mining, margin):
@@ -78,30 +79,61 @@ def _weigh(d, same, other, mining, margin, value, slope):
         return (total + tf.reduce_sum(take(value(dp - d)), axis=1), count + tf.reduce_sum(tf.cast(chosen, d.dtype), axis=1),
                 wp + tf.one_hot(p, tf.shape(d)[1], dtype=d.dtype)*tf.reduce_sum(s, axis=1, keepdims=True), wn + s)
 
-    zero, zeros = tf.zeros_like(d[:, 0]), tf.zeros_like(d)
+    zeros = tf.zeros_like(d)
+    zero = tf.reduce_sum(zeros, axis=1)
     packed = tf.argsort(tf.cast(same, tf.int32), axis=1, direction='DESCENDING', stable=True)      # positives to the left
     body = lambda k, *sums: (k+1, *step(packed[:, k], n_pos > k, *sums))
     return tf.while_loop(lambda k, *_: k < tf.reduce_max(n_pos), body, (tf.constant(0), zero, zero, zeros, zeros))[1:]
 
 # %% ../nbs/01_mining.ipynb #252f6e87
+_EXACT = {'float16': 2**11, 'bfloat16': 2**8, 'float32': 2**24, 'float64': 2**53}   # up to here each whole number is one of the type
+
+def _whole_labels(labels):
+    "Return floating-point labels as int64, NaN as -1; labels that are no whole numbers, or too large to be exact, are an error (XLA drops the error, and has -1)."
+    whole = (labels == tf.floor(labels)) & (tf.abs(labels) < tf.cast(_EXACT[labels.dtype.name], labels.dtype))
+    tf.debugging.Assert(tf.reduce_all(whole | tf.math.is_nan(labels)), [
+        f'labels of type {labels.dtype.name} must be whole numbers below {_EXACT[labels.dtype.name]:,}, beyond which neighbours are equal: give them as int64. They go up to', tf.reduce_max(labels)])
+    return tf.where(whole, tf.cast(tf.where(whole, labels, tf.zeros_like(labels)), tf.int64), -1)
+
+def _label_tensor(labels):
+    "Return the labels of a list, an array or a pandas column as a tensor: int64, -1 where one is missing; or strings, '' where one is missing."
+    found = Labels(labels, missing='unlabelled')
+    if found.values and isinstance(found.values[0], str):
+        return tf.constant([(b'', *(v.encode('utf-8', 'surrogatepass') for v in found.values))[i + 1] for i in found.ids])
+    if any(abs(v) >= 2**63 for v in found.values): raise ValueError(f'labels hold {max(found.values, key=abs)}, which is beyond int64: give class ids, or text')
+    return tf.constant(np.array([-1, *found.values], np.int64)[found.ids + 1])
+
+# %% ../nbs/01_mining.ipynb #a838445e
 def _flat_labels(labels):
-    "Labels as a tensor (b,)."
+    "Return labels as a tensor (b,) of int64 or strings."
+    if not tf.is_tensor(labels): labels = _label_tensor(np.ravel(labels) if np.shape(labels)[1:] == (1,) else _one_dimension(labels))
     labels = tf.convert_to_tensor(labels)
     if labels.shape.rank == 2 and labels.shape[1] == 1: labels = labels[:, 0]
-    if labels.shape.rank != 1: raise ValueError(f'labels must be class ids of shape (b,) or (b, 1), got {tuple(labels.shape)}; take the argmax of one-hot labels')
-    return labels
+    _one_dimension(labels)
+    if labels.dtype.is_floating: return _whole_labels(labels)
+    return labels if labels.dtype == tf.string else tf.cast(labels, tf.int64)
+
+def _one_dimension(labels):
+    "Return labels of shape (b,), and refuse others."
+    shape = tuple(labels.shape if tf.is_tensor(labels) else np.shape(labels))
+    if len(shape) == 1: return labels
+    raise ValueError(f'labels must be class ids of shape (b,) or (b, 1), got {shape}; take the argmax of one-hot labels')
 
 def _relation(labels, remembered=None):
     "1: same product, -1: another, 0: not a pair; float32 (b, b), or (b, b+m) with m `remembered` (labels, which of them count)."
-    sign = lambda cols: 2*tf.cast(labels[:, None] == cols, tf.float32) - 1
-    batch = tf.linalg.set_diag(sign(labels), tf.zeros_like(labels, tf.float32))
+    known = lambda x: x != ('' if x.dtype == tf.string else -1)
+    def sign(columns, counts):
+        alike = 2*tf.cast(labels[:, None] == columns, tf.float32) - 1
+        return tf.where(known(labels)[:, None] & counts, alike, 0.)
+    batch = sign(labels, known(labels))
+    batch = tf.linalg.set_diag(batch, tf.zeros(tf.shape(labels)))
     if remembered is None: return batch
     others, counts = remembered
-    return tf.concat([batch, tf.where(counts, sign(tf.cast(others, labels.dtype)), 0.)], axis=1)
+    return tf.concat([batch, sign(others, counts & known(others))], axis=1)
 
 # %% ../nbs/01_mining.ipynb #076a2c87
 class _BatchLoss(_OutputLoss):
-    "A Keras loss over `(labels, codes)`; subclasses have `call(relation, [codes, remembered codes])`, one value per anchor."
+    "A Keras loss over `(labels, codes)`; subclasses have `per_anchor(relation, [codes, remembered codes])`, one value an anchor."
     def __call__(self, y_true, y_pred, sample_weight=None, memory=None):
         if y_true is None: raise ValueError(f'{type(self).__name__} needs the labels of the batch: loss(labels, codes)')
         labels, codes = _flat_labels(y_true), _widen(y_pred)
@@ -110,7 +142,13 @@ class _BatchLoss(_OutputLoss):
             raise ValueError(f'{labels.shape[0]} labels for {codes.shape[0]} codes: give one label a code')
         others = codes[:0] if memory is None else tf.stop_gradient(memory[1])
         relation = _relation(labels, None if memory is None else (memory[0], memory[2]))
-        return keras.losses.Loss.__call__(self, relation, [codes, tf.cast(others, codes.dtype)], sample_weight)
+        loss = keras.losses.Loss.__call__(self, relation, [codes, tf.cast(others, codes.dtype)], sample_weight)
+        return tf.cast(loss, self.result_dtype)
+
+    def call(self, y_true, y_pred):
+        "Return one value an anchor, NaN where its embedding is not finite: no choice of pairs can hide that."
+        loss, broken = self.per_anchor(y_true, y_pred), ~tf.reduce_all(tf.math.is_finite(y_pred[0]), axis=1)
+        return tf.where(broken, tf.constant(np.nan, loss.dtype), loss)
 
 def _masks(relation): return relation > .5, relation < -.5
 def _per_counted(loss, counts):
@@ -132,12 +170,14 @@ class BatchTripletLoss(_BatchLoss):
         epsilon=1e-8, # lossless only: keeps the logarithms finite
         reduction='sum_over_batch_size', # Keras' own
         name='batch_triplet_loss', # shown in logs
-        dtype=None # what codes are cast to first, float32 if not given
+        dtype=None # of the loss, float32 if not given; computed in float32 or wider
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         if mining not in ('semihard', 'all', 'nonzero', 'hard', 'easy'): raise ValueError(f"mining={mining!r}: choose 'semihard', 'all', 'nonzero', 'hard' or 'easy'")
         if kind not in ('classic', 'lossless'): raise ValueError(f"kind={kind!r}: choose 'classic' or 'lossless'")
         if soft and kind == 'lossless': raise ValueError("soft=True smooths the hinge of kind='classic'; the lossless loss has none")
+        check_number(margin, 'margin')
+        if N is not None: check_number(N, 'N', above=0)
         if kind == 'lossless': _check_beta(0 if N is None else N, beta, epsilon)
         self.mining, self.kind, self.margin, self.soft, self.squared = mining, kind, margin, soft, squared
         self.N, self.beta, self.epsilon = N, beta, epsilon
@@ -147,7 +187,8 @@ class BatchTripletLoss(_BatchLoss):
 
 # %% ../nbs/01_mining.ipynb #073bf946
 @patch
-def call(self:BatchTripletLoss, y_true, y_pred):
+def per_anchor(self:BatchTripletLoss, y_true, y_pred):
+    "Return one value an anchor."
     codes, (same, other) = y_pred[0], _masks(y_true)
     near = _pairs_and_memory(*y_pred)
     if self.mining in ('hard', 'easy'): near, same, other, _ = _one_each(*y_pred, near, same, other, self.mining == 'hard')

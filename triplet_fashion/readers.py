@@ -16,6 +16,7 @@ from .audit import _escape
 from .catalog import Catalog
 from .draw import draw_photo, garment
 from .photo import PhotoError, _map_threads, read_image, track
+from .storage.files import atomic_write
 
 # %% ../nbs/08_readers.ipynb #2a699768
 class Benchmark(dict):
@@ -57,24 +58,40 @@ def _find(root, places, what):
     raise FileNotFoundError(f'{os.path.join(root, places[0])} is missing: {what}')
 
 def _counted_list(path, columns, name, strict=True):
-    "Rows of a DeepFashion list: a line with their number (or that of the photos they name), a line with the names of the columns, the rows."
+    "Rows {line number: row} of a DeepFashion list: a line with their number (or that of the photos they name), a line with the names of the columns, the rows."
     with open(path, encoding='utf-8-sig') as f: lines = f.read().splitlines()
     head = lines[1].split() if len(lines) > 1 else []
     if not lines or not lines[0].strip().isdigit() or head != columns:
         raise ValueError(f'{path} is not the list of {name}: its first line must be a number and its second "{" ".join(columns)}"')
-    rows = [r.split() for r in lines[2:] if r.strip()]
-    for i,r in enumerate(rows):
-        if len(r) != len(columns): raise ValueError(f'{path}, line {i+3}: {len(r)} columns and not {len(columns)}: {" ".join(r)[:80]}')
-    if int(lines[0]) not in (len(rows), len({p for r in rows for p in r[:-2]})):
+    rows = {i+3: tuple(r.split()) for i,r in enumerate(lines[2:]) if r.strip()}
+    for i,r in rows.items():
+        if len(r) != len(columns): raise ValueError(f'{path}, line {i}: {len(r)} columns and not {len(columns)}: {" ".join(r)[:80]}')
+    if int(lines[0]) not in (len(rows), len({p for r in rows.values() for p in r[:-2]})):
         text = f'{path} says {int(lines[0]):,} in its first line but lists {len(rows):,}: is the file cut off?'
         if strict: raise ValueError(text)
         warnings.warn(text)
-    return rows
+    return _once(path, rows)
+
+def _once(path, rows):
+    "The rows {line: row} without those that stand there twice, which are told."
+    first = {}
+    again = {i: first[r] for i,r in rows.items() if first.setdefault(r, i) != i}
+    if again:
+        i,j = next(iter(again.items()))
+        warnings.warn(f'{path}: {len(again):,} lines repeat another one, the first in line {i}, which repeats line {j}: each counts once')
+    return {i: r for r,i in first.items()}
+
+def _agree(path, answers):
+    "Refuse a list in which one thing has two answers; `answers` are (line, thing, answer)."
+    seen = {}
+    for line,thing,answer in answers:
+        above,first = seen.setdefault(thing, (line, answer))
+        if first != answer: raise ValueError(f'{path}, line {line}: {thing} is {answer!r} here and {first!r} in line {above}: the list contradicts itself')
 
 def _status(path, rows, known):
     "Refuse a status that the benchmark does not have."
-    for i,r in enumerate(rows):
-        if r[-1] not in known: raise ValueError(f'{path}, line {i+3}: evaluation_status is {r[-1]!r} and not one of {", ".join(known)}')
+    for i,r in rows.items():
+        if r[-1] not in known: raise ValueError(f'{path}, line {i}: evaluation_status is {r[-1]!r} and not one of {", ".join(known)}')
 
 # %% ../nbs/08_readers.ipynb #19bffb77
 def _there(files, listed, missing, where):
@@ -102,6 +119,10 @@ def read_inshop(
     listed = _find(root, ['Eval/list_eval_partition.txt', 'list_eval_partition.txt'], 'the official layout has it in Eval/')
     rows = _counted_list(listed, ['image_name', 'item_id', 'evaluation_status'], _INSHOP)
     _status(listed, rows, ('train', 'query', 'gallery'))
+    _agree(listed, ((i, p, item) for i,(p,item,_) in rows.items()))
+    _agree(listed, ((i, p, status) for i,(p,_,status) in rows.items()))
+    _agree(listed, ((i, item, 'train' if status == 'train' else 'test') for i,(_,item,status) in rows.items()))
+    rows = list(rows.values())
     home = os.path.dirname(_find(root, [f'Img/{photos}', photos], f'unpack Img/{photos}.zip in Img/'))
     files = [os.path.join(home, photos, *p.split('/')[1:]) for p,_,_ in rows]
     good,lost = _there(files, listed, missing, f'unpack Img/{photos}.zip in Img/')
@@ -115,15 +136,19 @@ def read_inshop(
 # %% ../nbs/08_readers.ipynb #fa0906ea
 _C2S = 'DeepFashion Consumer-to-shop'
 
-def _pair_columns(rows, files):
+_GALLERIES = {'test': 'the shop photos of the test items (README v1.1)', 'val+test': 'the shop photos of the validation and test items (as mmfashion does)'}
+
+def _pair_columns(rows, files, gallery):
     "(columns of the splits, official pairs as positions, which photos are a shop's) from rows (customer, shop, item, status)."
-    want = dict(train=('train',), val=('val',), query=('test',), gallery=('val', 'test'))
+    want = dict(train=('train',), val=('val',), val_gallery=('val',), query=('test',), gallery=tuple(gallery.split('+')))
+    if 'val' in want['gallery']: del want['val_gallery']
     at = {s: {} for s in want}
     for r,(a,b) in zip(rows, files):
-        for s,(photo,which) in [('train', (a, r)), ('train', (b, r)), ('val', (a, r)), ('query', (a, r)), ('gallery', (b, r))]:
-            if which[3] in want[s] and None not in (a, b): at[s].setdefault(photo, r[2])
+        for s,photo in [('train', a), ('train', b), ('val', a), ('val_gallery', b), ('query', a), ('gallery', b)]:
+            if r[3] in want.get(s, ()) and None not in (a, b): at[s].setdefault(photo, r[2])
     place = {s: {f: i for i,f in enumerate(o)} for s,o in at.items()}
-    pairs = {s: [(place[s][a], place['train' if s == 'train' else 'gallery'][b]) for r,(a,b) in zip(rows, files) if r[3] in want[s] and None not in (a, b)] for s in ('train', 'val', 'query')}
+    shop_side = dict(train='train', val='val_gallery' if 'val_gallery' in at else 'gallery', query='gallery')
+    pairs = {s: [(place[s][a], place[shop_side[s]][b]) for r,(a,b) in zip(rows, files) if r[3] in want[s] and None not in (a, b)] for s in ('train', 'val', 'query')}
     shops = {b for _,b in files}
     return {s: (list(o), list(o.values())) for s,o in at.items()},{s: np.array(o, int).reshape(-1, 2) for s,o in pairs.items()},dict(train=np.array([f in shops for f in at['train']], bool))
 
@@ -131,19 +156,24 @@ def read_consumer2shop(
     root,             # the folder with Eval/ and Img/ (or with the list and img/ directly in it)
     missing='error',  # photos that are listed but not there: 'error', or 'skip': their pairs are left out
     photos='img',     # folder of the photos: 'img', or 'img_highres'
-)->Benchmark:         # train, val, query, gallery
+    gallery='test',   # shop photos that are searched: those of the 'test' items, or of 'val+test'
+)->Benchmark:         # train, val, query, gallery, and val_gallery with gallery='test'
     "DeepFashion Consumer-to-shop Clothes Retrieval, official partition. Source: mmlab.ie.cuhk.edu.hk/projects/DeepFashion/Consumer2ShopRetrieval.html"
+    if gallery not in _GALLERIES: raise ValueError(f"gallery must be 'test' or 'val+test', not {gallery!r}")
     listed = _find(root, ['Eval/list_eval_partition.txt', 'list_eval_partition.txt'], 'the official layout has it in Eval/')
     rows = _counted_list(listed, ['image_pair_name_1', 'image_pair_name_2', 'item_id', 'evaluation_status'], _C2S, strict=False)
     _status(listed, rows, ('train', 'val', 'test'))
+    _agree(listed, ((i, photo, item) for i,(a,b,item,_) in rows.items() for photo in (a, b)))
+    _agree(listed, ((i, item, status) for i,(_,_,item,status) in rows.items()))
+    rows = list(rows.values())
     home = os.path.dirname(_find(root, [f'Img/{photos}', photos], f'unpack Img/{photos}.zip in Img/'))
     files = [tuple(os.path.join(home, photos, *p.split('/')[1:]) for p in r[:2]) for r in rows]
     good,lost = _there([f for o in files for f in o], listed, missing, f'unpack Img/{photos}.zip in Img/')
     kinds = {}
     for p,_,item,_ in rows: kinds.setdefault(item, '/'.join(p.split('/')[1:3]))
-    columns,pairs,shop = _pair_columns(rows, [o if good.issuperset(o) else (None, None) for o in files])
-    return Benchmark(_C2S, _splits(os.fspath(root), columns, sorted(kinds), kinds, lost), "Each customer's photo of the test items is looked for among the shop photos of the validation and test items; a hit shows the same item.",
-                     pairs=pairs, shop=shop)
+    columns,pairs,shop = _pair_columns(rows, [o if good.issuperset(o) else (None, None) for o in files], gallery)
+    protocol = f"Each customer's photo of the test items is looked for among {_GALLERIES[gallery]}; a hit shows the same item."
+    return Benchmark(_C2S, _splits(os.fspath(root), columns, sorted(kinds), kinds, lost), protocol, pairs=pairs, shop=shop)
 
 # %% ../nbs/08_readers.ipynb #bd57035e
 _DF2 = 'DeepFashion2 retrieval'
@@ -175,10 +205,7 @@ def _cut(row, target):
     h,w = pixels.shape[:2]
     x1,y1,x2,y2 = (int(round(min(max(v, 0), m))) for v,m in zip(row[1], (w, h, w, h)))
     if x2-x1 < 2 or y2-y1 < 2: return f'empty box: {row[1]} in a photo of {w} x {h}'
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    part = f'{target}.part-{os.getpid()}'
-    Image.fromarray(pixels[y1:y2, x1:x2]).save(part, 'JPEG', quality=95)
-    os.replace(part, target)
+    with atomic_write(target, suffix='.jpg', sweep=False) as part: Image.fromarray(pixels[y1:y2, x1:x2]).save(part, 'JPEG', quality=95)
 
 def _cut_all(rows, folder, split, progress):
     "(rows with the cut-out in place of the photo, what could not be cut)."
@@ -230,6 +257,8 @@ def _ebay(path):
     rows = [r.split(None, 3) for r in lines[1:] if r.strip()]
     for i,r in enumerate(rows):
         if len(r) != 4 or not all(x.isdigit() for x in r[:3]): raise ValueError(f'{path}, line {i+2}: three numbers and a path are expected, not {" ".join(r)[:80]!r}')
+    _agree(path, ((i+2, r[3], f'photo {int(r[0])}') for i,r in enumerate(rows)))
+    _agree(path, ((i+2, f'class {int(r[1])}', f'super class {int(r[2])}') for i,r in enumerate(rows)))
     numbers = sorted(int(r[0]) for r in rows)
     if rows and numbers != list(range(numbers[0], numbers[0]+len(rows))): raise ValueError(f'{path}: its photos are numbered {numbers[0]:,} to {numbers[-1]:,} but there are {len(rows):,} different lines: lines are missing, or there twice')
     return rows
@@ -246,6 +275,8 @@ def read_sop(
     first = min((int(r[0]) for r in rows['test']), default=n+1)
     if first != len(rows['train'])+1: raise ValueError(f"{paths['train']} lists {len(rows['train']):,} photos but {paths['test']} begins at number {first:,}: lines are missing")
     if os.path.exists(info := os.path.join(home, 'Ebay_info.txt')) and (k := Path(info).read_text().count('\n')) not in (n, n+1): raise ValueError(f'{info} has {k:,} lines, the two splits list {n:,} photos')
+    both = {int(r[1]) for r in rows['train']} & {int(r[1]) for r in rows['test']}
+    if both: raise ValueError(f"{paths['train']} and {paths['test']} both list class {min(both)}: products for training and for testing do not overlap")
     full = {s: [os.path.join(home, *r[3].split('/')) for r in o] for s,o in rows.items()}
     good,lost = _there(full['train']+full['test'], 'Ebay_train.txt and Ebay_test.txt', missing, 'unpack Stanford_Online_Products.zip')
     kinds = {r[1].zfill(5): r[3].split('/')[0].removesuffix('_final') for o in rows.values() for r in o}
