@@ -624,7 +624,7 @@ x, y, nan = np.eye(4), [0, 0, 1, 1], np.where(np.eye(4)[:,:1] > 0, np.nan, np.ey
     (lambda: nearest(x, np.r_[nan, nan], k=1), 'gallery: 2 of 8 embeddings hold NaN'),
     (lambda: nearest(x, k=1, metric='manhattan'), "metric 'manhattan' is not one of cosine"),
     (lambda: nearest(x, x[:2], k=1, exclude_self=True), 'there are 4 and 2'),
-    (lambda: retrieval_metrics(x, y[:3]), r'query_labels must hold one label an embedding, shape \(4,\)'),
+    (lambda: retrieval_metrics(x, y[:3]), r'query_labels must hold one label a photo, shape \(4,\)'),
     (lambda: retrieval_metrics(x, y, x, y[:3]), 'gallery_labels must hold'),
     (lambda: retrieval_metrics(x, y, x), 'come together'),
     (lambda: retrieval_metrics(x, y, ks=(0,)), 'ks=0: give a whole number from 1'),
@@ -641,6 +641,77 @@ x, y, nan = np.eye(4), [0, 0, 1, 1], np.where(np.eye(4)[:,:1] > 0, np.nan, np.ey
 ])
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message): call()
+
+
+# labels are whatever the user has
+
+TABLES = {'text': list('aabb'), 'EAN': [4006381333931, 4006381333931, 8711327331234, 8711327331234], 'int64': np.array([2**40, 2**40, 2**40 + 2**32, 2**40 + 2**32]),
+          'numpy text': np.array(list('aabb')), 'objects': np.array(list('aabb'), object), 'floats': [1., 1., 2., 2.]}
+LABELLED = {'retrieval_metrics': lambda y: retrieval_metrics(x, y), 'knn_accuracy': lambda y: knn_accuracy(x, y, k=1), 'random_triplets': lambda y: random_triplets(y, 5),
+            'hard_triplets': lambda y: hard_triplets(x, y), 'pair_distances': lambda y: pair_distances(x, y), 'fit_threshold': lambda y: fit_threshold(np.r_[x, x], [*y, *(f'{v}!' for v in y)])}
+
+@pytest.mark.parametrize('call', LABELLED)
+def test_missing_labels_are_named_and_never_a_product(call):
+    for y in (['a', None, 'a', None], np.array([1, np.nan, 1, np.nan]), np.array(['a', np.nan, 'a', np.nan], object), ['a', '', 'a', '']):
+        if call == 'fit_threshold' and not isinstance(y, list): continue
+        with pytest.raises(ValueError, match='labels: 2 of .* photos have no label' if call != 'fit_threshold' else 'labels: 2 of 8'): LABELLED[call](y)
+    with pytest.raises(ValueError, match='labels mix text'): LABELLED['retrieval_metrics'](['a', 1, 'a', 1])
+
+
+@pytest.mark.parametrize('kind', TABLES)
+def test_every_kind_of_label_is_kept(kind):
+    y = TABLES[kind]
+    points = np.array([[0., 1], [.1, 1], [1, 0], [1, .1]])
+    assert retrieval_metrics(points, y)['R@1'] == knn_accuracy(points, y, k=1) == 1
+    assert [str(v) for v in retrieval_metrics(points, y).by_class().column('class')] == sorted({str(int(v) if isinstance(v, float) else v) for v in y})
+    a, p, n = hard_triplets(points, y)
+    assert p.tolist() == [1, 0, 3, 2] and len(pair_distances(points, y)[0]) == 2
+
+
+def test_labels_of_pandas():
+    pd = pytest.importorskip('pandas')
+    for column in (pd.Series(list('aabb'), index=[9, 8, 7, 6]), pd.Series(list('aabb')).astype('category'), pd.array([1, 1, 2, 2], dtype='Int64')):
+        assert retrieval_metrics(np.array([[0., 1], [.1, 1], [1, 0], [1, .1]]), column)['R@1'] == 1
+    with pytest.raises(ValueError, match='query_labels: 1 of 4 photos have no label, the first at position 1'): retrieval_metrics(x, pd.array([1, None, 2, 2], dtype='Int64'))
+
+
+def test_a_gallery_photo_without_label_is_nobodys_hit():
+    q, g = np.array([[0., 1], [1, 0]]), np.array([[0., 1], [.1, 1], [1, 0], [1, .1]])
+    known = retrieval_metrics(q, ['a', 'b'], g, ['a', 'a', 'b', 'b'], ks=(1,))
+    some = retrieval_metrics(q, ['a', 'b'], g, [None, 'a', 'b', float('nan')], ks=(1,))
+    assert known['R@1'] == 1 and some.rank.tolist() == [2, 1] and some.relevant.tolist() == [1, 1]
+    with pytest.raises(ValueError, match='gallery_labels: 1 of 4'): knn_accuracy(q, ['a', 'b'], g, [None, 'a', 'b', 'b'], k=1)
+    with pytest.raises(ValueError, match='none of the 2 queries'): retrieval_metrics(q, ['a', 'b'], g, [None]*4)
+
+
+def test_both_forms_of_a_name_are_one():
+    points = np.array([[0., 1], [.1, 1], [1, 0], [1, .1]])
+    y = ['Caf\u00e9', 'Cafe\u0301', 'hat', 'hat']
+    assert retrieval_metrics(points, y)['queries'] == 4 and retrieval_metrics(points[:2], y[:2], points[2:], ['Cafe\u0301', 'x'])['queries'] == 2
+    v = Verification([1, 2], [3, 4], products=(['Caf\u00e9', 'hat'], [['Cafe\u0301', 'hat'], ['x', 'hat']]))
+    assert v.interval('auc', n=5)
+    for products in ((['a', None], [['a', 'b']]*2), (['a', 1], [['a', 'b']]*2), (['a', 'b'], [[1, 2]]*2), (['a'], [['a', 'b']]*2), (['a', 'b'], ['a', 'b']), 3):
+        with pytest.raises(ValueError, match='product'): Verification([1, 2], [3, 4], products=products)
+
+
+def test_numbers_that_mean_nothing_are_named():
+    for v in (0, -1, float('nan'), 1.5, None, 'many', True):
+        for call in (lambda: nearest(x, k=v), lambda: knn_accuracy(x, y, k=v), lambda: pair_distances(x, y, n=v)):
+            with pytest.raises(ValueError, match='[kn]=.*give a whole number from 1'): call()
+    with pytest.raises(ValueError, match='n=-1'): random_triplets(y, -1)
+    with pytest.raises(ValueError, match='class_names has no name for the label 1'): retrieval_metrics(np.eye(4), y).by_class(['a'])
+
+
+def test_a_table_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    t = Table([[os.fsdecode(b'caf\xe9'), 1]], ['name', 'n'])
+    t.to_csv(tmp_path/'new'/'t.csv')
+    assert (tmp_path/'new'/'t.csv').read_bytes().splitlines() == [b'name,n', b'caf\xe9,1']
+    def full(*_): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(os, 'replace', full)
+    old = (tmp_path/'new'/'t.csv').read_bytes()
+    with pytest.raises(OSError, match='t.csv could not be written: the disk is full'): t.to_csv(tmp_path/'new'/'t.csv')
+    assert (tmp_path/'new'/'t.csv').read_bytes() == old and len(list((tmp_path/'new').iterdir())) == 1
+    with pytest.raises(IsADirectoryError, match='is a folder'): t.to_csv(tmp_path)
 
 
 def test_metrics_need_only_numpy():

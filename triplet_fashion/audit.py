@@ -17,7 +17,9 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 
+from .labels import Labels, composed
 from .photo import PhotoError, _map_threads, _orientation, open_image, read_image, track
+from .storage.files import atomic_write
 
 # %% ../nbs/06_audit.ipynb #60d4af65
 _TILE = 64   # pixels: the side of the tile that copies are found on
@@ -33,14 +35,26 @@ def _names_it(im, path):
     said,kind = Image.registered_extensions().get(os.path.splitext(path)[1].lower()),{'MPO': 'JPEG'}.get(im.format, im.format)
     return [] if said in (kind, None) or kind is None else [f'wrong extension: {kind} by content, {said} by name']
 
+def _frames(im):
+    "Return how many pictures a file holds, as text, '' for one; a damaged later one is no fault of the first. Leaves `im` at another page."
+    if im.format == 'MPO': return ''
+    try:
+        if im.format == 'TIFF': im.seek(1)   # counting the pages takes a look at each, and there may be thousands
+        else: return f'{im.n_frames} frames' if getattr(im, 'n_frames', 1) > 1 else ''
+    except EOFError: return ''
+    except Exception: return 'several pages, a later one damaged'
+    return 'several pages'
+
 def _modes(im):
     "Notes on how an opened file stores its pixels."
-    deep,frames = im.mode.startswith('I') or any(';16' in str(t) for t in im.tile),1 if im.format == 'MPO' else getattr(im, 'n_frames', 1)
+    deep = im.mode.startswith('I') or any(';16' in str(t) for t in im.tile)
     turn = _orientation(im) if im.format != 'PNG' or 'exif' in im.info else 1   # a PNG would be decoded to look for it
     kinds = [('turned', turn > 1, f'EXIF orientation {turn}'), ('CMYK', im.mode == 'CMYK', 'for printing'), ('16-bit', deep, f'mode {im.mode}'),
              ('alpha', 'A' in im.getbands() or 'transparency' in im.info, f'mode {im.mode}, shown on white'), ('palette', im.mode == 'P', 'up to 256 colours'),
-             ('grey', im.mode in ('1', 'L', 'LA') or im.mode.startswith('I'), f'mode {im.mode}'), ('animated', frames > 1, f'{frames} frames')]
-    return [f'{k}: {detail}' for k,yes,detail in kinds if yes]
+             ('grey', im.mode in ('1', 'L', 'LA') or im.mode.startswith('I'), f'mode {im.mode}')]
+    notes = [f'{k}: {detail}' for k,yes,detail in kinds if yes]
+    more = _frames(im)
+    return notes + [f'animated: {more}']*bool(more)
 
 # %% ../nbs/06_audit.ipynb #21411156
 def photo_facts(
@@ -125,6 +139,27 @@ def _coarse(tile):
     return tile.reshape(8, _TILE//8, 8, _TILE//8, 3).mean((1, 3)).round().astype(np.uint8).ravel()
 
 def _colour_apart(a, b): return np.sqrt(np.square(a.astype(np.float32)-b).mean(-1))
+
+# %% ../nbs/06_audit.ipynb #0b1ec701
+_SCENE = 256   # pixels: the side at which an object is looked for
+
+def _object_box(x):
+    "Return (left, top, right, bottom) of what differs from the plain ground of a picture, uint8 (h, w, 3); None where the ground is not plain or the object fills it."
+    rim = np.concatenate([x[0], x[-1], x[:, 0], x[:, -1]]).astype(np.int16)
+    ground = np.median(rim, axis=0).astype(np.int16)
+    if np.mean(np.abs(rim-ground).max(1) <= 24) < .9: return None
+    on = np.abs(x.astype(np.int16)-ground).max(-1) > 24
+    rows,cols = (np.flatnonzero(on.mean(axis) > .01) for axis in (1, 0))
+    if not len(rows) or not len(cols): return None
+    left,top,right,bottom = int(cols[0]),int(rows[0]),int(cols[-1])+1,int(rows[-1])+1
+    if (right-left)*(bottom-top) > .6*x.shape[0]*x.shape[1]: return None
+    return left,top,right,bottom
+
+def _object_tile(x):
+    "Return the object on a plain ground as a tile, uint8 (64, 64, 3); None where there is none."
+    box = _object_box(x)
+    if box is None: return None
+    return np.asarray(Image.fromarray(x).resize((_TILE, _TILE), Image.Resampling.BILINEAR, box=box))
 
 # %% ../nbs/06_audit.ipynb #3060c328
 def _blocks(n, m, triangle, rows=512, cols=4096):
@@ -224,15 +259,12 @@ def save(self:Audit,
     near=False,   # near copies too, see `exclusions`
 )->Path:          # the file
     "Write the exclusion list: `Catalog.exclude(path)` takes it. Paths are relative to the catalogue's folder."
-    short,path = dict(zip(self.catalog.paths, self.catalog.ids)),Path(path)
-    part = path.with_name(f'.{path.name}.part-{os.getpid()}')
-    try:
+    short = dict(zip(self.catalog.paths, self.catalog.ids))
+    with atomic_write(path) as part:
         with open(part, 'w', encoding='utf-8', errors='surrogateescape', newline='') as f:
             f.write('path,problem\n')
             csv.writer(f, lineterminator='\n', quoting=csv.QUOTE_ALL).writerows((short[p], why) for p,why in self.exclusions(near).items())
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 # %% ../nbs/06_audit.ipynb #518d3965
 def _records(lines):
@@ -336,43 +368,68 @@ def _once(paths, n):
     first = {}
     return [i for i,p in enumerate(paths) if first.setdefault((i < n, p), i) == i]
 
-def _one_product(cat):
-    "Function (i, j): do the photos at two positions show one product? A path may stand under several."
+def _products(cat):
+    "Return a function that gives the products of the photo at a position, a frozenset: a path may stand under several."
     several = defaultdict(set)
     if len(set(cat.paths)) < len(cat.paths):
         for p,c in zip(cat.paths, cat.labels): several[p].add(int(c))
-    return lambda i,j: cat.labels[i] == cat.labels[j] or not several.get(cat.paths[i], set()).isdisjoint(several.get(cat.paths[j], set()))
+    return lambda i: frozenset(several.get(cat.paths[i], (int(cat.labels[i]),)))
+
+def _stranger(mine, products):
+    "Return for each of a group of copies the first one that shows none of its products, None where there is none."
+    kinds = [products(i) for i in mine]
+    first = {k: next((j for j,o in zip(mine, kinds) if k.isdisjoint(o)), None) for k in set(kinds)}
+    return [first[k] for k in kinds]
 
 def _exact(cat, others, good):
     "(problems by position, duplicates) of files with the same bytes; positions from len(cat.paths) on are `others`."
-    n,paths,same,problems,pairs = len(cat.paths),cat.paths+others,_one_product(cat),{},[]
+    n,paths,products,problems,pairs = len(cat.paths),cat.paths+others,_products(cat),{},[]
     for g in _same_bytes(paths, good):
         mine,away = [i for i in g if i < n],[i for i in g if i >= n]
-        across = not all(same(mine[0], i) for i in mine)
-        for k,i in enumerate(mine):
-            other = away[0] if away else next((j for j in mine if not same(i, j)), mine[0 if k else -1])
+        strangers = _stranger(mine, products)
+        across = any(mine[0] == j for j in strangers)
+        for k,(i,stranger) in enumerate(zip(mine, strangers)):
             if not (away or across or k): continue
+            other = away[0] if away else stranger if stranger is not None else mine[0 if k else -1]
             kind = _KINDS[0] if away else _KINDS[2] if across else _KINDS[4]
             problems[i] = f'{kind}: {cat.ids[other] if other < n else _tail(others[other-n])}'
             if away or k: pairs.append((i, other if away or not across else mine[0], kind, 0))
     return problems,pairs
 
 # %% ../nbs/06_audit.ipynb #0522ee4b
+class _Closer(NamedTuple):
+    "What two photos that may be copies are compared by: detail at each of the cuts, and that of the object with its coarse colours, None without one."
+    whole: list
+    thing: list = None
+    colour: np.ndarray = None
+
+def _closer(path):
+    "Read a photo again, as only few come this far; None where that fails."
+    try: scene = read_image(path, (_SCENE, _SCENE))
+    except PhotoError: return None
+    tile,thing = photo_facts(path, 1).tile,_object_tile(scene)
+    if tile is None: return None
+    details = lambda t: [_detail(t, c) for c in _CUTS]
+    return _Closer(details(tile)) if thing is None else _Closer(details(tile), details(thing), _coarse(thing))
+
+def _agree(a, b):
+    "Tell whether two photos agree in detail, and their objects in detail and colour."
+    if _alike(a.whole, b.whole) < LIKE: return False
+    if a.thing is None or b.thing is None: return True
+    return _alike(a.thing, b.thing) >= LIKE and _colour_apart(a.colour, b.colour) <= COLOUR
+
 def _look_closer(pairs, paths, workers, progress=False):
-    "Whether each pair (i, j) agrees in detail too. Photos are read again, as only few pairs come this far."
-    @lru_cache(256)
-    def details(p):
-        tile = photo_facts(p, 1).tile
-        return None if tile is None else [_detail(tile, c) for c in _CUTS]
+    "Whether each pair (i, j) of photos agrees at a closer look."
+    closer = lru_cache(256)(_closer)
     def agrees(o):
-        a,b = details(paths[o[0]]),details(paths[o[1]])
-        return a is not None and b is not None and _alike(a, b) >= LIKE
+        a,b = closer(paths[o[0]]),closer(paths[o[1]])
+        return a is not None and b is not None and _agree(a, b)
     return np.fromiter(track(_map_threads(agrees, pairs, workers), len(pairs), progress, 'pairs looked at'), bool, len(pairs))
 
 # %% ../nbs/06_audit.ipynb #8e2b65f8
 def _near(cat, look, others, alone, gone, embeddings, threshold, workers=None, progress=False, most=20):
     "(position, position, kind, distance) of near copies; the second counts on into the others."
-    n,same = len(cat.paths),_one_product(cat)
+    n,products = len(cat.paths),_products(cat)
     if embeddings is None:
         at,x,colour = look.arrays()
         keep = ~np.isin(at, list(gone))
@@ -385,7 +442,7 @@ def _near(cat, look, others, alone, gone, embeddings, threshold, workers=None, p
         i,j,d = near_pairs(x[mine], y, limit, most, progress)
         if colour is not None: ok = _colour_apart(colour[mine][i], (colour[mine] if y is None else colour[away])[j]) <= COLOUR; i,j,d = i[ok],j[ok],d[ok]
         if colour is not None: ok = _look_closer(list(zip(at[mine][i], jat[j])), cat.paths+others, workers, progress); i,j,d = i[ok],j[ok],d[ok]
-        out += [(int(a), int(b), _KINDS[1] if b >= n else _KINDS[5] if same(a, b) else _KINDS[3], float(o)) for a,b,o in zip(at[mine][i], jat[j], d)]
+        out += [(int(a), int(b), _KINDS[1] if b >= n else _KINDS[3] if products(a).isdisjoint(products(b)) else _KINDS[5], float(o)) for a,b,o in zip(at[mine][i], jat[j], d)]
     return out
 
 # %% ../nbs/06_audit.ipynb #2af075bf
@@ -403,23 +460,41 @@ def _merges(cat, pairs, share):
         if s >= share: rows.append(dict(product=cat.class_names[p], other=cat.class_names[q], copies=len(met[p, q]), share=round(float(s), 3)))
     return sorted(rows, key=lambda o: (-o['share'], -o['copies'], o['product']))
 
+# %% ../nbs/06_audit.ipynb #2af075c0
+def _listed(photos):
+    "Return photos as they are, and the Catalog of a folder that is given by its name."
+    if not isinstance(photos, (str, os.PathLike)): return photos
+    from triplet_fashion.catalog import Catalog   # which stands above this module
+    return Catalog.of(photos)
+
+def _class_ids(labels, class_names):
+    "Return class ids, int (n,), and the names of the classes."
+    if class_names is None: return labels.ids,labels.names
+    items = class_names.items() if hasattr(class_names, 'items') else enumerate(class_names)
+    keys,names = zip(*items) if len(class_names) else ((), ())
+    text = bool(labels.values) and isinstance(labels.values[0], str)
+    by = names if text and not isinstance(keys[:1], str) and not any(isinstance(k, str) for k in keys[:1]) else keys
+    at = {composed(k) if isinstance(k, str) else k: i for i,k in enumerate(by)}
+    if lost := [v for v in labels.values if v not in at]: raise ValueError(f'labels hold {lost[0]!r}, which is not among the {len(names)} class_names')
+    return np.array([at[v] for v in labels.values], int)[labels.ids],[str(o) for o in names]
+
 class _Photos:
     "Paths, labels and names that have no Catalog."
     def __init__(self, paths, labels, class_names):
-        self.paths,self.labels,self.class_names,self.skipped = paths,np.asarray(labels, int),class_names,[]
-        self.root = os.path.commonpath([os.path.abspath(p) for p in paths]) if len(paths) > 1 else None
+        self.paths,self.skipped,n = paths,[],len(paths)
+        self.labels,self.class_names = _class_ids(Labels(np.zeros(n, int) if labels is None else labels, n), class_names)
+        self.root = os.path.commonpath([os.path.abspath(p) for p in paths]) if n > 1 else None
         self.name,self.ids = os.path.basename(self.root or '') or 'photos',[Path(os.path.relpath(p, self.root)).as_posix() if self.root else p for p in paths]
-        if class_names is None: self.class_names = [str(c) for c in range(int(self.labels.max(initial=-1))+1)]
     def exclude(self, out): out = set(out); return [p for p in self.paths if p not in out]
 
 # %% ../nbs/06_audit.ipynb #84759db6
 _MANY = 2000   # photos that take long enough to show progress
 
 def audit_photos(
-    paths,                    # photo files, or a Catalog
-    labels=None,              # class id of each, int (n,); None: all photos are one product
-    class_names=None,         # name of each class; None: the ids
-    against=None,             # photos of another split (paths or a Catalog): those of `paths` that are there too are leaks
+    paths,                    # photo files, a Catalog, or the name of its folder
+    labels=None,              # product of each, (n,): class ids, names, article numbers; None: all photos are one product
+    class_names=None,         # name of each class, a list or {label: name}; None: the labels' own
+    against=None,             # photos of another split (paths, a Catalog or its folder): those of `paths` that are there too are leaks
     near='auto',              # look for near copies: True, False, or 'auto': where ImageHash is installed
     embeddings=None,          # your own embeddings of `paths`, float (n, d): near copies are found with them and not with a hash
     against_embeddings=None,  # those of `against`, float (m, d)
@@ -430,8 +505,8 @@ def audit_photos(
     progress=None,            # show progress, see `track`; None: where there are more than 2,000 photos
 )->Audit:                     # what was found
     "Decode every photo and look for what would spoil training or its evaluation."
-    cat = paths if hasattr(paths, 'labels') else _Photos([os.fspath(p) for p in paths], np.zeros(len(paths), int) if labels is None else labels, class_names)
-    if len(cat.labels) != len(cat.paths): raise ValueError(f'{len(cat.paths)} paths but {len(cat.labels)} labels: each photo needs one')
+    paths,against = _listed(paths),_listed(against)
+    cat = paths if hasattr(paths, 'labels') else _Photos([os.fspath(p) for p in paths], labels, class_names)
     others = [os.fspath(p) for p in getattr(against, 'paths', against) or []]
     vectors = _vectors(embeddings, against_embeddings, len(cat.paths), len(others))
     if near == 'auto': near = vectors is not None or _has_imagehash()

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .labels import Labels
+from .storage.files import atomic_write
+
 # %% ../nbs/11_metrics.ipynb #280e85e7
 def _rows(x, name):
     "`x` as float32 or float64 (n, d), or an error naming it"
@@ -30,28 +33,47 @@ def _rows(x, name):
                          'and if there are many, look at the loss of the run that made them')
     return x
 
-def _labels(y, n, name):
-    "`y` as an array of `n` labels, or an error naming it"
-    y = np.asarray(y)
-    if y.shape != (n,): raise ValueError(f'{name} must hold one label an embedding, shape ({n},); its shape is {y.shape}')
-    return np.array(y.tolist()) if y.dtype == object else y
-
-def _joined(a, b, n, m, names):
-    "Two lists of labels or ids as one, checked; text and numbers are never equal, so they do not mix"
-    both = _labels(a, n, names[0]), _labels(b, m, names[1])
-    text = [o.dtype.kind in 'US' for o in both]
-    if text[0] != text[1]: raise ValueError(f'{names[text.index(True)]} are text and {names[text.index(False)]} are numbers, so that none would match: make both the same')
-    return np.concatenate(both)
-
-def _whole(v, name):
-    "`v` as an int from 1, or an error naming it"
-    if isinstance(v, (bool, str)) or np.ndim(v) or not np.isfinite(v) or v < 1 or v != int(v): raise ValueError(f'{name}={v!r}: give a whole number from 1')
-    return int(v)
-
 def _ends(level):
     "The two quantiles of an interval that holds the share `level`"
     if not 0 < level < 1: raise ValueError(f'level={level}: give the share of redraws inside the interval, such as 0.95')
     return (1 - level)/2, (1 + level)/2
+
+def _whole(v, name, least=1):
+    "`v` as an int from `least`, or an error naming it"
+    number = isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
+    if not number or not np.isfinite(v) or v < least or v != int(v): raise ValueError(f'{name}={v!r}: give a whole number from {least}')
+    return int(v)
+
+# %% ../nbs/11_metrics.ipynb #280e85e8
+def _values(found):
+    "The different labels of a `Labels` as an array of text or whole numbers"
+    return np.array(found.values)
+
+def _labels(y, n, name):
+    "`y` as an array of `n` labels, text or whole numbers, or an error naming it"
+    found = Labels(y, n, name)
+    return _values(found)[found.ids]
+
+def _joined(a, b, n, m, names, gaps=False):
+    """Codes of two lists of labels or ids, int (n,) and (m,), and what they stand for, rising.
+
+    With `gaps` the second may lack labels: all of those get the code behind the last. Text and numbers are never equal, so they do not mix."""
+    both = Labels(a, n, names[0]), Labels(b, m, names[1], missing='unlabelled' if gaps else 'error')
+    text = [bool(o.values) and isinstance(o.values[0], str) for o in both]
+    if both[1].values and text[0] != text[1]:
+        raise ValueError(f'{names[text.index(True)]} are text and {names[text.index(False)]} are numbers, so that none would match: make both the same')
+    values = sorted({*both[0].values, *both[1].values})
+    at = {v: i for i, v in enumerate(values)}
+    codes = [np.array([*(at[v] for v in o.values), len(values)])[o.ids] for o in both]
+    return *codes, np.array(values)
+
+def _names_of(labels, class_names):
+    "The name of each label in a list or {class: name}; the labels themselves where there is none"
+    labels = np.asarray(labels).tolist()
+    if class_names is None: return labels
+    lost = [c for c in dict.fromkeys(labels) if not (c in class_names if hasattr(class_names, 'keys') else isinstance(c, int) and 0 <= c < len(class_names))]
+    if lost: raise ValueError(f'class_names has no name for the label {lost[0]!r} ({len(lost)} such)')
+    return [class_names[c] for c in labels]
 
 # %% ../nbs/11_metrics.ipynb #1308887b
 def _shown(v): return f'{v:.3f}' if isinstance(v, (float, np.floating)) else f'{v:,}' if isinstance(v, (int, np.integer)) else str(v)
@@ -97,9 +119,10 @@ def _html(self):
 def _to_csv(self,
     path # file to write, UTF-8
 ):
-    "All rows and all digits, as a file that spreadsheets open"
+    "Write all rows and all digits as a file that spreadsheets open; a name that is not UTF-8 keeps its bytes"
     import csv
-    with open(path, 'w', newline='', encoding='utf-8') as f: csv.writer(f).writerows([self.header, *self.rows])
+    with atomic_write(path) as part:
+        with open(part, 'w', newline='', encoding='utf-8', errors='surrogateescape') as f: csv.writer(f).writerows([self.header, *self.rows])
 
 Table.__repr__, Table._repr_html_, Table.to_csv = _repr, _html, _to_csv
 
@@ -117,8 +140,8 @@ def _stretch(x, metric):
 # %% ../nbs/11_metrics.ipynb #afa00d2c
 def _codes(ids, gallery_ids, n, m):
     "Ids of queries and gallery as numbers, shared"
-    codes = np.unique(_joined(ids, gallery_ids, n, m, ('query_ids', 'gallery_ids')), return_inverse=True)[1].reshape(-1)
-    return codes[:n], codes[n:]
+    def text(a): return [os.fspath(i) for i in a] if isinstance(a, (list, tuple)) and a and isinstance(a[0], os.PathLike) else a
+    return _joined(text(ids), text(gallery_ids), n, m, ('query_ids', 'gallery_ids'))[:2]
 
 def _expand(start, count, order):
     "Runs `order[start[i]:start[i]+count[i]]` one after the other: the number i of each, and what stands there"
@@ -559,7 +582,7 @@ def _by_class(self,
     count, asked = np.bincount(codes.reshape(-1)[self.counted], minlength=len(names)), np.bincount(codes.reshape(-1), minlength=len(names))
     means = [np.bincount(codes.reshape(-1)[self.counted], self.per_query(f), len(names))/np.maximum(count, 1) for f in figures]
     order = np.lexsort((names, means[1], count == 0))
-    shown = names.tolist() if class_names is None else [class_names[c] for c in names.tolist()]
+    shown = _names_of(names, class_names)
     rows = [[shown[c], int(count[c]), int(asked[c] - count[c]), *(float(m[c]) if count[c] else '' for m in means)] for c in order]
     return Table(rows, ['class', 'queries', 'skipped', *figures], 'The weakest classes first.')
 
@@ -607,9 +630,9 @@ def _rank_chunk(space, ql, gl, members, idx, R, k, buffer):
 # %% ../nbs/11_metrics.ipynb #7ad0e113
 def retrieval_metrics(
     query, # embeddings, (n, d)
-    query_labels, # class of each, integers or strings, (n,)
+    query_labels, # class of each, whole numbers or text, (n,)
     gallery=None, # embeddings to search, (m, d); None: each query searches the others
-    gallery_labels=None, # class of each, (m,)
+    gallery_labels=None, # class of each, (m,); None or NaN in it: not known, such a photo is nobody's hit
     ks=(1,5,10,20), # the K of R@K, P@K and nDCG@K
     metric='cosine', # 'cosine', 'euclidean' or 'sqeuclidean'
     chunk=None, # queries at a time; None: as many as make a block of 3 million scores
@@ -619,22 +642,19 @@ def retrieval_metrics(
 )->Retrieval: # figures by name: 'R@1', ..., 'P@1', ..., 'nDCG@1', ..., 'MAP@R', 'R-precision', 'MRR', 'queries', 'skipped'
     "Retrieval figures over all queries that have a relevant photo. Source: Musgrave et al. 2020 (MAP@R), Järvelin & Kekäläinen 2002 (nDCG)."
     if (gallery is None) != (gallery_labels is None): raise ValueError('gallery and gallery_labels come together: give both or neither')
-    ks = tuple(_whole(k, 'ks') for k in np.atleast_1d(ks).tolist())
+    ks = tuple(_whole(k, 'ks') for k in np.atleast_1d(np.asarray(ks, object)).tolist())
     if not ks: raise ValueError('ks holds no K: give whole numbers from 1')
     space = _Space(query, gallery, metric, None, query_ids, gallery_ids)
     n, every = len(space.q), np.arange(len(space.q))
-    labels = _labels(query_labels, n, 'query_labels')
-    both = _joined(labels, labels if space.same else gallery_labels, n, len(space.g), ('query_labels', 'gallery_labels'))
-    codes = np.unique(both, return_inverse=True)[1].reshape(-1)
-    ql, gl = codes[:n], codes[n:]
-    count, (rows, cols) = np.bincount(gl, minlength=codes.max() + 1), space.left_out(every)
+    ql, gl, names = _joined(query_labels, query_labels if space.same else gallery_labels, n, len(space.g), ('query_labels', 'gallery_labels'), not space.same)
+    count, (rows, cols) = np.bincount(gl, minlength=len(names) + 1), space.left_out(every)
     R = count[ql] - np.bincount(rows[gl[cols] == ql[rows]], minlength=n)
     if verbose or verbose is None and n*len(space.g) >= _LARGE: print(_estimate(space, max(*ks, R.max()), 'retrieval_metrics'), flush=True)
     members = np.argsort(gl, kind='stable'), np.cumsum(count) - count, count
     rank, ap, rprec, hits = np.zeros(n, int), np.full(n, np.nan), np.full(n, np.nan), np.zeros((n, max(ks)), bool)
     def fill(idx, buffer): rank[idx], ap[idx], rprec[idx], hits[idx] = _rank_chunk(space, ql, gl, members, idx, R[idx], max(ks), buffer)
     space.each(fill, np.argsort(R, kind='stable')[np.count_nonzero(R < 1):], chunk)
-    return Retrieval(rank, ap, rprec, labels, ks, hits, R, len(space.g) - np.bincount(rows, minlength=n))
+    return Retrieval(rank, ap, rprec, names[ql], ks, hits, R, len(space.g) - np.bincount(rows, minlength=n))
 
 # %% ../nbs/11_metrics.ipynb #55fa2dc3
 def knn_accuracy(
@@ -651,14 +671,13 @@ def knn_accuracy(
     if (gallery is None) != (gallery_labels is None): raise ValueError('gallery and gallery_labels come together: give both or neither')
     indices = nearest(query, gallery, k, metric, query_ids=query_ids, gallery_ids=gallery_ids)[1]
     n, m = len(indices), len(query if gallery is None else gallery)
-    both = _joined(query_labels, query_labels if gallery is None else gallery_labels, n, m, ('query_labels', 'gallery_labels'))
-    names, codes = np.unique(both, return_inverse=True)
-    votes = np.arange(n)[:,None]*len(names) + codes.reshape(-1)[n:][indices]
+    ql, gl, names = _joined(query_labels, query_labels if gallery is None else gallery_labels, n, m, ('query_labels', 'gallery_labels'))
+    votes = np.arange(n)[:,None]*len(names) + gl[indices]
     which, count = np.unique(votes, return_counts=True)                          # (query, class) as one number: rising
     row = which//len(names)
     order = np.lexsort((which, -count, row))
     winner = which[order[np.unique(row[order], return_index=True)[1]]]%len(names)
-    return float((winner == codes.reshape(-1)[:n]).mean())
+    return float((winner == ql).mean())
 
 # %% ../nbs/11_metrics.ipynb #45c991a2
 def random_triplets(
@@ -667,7 +686,7 @@ def random_triplets(
     seed=0 # same seed, same triplets; None: others each time
 )->tuple: # indices of anchors, positives and negatives, each int64 (n,)
     "Draw triplets: anchor and positive are two photos of one class, the negative is of another. Classes with one photo are only negatives."
-    labels = _labels(labels, len(labels), 'labels')
+    labels, n = _labels(labels, None, 'labels'), _whole(n, 'n', 0)
     names, codes, size = np.unique(labels, return_inverse=True, return_counts=True)
     if len(names) < 2: raise ValueError(f'labels hold {len(names)} class: a negative needs a second one')
     if size.max() < 2: raise ValueError(f'labels: none of the {len(names)} classes has two photos, so there is no anchor with a positive')
@@ -808,6 +827,16 @@ def calibrate_threshold(
     t = _choose(*_rates(distances_same, distances_different), fmr, (np.size(distances_same), np.size(distances_different)))
     return _Chosen(t, distances_same, distances_different, fmr, products)
 
+# %% ../nbs/11_metrics.ipynb #2030354d
+def _pair_products(products, n, m):
+    "Products of `n` same pairs (n,) and of `m` different ones (m, 2), or an error"
+    try: a, b = products
+    except (TypeError, ValueError): raise ValueError(f'products must be two arrays, of shape ({n},) and ({m}, 2)') from None
+    if np.shape(b) != (m, 2): raise ValueError(f'products of the different pairs must have shape ({m}, 2); their shape is {np.shape(b)}')
+    one, two = ([o for pair in b for o in pair] if isinstance(b, (list, tuple)) else np.ravel(b)), ('products of the same pairs', 'products of the different pairs')
+    first, second, names = _joined(a, one, n, 2*m, two)
+    return names[first], names[second].reshape(m, 2)
+
 # %% ../nbs/11_metrics.ipynb #2030354e
 class Verification:
     "How well distances tell same pairs from different ones: `auc`, `eer`, `accuracy` at `threshold`, and the curves"
@@ -817,7 +846,8 @@ class Verification:
         threshold=None, # judge this one; None: the best for these very pairs
         products=None # classes of the same pairs (n,) and of the different ones (m, 2), for `interval`
     ):
-        (self.same, self.different), self.products, self.given = _heaps(same, different), products, threshold is not None
+        (self.same, self.different), self.given = _heaps(same, different), threshold is not None
+        self.products = None if products is None else _pair_products(products, len(self.same), len(self.different))
         self.thresholds, self.fmr, self.fnmr = t, fmr, fnmr = _rates(same, different)
         self.auc = float((np.diff(fmr)*(2 - fnmr[1:] - fnmr[:-1])/2).sum())
         self.eer = _crossing(t, fmr, fnmr)[0]
