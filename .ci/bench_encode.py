@@ -67,14 +67,14 @@ def ways_of(which, args, paths, x):
     import importlib.util, keras, tensorflow as tf
     from triplet_fashion.base_network import base_network
     from triplet_fashion.encoding import encode
-    from triplet_fashion.runtimes import runtime
+    from triplet_fashion.runtimes import compare_engines, runtime
     keras.utils.set_random_seed(0)
     make = lambda: base_network((224, 224, 3), 128, args.lite0 if which == 'lite0' else 'ResNet50', weights=None)
     net, n, cores = make(), len(x), len(os.sched_getaffinity(0))
     start = time.perf_counter()
     auto = runtime(net, 'auto', x[:32])
-    print(f'{which}: runtime auto took {auto!r} (choosing: {time.perf_counter() - start:.0f} s)')
-    for r in auto.report: print('   ', *r.values(), sep='  ')
+    print(f'{which}: runtime auto took {auto!r} (building and checking: {time.perf_counter() - start:.0f} s)')
+    print(compare_engines(net, x[:32]))
     ways = {'bare tf.function': (batches(tf_bare(net), x), n), 'encode': (lambda: encode(paths, net), n), 'encode auto': (lambda: encode(paths, net, runtime=auto), n),
             'encode arrays': (lambda: encode(x, net), n)}
     openvino = importlib.util.find_spec('openvino')
@@ -86,7 +86,7 @@ def ways_of(which, args, paths, x):
         bf16 = runtime(net, 'tf', x[:32], precision='bfloat16', tolerance=1.)
         auto16 = runtime(net, 'auto', x[:32], precision='bfloat16')
         print(f'{which}: with bfloat16 auto took {auto16!r}')
-        for r in auto16.report: print('   ', *r.values(), sep='  ')
+        print(compare_engines(net, x[:32], precision='bfloat16'))
         ways |= {'bare tf.function bf16': (batches(tf_bare(half), x), n), 'encode bf16': (lambda: encode(paths, net, runtime=bf16), n),
                  'encode auto bf16': (lambda: encode(paths, net, runtime=auto16), n), "seed's predict": (predicts(net, paths[:max(4, n//16)]), max(4, n//16))}
         ways['encode arrays auto bf16'] = (lambda: encode(x, net, runtime=auto16), n)

@@ -1,5 +1,5 @@
 "Encoding in bulk: odd files, parts on disk, kills at any moment, a cluster."
-import os, signal, subprocess, sys, textwrap, threading, time
+import os, re, shutil, signal, subprocess, sys, textwrap, threading, time
 from pathlib import Path
 
 import numpy as np, pytest
@@ -11,6 +11,7 @@ from triplet_fashion.catalog import Catalog
 from triplet_fashion.encoding import encode, encode_cluster, read_encodings
 from triplet_fashion.photo import PhotoError, read_image
 from triplet_fashion.runtimes import runtime
+from triplet_fashion.storage.files import atomic_write
 
 SIZE = 32, 24
 
@@ -66,10 +67,15 @@ def test_bad_photos_are_named_and_the_others_stay_in_their_places(net, odd, batc
     with pytest.raises(ValueError, match="bad='skip'"): encode(paths, net, bad='skip')
 
 
-@pytest.mark.parametrize('suffix', ['.npz', '.parquet'])
-def test_parts_hold_ids_rows_and_problems(net, odd, tmp_path, monkeypatch, suffix):
-    if suffix == '.parquet': pytest.importorskip('pyarrow', reason='needs pyarrow')
-    monkeypatch.setattr('triplet_fashion.encoding._suffix', lambda: suffix)
+@pytest.fixture(params=['.npz', '.parquet'])
+def suffix(request, monkeypatch):
+    "Either kind of part."
+    if request.param == '.parquet': pytest.importorskip('pyarrow', reason='needs pyarrow')
+    monkeypatch.setattr('triplet_fashion.encoding._suffix', lambda: request.param)
+    return request.param
+
+
+def test_parts_hold_ids_rows_and_problems(net, odd, tmp_path, suffix):
     paths = sorted(odd.iterdir())
     with pytest.warns(UserWarning, match='3 of 9'): rows = encode(paths, net, 2, out=tmp_path/'out', part_size=4)
     assert sorted(p.name for p in (tmp_path/'out').iterdir()) == ['encoding.json', *(f'part-00000{k}{suffix}' for k in range(3))]
@@ -187,13 +193,27 @@ def test_numbers_that_make_no_sense(net, drawn, tmp_path):
         with pytest.raises(ValueError, match=f'{next(iter(kw))}=.*whole number'): encode(drawn, net, **kw)
 
 
-def test_the_choice_is_said_and_kept(net, drawn, capsys):
+def test_the_choice_is_said(net, drawn, capsys):
     encode(drawn, net, runtime='auto', progress=True)
-    made = net.encoding_runtime
-    assert f'encoded by {made.name}: {made.why}' in capsys.readouterr().err
-    assert [r['runtime'] for r in made.report][0] == 'tf' and made.name in {r['runtime'] for r in made.report if r['verdict'] == 'agrees'}
+    assert f'encoded by {runtime(net, photos=len(drawn))}' in capsys.readouterr().err
     encode(drawn, net, runtime='auto')
-    assert capsys.readouterr().err == ''
+    assert capsys.readouterr().err == '' and not hasattr(net, 'encoding_runtime')
+
+
+def test_a_run_that_goes_on_takes_the_engine_it_had(drawn, tmp_path, monkeypatch):
+    "How many photos there are in all counts, not how many are left."
+    from triplet_fashion import encoding
+    asked = []
+    class Noted(encoding.LazyRuntime):
+        def __init__(self, *a):
+            asked.append(a[3])
+            super().__init__(*a)
+    monkeypatch.setattr(encoding, 'LazyRuntime', Noted)
+    ours = network()
+    encode(drawn, ours, out=tmp_path/'out', part_size=20, runtime='auto')
+    sorted((tmp_path/'out').glob('part-*'))[1].unlink()
+    encode(drawn, ours, out=tmp_path/'out', part_size=20, runtime='auto')
+    assert asked == [len(drawn)]*2
 
 
 def test_progress_comes_to_its_end(net, drawn, tmp_path):
@@ -234,15 +254,128 @@ def test_bad_photos_in_a_dictionary(net, odd, tmp_path):
 
 def test_half_written_parts_of_others_stay(net, drawn, tmp_path):
     "On a disk of many machines: what a process of another machine is writing is not swept away, a dead one's of this machine is."
-    from triplet_fashion import encoding
-    out = tmp_path/'out'; out.mkdir()
-    mine = encoding._me().rpartition('-')[0]
-    dead = subprocess.Popen(['true']); dead.wait()
-    names = dict(theirs=f'.part-000000.elsewhere-{dead.pid}.part', stale=f'.part-000001.elsewhere-{dead.pid}.part', ours=f'.part-000002.{mine}-{dead.pid}.part', running=f'.part-000003.{mine}-{os.getpid()}.part')
+    out = tmp_path/'out'
+    out.mkdir()
+    with atomic_write(out/'part-000000.npz') as part: mine = part.name
+    (out/'part-000000.npz').unlink()
+    tag, = re.findall(r'[.]([0-9a-f]{8})-', mine)
+    dead, elsewhere = f'-{10**9 - 1}-', f'.{"0"*8}-'
+    names = dict(theirs=mine.replace(f'.{tag}-', elsewhere), ours=mine.replace(f'-{os.getpid()}-', dead), running=mine)
+    names['stale'] = names['theirs'].replace('000000', '000001')
     for n in names.values(): (out/n).write_bytes(b'half')
     os.utime(out/names['stale'], (0, 0))
     encode(drawn, net, out=out, part_size=40)
     assert sorted(p.name for p in out.glob('.*')) == sorted([names['theirs'], names['running']])
+
+
+def test_a_changed_byte_is_noticed_or_harmless(net, odd, tmp_path, suffix):
+    "In a part and in the note, wherever it is: nothing but the rows, ids and problems that were written ever comes back."
+    paths, out = [p for p in sorted(odd.iterdir()) if p.suffix == '.png'] + [odd/'text.jpg'], tmp_path/'out'
+    encode(paths, net, out=out, bad={}, part_size=10)
+    ids, rows, problems = read_encodings(out)
+    noticed = {}
+    for file in out.iterdir():
+        whole = file.read_bytes()
+        for i in range(len(whole)):
+            file.write_bytes(whole[:i] + bytes([whole[i] ^ 1 << i%8]) + whole[i + 1:])
+            try: again = read_encodings(out)
+            except ValueError as e:
+                assert file.name in str(e) and 'damaged' in str(e)
+                noticed[file.name] = noticed.get(file.name, 0) + 1
+                continue
+            assert again[0] == ids and again[2] == problems
+            np.testing.assert_array_equal(again[1], rows)
+        file.write_bytes(whole)
+    assert noticed[f'part-000000{suffix}'] > 4*rows.size and noticed['encoding.json'] > 200
+
+
+def test_parts_that_changed_places_are_noticed(net, drawn, tmp_path, suffix):
+    encode(drawn.subset(range(6)), net, out=tmp_path, part_size=3)
+    a, b = sorted(tmp_path.glob('part-*'))
+    a.rename(tmp_path/'aside')
+    b.rename(a)
+    (tmp_path/'aside').rename(b)
+    with pytest.raises(ValueError, match='a part of other photos'): read_encodings(tmp_path)
+
+
+def test_names_that_are_no_text_survive(net, drawn, tmp_path, suffix):
+    "A file name is bytes: from an old archive it need not be UTF-8. Nor need what is wrong with such a photo."
+    names = [b'caf\xe9.jpg', b'"quoted".jpg', '옷.jpg'.encode(), b'back\\slash.jpg', b'\xff\xfe.jpg']
+    paths = [os.path.join(tmp_path, os.fsdecode(n)) for n in names]
+    for p, q in zip(paths[:-1], drawn.paths): shutil.copy(q, p)
+    Path(paths[-1]).write_bytes(b'half')
+    bad = {}
+    rows = encode(paths, net, out=tmp_path/'out', bad=bad)
+    ids, same, problems = read_encodings(tmp_path/'out')
+    assert ids == paths and list(problems) == list(bad) == paths[-1:]
+    np.testing.assert_array_equal(rows, same)
+    np.testing.assert_array_equal(encode(paths, net, out=tmp_path/'out', bad={}), rows)
+
+
+FITS = 'stretch', 'crop', 'pad'
+
+
+@pytest.mark.parametrize('fit', FITS)
+def test_an_odd_header_makes_a_bad_photo(net, drawn, tmp_path, fit):
+    "Whatever stands where a JPEG's header has height, width, precision and channels."
+    good = Path(drawn.paths[0]).read_bytes()
+    at = good.index(b'\xff\xc0')
+    odd = {'height': (5, b'\0\0'), 'width': (7, b'\0\0'), 'both': (5, b'\0\0\0\0'), 'huge': (5, b'\xff\xff\xff\xff'),
+           'precision': (4, b'\x0c'), 'channels': (9, b'\0'), 'length': (2, b'\0\0'), 'thin': (5, b'\xff\xff\0\1')}
+    paths = [tmp_path/'good.jpg']
+    paths[0].write_bytes(good)
+    for name, (i, data) in odd.items():
+        paths.append(tmp_path/f'{name}.jpg')
+        paths[-1].write_bytes(good[:at + i] + data + good[at + i + len(data):])
+    bad = {}
+    rows = encode(paths, net, fit=fit, bad=bad)
+    assert set(map(str, paths[1:4])) <= set(bad) and str(paths[0]) not in bad
+    assert [np.isnan(r).all() for r in rows] == [str(p) in bad for p in paths]
+    for p in bad:
+        with pytest.raises(PhotoError, match=Path(p).name): encode([paths[0], p], net, fit=fit)
+
+
+def test_a_photo_that_is_gone_is_a_bad_photo(net, drawn, tmp_path):
+    paths = [*drawn.paths[:3], str(tmp_path/'gone.jpg')]
+    for out in None, tmp_path/'out':
+        bad = {}
+        rows = encode(paths, net, bad=bad, out=out)
+        assert list(bad) == paths[3:] and bad[paths[3]].startswith('missing')
+        assert np.isfinite(rows[:3]).all() and np.isnan(rows[3]).all()
+    with pytest.raises(FileNotFoundError, match='gone.jpg'): encode(paths, net)
+    with pytest.raises(FileNotFoundError, match='2 of 2 files do not exist'): encode([tmp_path/'a.jpg', tmp_path/'b.jpg'], net, bad='nan')
+
+
+def test_a_photo_that_vanishes_meanwhile_is_named(net, drawn, tmp_path, monkeypatch):
+    "It is there when the work begins and gone when its batch is read."
+    from triplet_fashion import encoding
+    path, keep = tmp_path/'late.jpg', encoding._stream
+    def gone_by_then(*a):
+        path.unlink()
+        return keep(*a)
+    monkeypatch.setattr(encoding, '_stream', gone_by_then)
+    for model in net, colours:
+        for bad in None, {}:
+            shutil.copy(drawn.paths[0], path)
+            if bad is None:
+                with pytest.raises(PhotoError, match='late.jpg: missing'): encode([*drawn.paths[:2], path], model, size=SIZE)
+            else: assert np.isnan(encode([*drawn.paths[:2], path], model, size=SIZE, bad=bad)[2]).all() and list(bad) == [str(path)]
+
+
+def test_a_folders_name_will_do_and_no_photos_are_named(net, drawn, tmp_path):
+    rows = encode(drawn, net)
+    np.testing.assert_allclose(encode(drawn.root, net), rows, atol=1e-6)
+    encode(str(drawn.root), net, out=tmp_path/'out')
+    assert read_encodings(tmp_path/'out')[0] == list(drawn.ids)
+    for none in [], drawn.subset([]), np.zeros((0, *SIZE, 3)):
+        with pytest.raises(ValueError, match='holds no photos'): encode(none, net)
+    with pytest.raises(ValueError, match='is one path: give a list'): encode(drawn.paths[0], net)
+
+
+def test_a_folder_for_parts_that_cannot_be_made_is_said_before_the_work(net, drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr('triplet_fashion.encoding._encode_parts', lambda *a: pytest.fail('work began'))
+    (tmp_path/'file').write_text('in the way')
+    with pytest.raises(NotADirectoryError, match='out='): encode(drawn, net, out=tmp_path/'file')
 
 
 RUN = textwrap.dedent('''
@@ -313,16 +446,16 @@ def test_what_a_cluster_cannot_do_is_said(net, drawn, tmp_path):
     with pytest.raises(ValueError, match='encodes files'): encode(np.zeros((2, *SIZE, 3), 'uint8'), net, out=tmp_path, cluster='auto')
 
 
-def test_a_worker_keeps_its_engine(net, drawn, tmp_path, monkeypatch):
+def test_a_worker_keeps_its_engine(drawn, tmp_path, monkeypatch):
     "A worker of the cluster, without one: it makes the engine for its first part, not for each."
     from triplet_fashion import encoding
-    made, worker = [], object.__new__(encoding._Worker)
-    real = encoding.make_runtime
-    monkeypatch.setattr(encoding, 'make_runtime', lambda *a, **kw: made.append(a[1]) or real(*a, **kw))
-    worker.model = network()
-    worker.work = dict(size=SIZE, batch_size=4, runtime='litert', precision=None, fit='stretch', names=list(drawn.ids), photos=drawn.paths, out=str(tmp_path), part_size=10)
+    from triplet_fashion.runtimes import ENGINES
+    made, worker, keep = [], object.__new__(encoding._Worker), ENGINES['litert']
+    monkeypatch.setitem(ENGINES, 'litert', lambda *a: made.append(1) or keep(*a))
+    work = dict(size=SIZE, batch_size=4, runtime='litert', precision=None, fit='stretch', names=list(drawn.ids), photos=drawn.paths, out=str(tmp_path), part_size=10)
+    worker._prepare(work, network())
     for k in range(3): worker({'part': [k]})
-    assert made == ['litert'] and len(list(tmp_path.glob('part-*'))) == 3
+    assert made == [1] and len(list(tmp_path.glob('part-*'))) == 3
 
 
 def test_without_ray_the_extra_is_named(net, drawn, tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 "features: where networks are cut, what is kept on disk, when it is invalid, and what happens when things go wrong."
 import os
+import pwd
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from triplet_fashion.catalog import Catalog
 from triplet_fashion.features import cut_features, cut_network, embed, features, fingerprint
 from triplet_fashion.generator import augmentation, image_dataset, pk_dataset
 from triplet_fashion.photo import PhotoError
+from triplet_fashion.runtimes import ENGINES, LazyRuntime, runtime
+from triplet_fashion.storage.files import atomic_write
 
 SIZE = 48, 40
 
@@ -160,7 +164,7 @@ def test_features_are_the_backbones_whatever_the_store(few, tmp_path):
 def test_the_second_call_reads_no_photo(few, tmp_path, monkeypatch):
     net = small()
     first = np.array(features(net, few, tmp_path))
-    monkeypatch.setattr(room, '_parts', lambda *a: pytest.fail('computed again'))
+    monkeypatch.setattr(room, '_batches', lambda *a: pytest.fail('computed again'))
     np.testing.assert_array_equal(features(net, few, tmp_path), first)
     freeze(net)                                       # what is frozen does not change what the backbone makes
     features(small(), few, tmp_path)                  # equal layers and weights, another object
@@ -225,24 +229,32 @@ def test_half_precision_is_kept_apart(few, tmp_path):
     np.testing.assert_allclose(full, np.asarray(backbone_of(net)(pixels(few))), atol=1e-4)
 
 
-def test_a_killed_computation_goes_on_with_the_engine_it_had(few, drawn, tmp_path, monkeypatch):
-    "Which engine is fastest may change; the numbers of a run that is resumed must not."
-    net, engines = small(), []
-    room._last.clear()
-    keep = room.runtime
-    monkeypatch.setattr(room, 'runtime', lambda model, name, *a, **kw: engines.append(name) or keep(model, name, *a, **kw))
-    monkeypatch.setattr(room, '_write', lambda *a: (next(a[-1]), (_ for _ in ()).throw(KeyboardInterrupt)))
-    with pytest.raises(KeyboardInterrupt): features(net, few, tmp_path)
-    monkeypatch.undo()
-    note, = tmp_path.glob('*.engine')
-    note.write_text(note.read_text().replace('"engine": "tf"', '"engine": "litert"'))      # as if that one had been fastest then
-    monkeypatch.setattr(room, 'runtime', lambda model, name, *a, **kw: engines.append(name) or keep(model, name, *a, **kw))
-    room._last.clear()
-    features(net, few, tmp_path)
-    features(net, drawn, tmp_path)                                     # many more photos: 'auto' looks again
-    assert engines[0] == 'auto' and engines[1] == 'litert'
-    note.write_text('{')
-    features(net, few.subset([0]), tmp_path)                           # a damaged note is none
+@pytest.mark.parametrize('kept_first', [False, True])
+def test_a_run_that_goes_on_takes_the_engine_it_had(few, drawn, tmp_path, kept_first):
+    "Which engine computes does not depend on what is kept already: the numbers of a run that is resumed must not either."
+    net = freeze(mobile(), 1.)
+    cold, warm = (LazyRuntime(backbone_of(net), photos=10**6) for _ in range(2))
+    fresh = [np.array(features(net, c, {}, engine=cold)) for c in (drawn, few)]
+    if kept_first: features(net, drawn, tmp_path, engine=LazyRuntime(backbone_of(net), photos=10**6))
+    again = [np.array(features(net, c, tmp_path, engine=warm)) for c in (drawn, few)]
+    assert cold.name == warm.name == 'litert'
+    for x, y in zip(fresh, again): np.testing.assert_array_equal(x, y)
+
+
+def test_one_runtime_serves_several_calls(few, drawn, tmp_path, monkeypatch):
+    made, net = [], small(seed=9)
+    keep = ENGINES['tf']
+    monkeypatch.setitem(ENGINES, 'tf', lambda *a: made.append(1) or keep(*a))
+    engine = LazyRuntime(backbone_of(net))
+    features(net, few, tmp_path, engine=engine)
+    features(net, drawn.subset(range(5)), tmp_path, engine=engine)
+    assert made == [1] and engine.name == 'tf'
+    features(net, few, tmp_path)                                       # kept: no engine is built
+    assert made == [1]
+    for other in runtime(backbone_of(net), 'litert'), LazyRuntime(backbone_of(small(seed=8))):
+        net.layers[1].weights[0].assign(net.layers[1].weights[0]*2)
+        with pytest.raises(ValueError, match='made of another network'): features(net, few, engine=other)
+    with pytest.raises(ValueError, match="'litrt' is unknown"): features(net, few, {}, engine='litrt')
 
 
 def test_the_users_folder_for_features(tmp_path, monkeypatch):
@@ -257,6 +269,16 @@ def test_the_users_folder_for_features(tmp_path, monkeypatch):
         os.utime(folder/name, (os.path.getatime(folder), os.path.getmtime(folder) - days*86400))
     assert [p.name for p in room._cache_folder().iterdir()] == ['new']
     monkeypatch.setenv('XDG_CACHE_HOME', '/dev/null')
+    assert room._cache_folder() is None
+
+
+def test_a_user_without_a_home_has_no_folder(monkeypatch):
+    "In a container the user may have a number and no name, and no HOME."
+    def unknown(uid): raise KeyError(uid)
+    monkeypatch.setattr(pwd, 'getpwuid', unknown)
+    for key in 'TRIPLET_FASHION_CACHE', 'XDG_CACHE_HOME', 'HOME': monkeypatch.delenv(key, raising=False)
+    assert room._cache_folder() is None
+    monkeypatch.setenv('TRIPLET_FASHION_CACHE', '~nobody-of-that-name/kept')
     assert room._cache_folder() is None
 
 
@@ -297,25 +319,99 @@ def test_a_bad_photo_is_named(few, tmp_path):
     cat = Catalog([*few.paths, str(bad)], [*few.labels, 0], few.class_names)
     with pytest.raises(PhotoError, match='bad.jpg'): features(small(), cat, tmp_path/'kept')
     assert not list((tmp_path/'kept').iterdir())
-    with pytest.raises(FileNotFoundError, match='gone.jpg'): features(small(), Catalog(['gone.jpg'], [0], ['a']), tmp_path/'kept')
+    gone = Catalog([*few.paths, 'gone.jpg'], [*few.labels, 0], few.class_names)
+    for store in None, {}, tmp_path/'kept':
+        for call in features, embed:
+            with pytest.raises(PhotoError, match='gone.jpg'): call(small(), gone, store)
 
 
-def test_damaged_and_unfinished_files_are_replaced(few, tmp_path):
-    first = np.array(features(small(), few, tmp_path))
-    file = next(tmp_path.glob('*.npy'))
-    whole = file.read_bytes()
-    (tmp_path/f'.{file.stem}.999999999.part').write_bytes(whole[:500])
-    (tmp_path/f'.{file.stem}.{os.getppid()}.part').write_bytes(whole[:500])     # of a process that lives
-    for damage in whole[:-100], whole[:50], b'':
-        file.write_bytes(damage)
-        np.testing.assert_array_equal(features(small(), few, tmp_path), first)
-        assert file.read_bytes() == whole
-    assert [f.name for f in tmp_path.iterdir() if f.name.startswith('.')] == [f'.{file.stem}.{os.getppid()}.part']
+def test_photos_that_vanish_or_break_are_left_out_and_named(few, tmp_path):
+    "Those that were bad before, and one that breaks while the others are looked through."
+    shutil.copytree(few.root, tmp_path/'shop')
+    cat, net = Catalog.from_dir(tmp_path/'shop'), small()
+    os.unlink(cat.paths[0])
+    with open(cat.paths[1], 'r+b') as f: f.truncate(50)
+    rows, good, bad = room._features_of(net, cat, {})
+    assert len(good) == len(rows) == len(cat) - 2 and sorted(p for p, _ in bad) == sorted(cat.paths[:2])
+    for path in cat.paths: open(path, 'w').close()
+    with pytest.raises(PhotoError): room._features_of(net, cat, {})
+
+
+def test_an_error_of_tensorflow_is_never_shown(few, monkeypatch):
+    "Not even where every photo can be read when it is looked at again."
+    def breaks(*a, **kw): raise tf.errors.UnknownError(None, None, 'the disk went away')
+    monkeypatch.setattr(room, '_batches', lambda *a: (breaks() for _ in range(1)))
+    with pytest.raises(RuntimeError, match='the disk went away') as said: features(small(), few)
+    assert not isinstance(said.value, tf.errors.OpError)
+    monkeypatch.setattr(keras.Model, 'predict', breaks)
+    with pytest.raises(RuntimeError, match='the disk went away') as said: embed(small(), few)
+    assert not isinstance(said.value, tf.errors.OpError)
+
+
+def test_a_folders_name_will_do_and_an_empty_catalog_is_named(drawn, tmp_path):
+    net = small()
+    for call in features, embed: np.testing.assert_allclose(call(net, str(drawn.root)), call(net, drawn), atol=1e-6)
+    np.testing.assert_array_equal(cut_features(backbone_of(net), drawn.root, tmp_path), cut_features(backbone_of(net), drawn, tmp_path))
+    for call in features, embed, lambda net, c: cut_features(backbone_of(net), c):
+        with pytest.raises(ValueError, match='holds no photos'): call(net, drawn.subset([]))
+        with pytest.raises(TypeError, match='must be a Catalog'): call(net, 5)
+
+
+def damaged(whole):
+    "A file with one byte changed anywhere, cut off anywhere, and grown."
+    yield from (whole[:i] + bytes([whole[i] ^ 1 << i%8]) + whole[i + 1:] for i in [*range(130), *range(130, len(whole), 997), *range(len(whole) - 33, len(whole))])
+    yield from (whole[:n] for n in (0, 1, 31, 32, 33, 50, len(whole)//2, len(whole) - 1))
+    yield whole + b'x'
+    yield bytes(len(whole))
+
+
+def test_damage_of_any_kind_means_computing_anew(few, tmp_path, monkeypatch):
+    "A flipped bit in head, data or checksum, a part of the file, another array: never an error, never taken for features."
+    one, net = few.subset([0]), small()
+    first = np.array(features(net, one, tmp_path))
+    file, = tmp_path.glob('*.npy')
+    whole, anew = file.read_bytes(), []
+    def parts(*a):
+        anew.append(1)
+        yield first[:, None]
+    monkeypatch.setattr(room, '_parts', parts)
+    for n, data in enumerate(damaged(whole), 1):
+        file.write_bytes(data)
+        np.testing.assert_array_equal(features(net, one, tmp_path), first)
+        assert file.read_bytes() == whole and len(anew) == n
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(IsADirectoryError, match=file.name): features(net, one, tmp_path)
+
+
+def test_four_threads_and_two_processes_of_one_number_share_a_store(few, tmp_path, monkeypatch):
+    "The name of an unfinished file belongs to one writer alone; in two containers the number of a process may be the same."
+    monkeypatch.setattr(os, 'getpid', lambda: 1)
+    net, start, given = small(), threading.Barrier(4), {}
+    def one(k):
+        start.wait()
+        given[k] = np.array(features(net, few, tmp_path))
+    threads = [threading.Thread(target=one, args=(k,)) for k in range(4)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    for k in range(4): np.testing.assert_array_equal(given[k], given[0])
+    np.testing.assert_allclose(given[0], np.asarray(backbone_of(net)(pixels(few))), atol=1e-4)
+    assert [f.suffix for f in tmp_path.iterdir()] == ['.npy']
+
+
+def test_unfinished_files_of_writers_that_are_no_more_are_swept(few, tmp_path):
+    with atomic_write(tmp_path/'other.npy') as part:
+        name = part.name
+    dead = tmp_path/name.replace(f'-{os.getpid()}-', '-999999999-')
+    dead.write_bytes(b'half')
+    features(small(), few, tmp_path)
+    assert not dead.exists()
 
 
 def test_a_full_disk_is_told_before_and_leaves_nothing(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(100, 100, 0) if hasattr(shutil, '_ntuple_diskusage') else None)
-    with pytest.raises(OSError, match='the features need'): features(small(), few, tmp_path)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(100, 100, 0))
+    monkeypatch.setattr(room, '_batches', lambda *a: pytest.fail('a photo was read'))
+    with pytest.raises(OSError, match='the disk is full.*Make room'): features(small(), few, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -323,17 +419,6 @@ def test_float16_refuses_what_does_not_fit(few):
     loud = keras.Sequential([keras.Input((*SIZE, 3)), keras.layers.Rescaling(1e4), keras.layers.GlobalAveragePooling2D()])
     with pytest.raises(ValueError, match="dtype='float32'"): cut_features(loud, few)
     assert cut_features(loud, few, dtype='float32').max() > 65504
-
-
-def test_the_runtime_is_chosen_once_for_the_same_weights(few, drawn, monkeypatch):
-    made, net = [], small(seed=9)
-    keep = room.runtime
-    monkeypatch.setattr(room, 'runtime', lambda *a, **kw: made.append(1) or keep(*a, **kw))
-    features(net, few); features(net, drawn.subset(range(5)))
-    assert len(made) == 1
-    net.layers[1].weights[0].assign(net.layers[1].weights[0]*2)
-    features(net, few)
-    assert len(made) == 2
 
 
 def test_lite0_through_litert(lite0, few, tmp_path):

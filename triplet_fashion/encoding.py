@@ -6,7 +6,7 @@
 __all__ = ['read_encodings', 'encode_cluster', 'encode']
 
 # %% ../nbs/22_encoding.ipynb #9ef03eea
-import hashlib, importlib.util, inspect, itertools, json, os, socket, sys, tempfile, time, warnings
+import hashlib, importlib.util, inspect, itertools, json, os, sys, tempfile, warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -20,11 +20,12 @@ from .catalog import Catalog
 from .features import _digest, fingerprint
 from .generator import _Photos, _cores, _tf_photo
 from .photo import PhotoError, load_images, read_image, track
-from .runtimes import Runtime, runtime as make_runtime
+from .runtimes import LazyRuntime, Runtime, check_engine, runtime as make_runtime
+from .storage.files import atomic_write, check_target, sweep_leftovers
 
 # %% ../nbs/22_encoding.ipynb #7c7e9931
 def _input_size(model):
-    "(height, width) that `model` wants, None where it does not say; an error if it is not a network for one photo"
+    "Return (height, width) that `model` wants, None where it does not say. ValueError if it is not a network for one photo."
     shape = getattr(model, 'input_shape', None)
     if shape is None: return None, None
     if isinstance(shape, (dict, list)):
@@ -33,17 +34,28 @@ def _input_size(model):
         raise ValueError(f'model takes input of shape {shape}: photos are (n, height, width, 3)')
     return shape[1:3]
 
-def _photos(images, name='images'):
-    "`images` as a pixel array (n, h, w, 3) or a list of files, checked"
+def _listed(images, name):
+    "Return `images` with a folder's name as its Catalog; anything else as it is. ValueError for the name of one file."
+    if not isinstance(images, (str, os.PathLike)): return images
+    if os.path.isfile(images): raise ValueError(f'{name} is one path: give a list of paths, [{os.fspath(images)!r}]')
+    return Catalog.of(images, name)
+
+def _files(paths, name, lost_too):
+    "Return paths as a list. FileNotFoundError where some do not exist; with `lost_too` only where none does."
+    lost = [o for o in paths if not os.path.exists(o)]
+    if lost and not (lost_too and len(lost) < len(paths)):
+        raise FileNotFoundError(f'{name}: {len(lost)} of {len(paths)} files do not exist, the first is {lost[0]}')
+    return list(paths)
+
+def _photos(images, name='images', lost_too=False):
+    "Return `images` as a pixel array (n, h, w, 3) or a list of files, checked."
+    images = _listed(images, name)
     if isinstance(images, Catalog): images = images.paths
-    if isinstance(images, (str, os.PathLike)): raise ValueError(f'{name} is one path: give a list of paths, or Catalog.from_dir({str(images)!r})')
-    if len(images) and all(isinstance(o, (str, os.PathLike)) for o in images):
-        lost = [o for o in images if not os.path.exists(o)]
-        if lost: raise FileNotFoundError(f'{name}: {len(lost)} of {len(images)} files do not exist, the first is {lost[0]}')
-        return list(images)
+    if not len(images): raise ValueError(f'{name} holds no photos: give at least one')
+    if all(isinstance(o, (str, os.PathLike)) for o in images): return _files(images, name, lost_too)
     try: images = np.asarray(images)
     except ValueError: raise ValueError(f'{name} are not all of one size: resize them first, or give their files') from None
-    if images.ndim != 4 or images.shape[3] != 3 or not len(images):
+    if images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(f'{name} must be RGB photos of one size, (n, height, width, 3); the shape is {images.shape}')
     if images.dtype.kind == 'f' and 0 < images.max() <= 1:
         warnings.warn(f'{name} run from {images.min():.2g} to {images.max():.2g}: networks here take 0..255 and scale inside', stacklevel=3)
@@ -63,7 +75,7 @@ def _checked_size(photos, model, size):
 
 # %% ../nbs/22_encoding.ipynb #66e00fb3
 def _exact(model, shape):
-    "Keras' inference as a graph that is kept with the model; a change of its layers makes a new one"
+    "Return Keras' inference as a graph that is kept with the model; a change of its layers makes a new one."
     layers = [id(l) for l in model._flatten_layers()]
     kept = getattr(model, '_encoding_graphs', None)
     if kept is None or kept['layers'] != layers:
@@ -72,26 +84,26 @@ def _exact(model, shape):
     if shape not in kept: kept[shape] = make_runtime(model, 'tf', np.zeros((1, *shape), 'uint8'))
     return kept[shape]
 
-def _computer(model, first, runtime, precision, batch_size, photos):
-    "Function from photos (b, h, w, 3) to rows"
-    if isinstance(runtime, Runtime): return runtime
-    if not isinstance(model, keras.Model) or not getattr(model, 'inputs', None):
-        if runtime or precision: raise ValueError('runtime and precision are for Keras models of layers, model is another function')
-        return getattr(model, 'predict_on_batch', model)
-    if runtime in (None, 'tf') and precision in (None, 'float32'): return _exact(model, first.shape[1:])
-    made = make_runtime(model, runtime or 'tf', first, batch_size=batch_size, precision=precision, photos=photos)
-    object.__setattr__(model, 'encoding_runtime', made)      # to look at, past Keras and its checkpoints
-    return made
-
 def _checked_runtime(runtime, model):
-    "`runtime`, if it is a name, or a `Runtime` made of `model` as it is now"
-    if isinstance(runtime, Runtime) and isinstance(model, keras.Model) and not runtime.is_of(model):
+    "Return `runtime`, if it is the name of an engine, or made of `model` as it is now."
+    if runtime is None: return None
+    if isinstance(runtime, str): return check_engine(runtime) and runtime
+    if isinstance(model, keras.Model) and not runtime.is_of(model):
         raise ValueError(f'runtime ({runtime.name}) was made of another network than model, or before model learned on: make it anew, runtime(model, {runtime.name!r})')
     return runtime
 
+def _computer(model, size, runtime, precision, batch_size, photos):
+    "Return the function from photos (b, h, w, 3) to rows; `photos` says how many there are in all."
+    if _checked_runtime(runtime, model) is not None and not isinstance(runtime, str): return runtime
+    if not isinstance(model, keras.Model) or not getattr(model, 'inputs', None):
+        if runtime or precision: raise ValueError('runtime and precision are for Keras models of layers, model is another function')
+        return getattr(model, 'predict_on_batch', model)
+    if runtime in (None, 'tf') and precision in (None, 'float32'): return _exact(model, (*size, 3))
+    return LazyRuntime(model, runtime or 'tf', precision, photos, batch_size)
+
 # %% ../nbs/22_encoding.ipynb #e76039b8
 def _one_by_one(paths, size, fit, bad):
-    "The photos of a batch, float32; a bad one raises, or is noted in `bad` and stays black"
+    "Return the photos of a batch, float32; a bad one raises, or is noted in `bad` and stays black."
     out = np.zeros((len(paths), *size, 3), 'float32')
     for i, path in enumerate(paths):
         try: out[i] = read_image(path, size, fit)
@@ -108,11 +120,18 @@ def _jpegs(size, fit):
         return tf.map_fn(lambda o: one(*o), (tf.range(tf.size(files)), ways), fn_output_signature=tf.TensorSpec((*size, 3)), parallel_iterations=1)
     return tf.function(photos, [tf.TensorSpec((None,), tf.string), tf.TensorSpec((None, 7), tf.int32)], autograph=False)
 
-def _read(paths, size, fit, bad):
-    "The photos of a batch, float32: plain JPEGs by TensorFlow, others, and all where one is broken, by Pillow"
+def _ways(paths, size, fit):
+    "Return how TensorFlow can decode each file, int32 (n, 7); zeros for those that go through Pillow, which names what is wrong with them."
     way, ways = _Photos(paths, np.zeros(len(paths), int), size, fit, False).way, np.zeros((len(paths), 7), np.int32)
-    for i in range(len(paths)): ways[i] = way(i)
-    plain, out = ways[:,0] > 0, np.empty((len(paths), *size, 3), np.float32)
+    for i in range(len(paths)):
+        try: ways[i] = way(i)
+        except (ArithmeticError, ValueError): pass   # a header that makes no sense, such as a height of 0
+    return ways
+
+def _read(paths, size, fit, bad):
+    "Return the photos of a batch, float32: plain JPEGs by TensorFlow, others, and all where one is broken, by Pillow."
+    ways, out = _ways(paths, size, fit), np.empty((len(paths), *size, 3), np.float32)
+    plain = ways[:,0] > 0
     try:
         if plain.any(): out[plain] = _jpegs(tuple(size), fit)([os.fsencode(p) for p, k in zip(paths, plain) if k], ways[plain])
     except tf.errors.OpError: plain[:] = False
@@ -138,74 +157,91 @@ def _stream(photos, model, size, batch_size, fit, bad):
     return _ahead(read, (photos[i:i+batch_size] for i in range(0, len(photos), batch_size)), max(1, _cores()//2))
 
 # %% ../nbs/22_encoding.ipynb #4f825a16
-def _rows(photos, model, size, batch_size, runtime, precision, fit, bad, progress):
-    "Encodings, float32 (b, d), batch by batch; NaN for photos in `bad`"
-    stream = iter(_stream(photos, model, size, batch_size, fit, bad))
-    first = next(stream)
-    run = _computer(model, first, runtime, precision, batch_size, len(photos))
-    if runtime == 'auto' and progress is True: print(f'encoded by {run}', file=sys.stderr, flush=True)
-    stream = itertools.chain([first], stream)
-    made = _ahead(run, stream, 2) if isinstance(run, Runtime) else map(run, stream)   # a batch begins while the last photos of another are computed
+def _rows(photos, model, size, batch_size, run, fit, bad, progress):
+    "Give encodings, float32 (b, d), batch by batch; NaN for photos in `bad`."
+    stream, ready = _stream(photos, model, size, batch_size, fit, bad), isinstance(run, (Runtime, LazyRuntime))
+    made = _ahead(run, stream, 2) if ready else map(run, stream)   # a batch begins while the last photos of another are computed
     for i, rows in enumerate(track(made, -(-len(photos)//batch_size), progress, 'batches encoded')):
+        if i == 0 and progress is True and isinstance(run, LazyRuntime): print(f'encoded by {run}', file=sys.stderr, flush=True)
         rows = np.asarray(rows, np.float32).reshape(len(rows), -1)
         lost = [j for j, p in enumerate(photos[i*batch_size:(i + 1)*batch_size]) if os.fspath(p) in bad] if bad else []
-        if lost: rows = np.array(rows); rows[lost] = np.nan
+        if lost:
+            rows = np.array(rows)
+            rows[lost] = np.nan
         yield rows
 
 def _report_bad(bad, lost, n):
-    "Say which photos have no row, in the way asked for"
+    "Say which photos have no row, in the way asked for."
     if not lost: return
     if bad == 'raise': raise PhotoError(*next(iter(lost.items())))
     if isinstance(bad, dict): bad.update(lost)
     else: _tell(lost, n)
 
 def _tell(bad, n):
-    "A warning that names photos without a row"
+    "Warn of photos without a row, by name."
     warnings.warn(f'{len(bad)} of {n} photos could not be read, their rows are NaN: ' + '; '.join(f'{p}: {o}' for p, o in list(bad.items())[:5]), stacklevel=4)
 
 # %% ../nbs/22_encoding.ipynb #4f94e38f
 def _suffix(): return '.parquet' if importlib.util.find_spec('pyarrow') else '.npz'
 
-def _me(): return f'{socket.gethostname().replace(".", "-")}-{os.getpid()}'   # the folder may lie on a disk of many machines
+def _to_text(name):
+    "Return `name` as text that any file can hold: itself, or JSON where it holds what is no letter."
+    if name is None: return None
+    try: name.encode()
+    except UnicodeEncodeError: return json.dumps(name)
+    return json.dumps(name) if name.startswith('"') else name
 
-def _sweep(folder):
-    "Remove what is half-written by processes of this machine that are no more, or of any machine since an hour"
-    for part in Path(folder).glob('.*.part'):
-        host, _, pid = part.name.split('.')[-2].rpartition('-')
-        try:
-            if host == _me().rpartition('-')[0]: os.kill(int(pid), 0)
-            elif time.time() - part.stat().st_mtime > 3600: part.unlink(missing_ok=True)
-        except (ProcessLookupError, ValueError): part.unlink(missing_ok=True)
-        except OSError: pass
+def _from_text(text):
+    "Return the name that `_to_text` wrote."
+    return json.loads(text) if text and text.startswith('"') else text
+
+# %% ../nbs/22_encoding.ipynb #258aa5c0
+def _contents(ids, rows, problems):
+    "Return the SHA-256 of what a part says."
+    sha = hashlib.sha256(json.dumps([ids, problems, *rows.shape]).encode())
+    sha.update(np.ascontiguousarray(rows, '<f4'))
+    return sha.hexdigest()
+
+def _write_parquet(path, ids, rows, problems, digest):
+    import pyarrow as pa, pyarrow.parquet as pq
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).ravel()), rows.shape[1])
+    columns = {'id': pa.array(ids, pa.string()), 'embedding': flat, 'problem': pa.array(problems, pa.string())}
+    pq.write_table(pa.table(columns).replace_schema_metadata({'sha256': digest}), path, use_dictionary=['problem'])
+
+def _write_npz(path, ids, rows, problems, digest):
+    with open(path, 'wb') as f:
+        np.savez(f, id=np.array(ids, str), embedding=rows, problem=np.array([o or '' for o in problems], str), sha256=np.array(digest))
 
 def _write_part(path, ids, rows, problems):
-    "One part, whole or not at all"
-    part = path.with_name(f'.{path.stem}.{_me()}.part')
-    try:
-        if path.suffix == '.parquet':
-            import pyarrow as pa, pyarrow.parquet as pq
-            flat = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).ravel()), rows.shape[1])
-            pq.write_table(pa.table({'id': pa.array(ids, pa.string()), 'embedding': flat, 'problem': pa.array(problems, pa.string())}), part)
-        else:
-            with open(part, 'wb') as f: np.savez(f, id=np.array(ids, str), embedding=rows, problem=np.array([o or '' for o in problems], str))
-        with open(part, 'rb') as f: os.fsync(f.fileno())
-        part.replace(path)
-    finally: part.unlink(missing_ok=True)
+    "Write one part, whole or not at all."
+    rows, problems = np.asarray(rows, np.float32), [_to_text(o) or None for o in problems]
+    ids = [_to_text(o) for o in ids]
+    write = _write_parquet if path.suffix == '.parquet' else _write_npz
+    with atomic_write(path, need=rows.nbytes, sweep=False) as part:
+        write(part, ids, rows, problems, _contents(ids, rows, problems))
+
+# %% ../nbs/22_encoding.ipynb #772e6a06
+def _read_parquet(path):
+    import pyarrow.parquet as pq
+    t = pq.read_table(path)
+    rows = t['embedding'].combine_chunks()
+    flat = rows.values.to_numpy(zero_copy_only=False)
+    digest = (t.schema.metadata or {}).get(b'sha256', b'').decode()
+    return t['id'].to_pylist(), flat.reshape(len(t), -1), t['problem'].to_pylist(), digest
+
+def _read_npz(path):
+    with np.load(path, allow_pickle=False) as z:
+        problems = [o or None for o in z['problem'].tolist()]
+        return z['id'].tolist(), z['embedding'], problems, str(z['sha256'])
 
 def _read_part(path):
-    "(ids, rows, problems) of a part; ValueError where it is damaged"
-    try: ids, rows, problems = _opened_part(path)
+    "Return (ids, rows, problems) of a part. ValueError where it is damaged."
+    try:
+        ids, rows, problems, digest = (_read_parquet if path.suffix == '.parquet' else _read_npz)(path)
+        same = rows.dtype == np.float32 and rows.ndim == 2 and _contents(ids, rows, problems) == digest
     except Exception as e: raise ValueError(f'{path} is damaged ({e}): delete it, and call encode again') from e
-    if rows.ndim != 2 or not len(ids) == len(rows) == len(problems): raise ValueError(f'{path} is damaged (its columns differ in length): delete it, and call encode again')
-    return ids, rows, problems
-
-def _opened_part(path):
-    if path.suffix == '.parquet':
-        import pyarrow.parquet as pq
-        t = pq.read_table(path)
-        rows = t['embedding'].combine_chunks()
-        return t['id'].to_pylist(), rows.values.to_numpy(zero_copy_only=False).reshape(len(t), -1), t['problem'].to_pylist()
-    with np.load(path, allow_pickle=False) as z: return z['id'].tolist(), z['embedding'], [o or None for o in z['problem'].tolist()]
+    if not same: raise ValueError(f'{path} is damaged (its contents are not what was written): delete it, and call encode again')
+    return [_from_text(o) for o in ids], rows, [_from_text(o) for o in problems]
 
 # %% ../nbs/22_encoding.ipynb #07903515
 def _part(folder, k): return next((p for s in ('.parquet', '.npz') if (p := Path(folder)/f'part-{k:06d}{s}').exists()), None)
@@ -213,35 +249,35 @@ def _part(folder, k): return next((p for s in ('.parquet', '.npz') if (p := Path
 def _note(folder): return Path(folder)/'encoding.json'
 
 def _read_note(folder):
-    "What the parts in a folder depend on"
+    "Return what the parts in a folder depend on."
     note = _note(folder)
     if not note.exists(): raise FileNotFoundError(f'{folder} holds no encodings: no {note.name} in it')
     try: about = json.loads(note.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as e: raise ValueError(f'{note} is damaged ({e}): delete it and the parts beside it') from e
-    if not isinstance(about, dict) or type(about.get('parts')) is not int: raise ValueError(f'{note} does not say what the parts beside it are: delete them all')
+    seal = about.pop('sha256', None) if isinstance(about, dict) else None
+    if seal is None or seal != _digest(about) or type(about.get('parts')) is not int:
+        raise ValueError(f'{note} is damaged, it does not say what the parts beside it are: delete them all')
     return about
 
 def _open_out(folder, **about):
-    "Make the folder of the parts, or check that it belongs to this work"
-    folder, about = Path(folder), json.loads(json.dumps(about))
-    folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
-    note = _note(folder)
+    "Make the folder of the parts, or check that it belongs to this work."
+    note, about = _note(folder), json.loads(json.dumps(about))
     if note.exists():
         there = _read_note(folder)
         other = [k for k in about if there.get(k) != about[k]]
         if other: raise ValueError(f"{folder} holds encodings made with other {', '.join(other)}: give another folder, or delete this one")
     elif _part(folder, 0): raise ValueError(f'{folder} holds parts but no {note.name}: give another folder')
     else:
-        part = folder/f'.note.{_me()}.part'
-        part.write_text(json.dumps(about, indent=1))
-        part.replace(note)
+        check_target(note, 'out')
+        with atomic_write(note) as part:
+            part.write_text(json.dumps(about | {'sha256': _digest(about)}, indent=1), encoding='utf-8')
+    sweep_leftovers(folder)
 
 # %% ../nbs/22_encoding.ipynb #0dadf5ff
 def read_encodings(
     folder, # `out` of `encode`
 )->tuple: # (ids, list; embeddings, float32 (n, d), NaN for bad photos; {id: problem} of those)
-    "What `encode` wrote. ValueError where parts are missing or damaged."
+    "Read what `encode` wrote. ValueError where parts are missing or damaged."
     about = _read_note(folder)
     parts = [_part(folder, k) for k in range(about['parts'])]
     lost = sum(p is None for p in parts)
@@ -249,47 +285,56 @@ def read_encodings(
     ids, rows, problems = zip(*map(_read_part, parts))
     if len({r.shape[1] for r in rows}) > 1: raise ValueError(f'{folder} holds parts of different widths: delete it, and call encode again')
     ids = [i for o in ids for i in o]
+    if _digest(ids) != about['ids']: raise ValueError(f'{folder} holds a part of other photos: delete it, and call encode again')
     return ids, np.concatenate(rows), {i: p for i, p in zip(ids, (p for o in problems for p in o)) if p}
 
 # %% ../nbs/22_encoding.ipynb #dfe04fa8
 def _names(images, photos):
-    "An id for each photo: of the catalogue, the path, or the number of the row"
+    "Return an id for each photo: of the catalog, the path, or the number of the row."
     if isinstance(images, Catalog): return list(images.ids)
     return [os.fspath(p) for p in photos] if isinstance(photos, list) else [str(i) for i in range(len(photos))]
 
+def _file_state(path):
+    "Return name, size and time of change of a file; the name alone where it is gone."
+    try: s = os.stat(path)
+    except OSError: return os.fspath(path), None, None
+    return os.fspath(path), s.st_size, s.st_mtime_ns
+
 def _state(photos):
-    "A digest of photos: files by name, size and time of change, arrays by their bytes"
+    "Return a digest of photos: files by name, size and time of change, arrays by their bytes."
     if not isinstance(photos, list): return hashlib.sha256(np.ascontiguousarray(photos)).hexdigest()[:32]
-    return _digest([(os.fspath(p), (s := os.stat(p)).st_size, s.st_mtime_ns) for p in photos])
+    return _digest([_file_state(p) for p in photos])
 
 def _model_state(model):
-    "A digest of a model; of a function, its name and code"
+    "Return a digest of a model; of a function, its name and code."
     if isinstance(model, keras.Model): return fingerprint(model)
     name, code = getattr(model, '__qualname__', '<'), getattr(model, '__code__', None)
     if '<' in name or inspect.ismethod(model):
         raise ValueError('rows in parts belong to one model, and this one cannot be told from others: give a Keras model, or a function with a name, defined with def outside of others')
     return f'{model.__module__}.{name} {_digest([code.co_code.hex(), repr(code.co_consts), code.co_names]) if code else ""}'
-def _about(images, photos, model, size, part_size, **how):
-    "What the parts in a folder depend on"
+
+def _about(images, photos, model, size, part_size, runtime, **how):
+    "Return the ids of photos, and what the parts in a folder depend on."
     names = _names(images, photos)
-    return names, dict(format=1, parts=-(-len(names)//part_size), part_size=part_size, photos=_state(photos), ids=_digest(names),
-                       model=_model_state(model), size=list(map(int, size)), **how)
+    asked = getattr(runtime, 'asked', getattr(runtime, 'name', runtime))
+    return names, dict(format=2, parts=-(-len(names)//part_size), part_size=part_size, photos=_state(photos), ids=_digest(names),
+                       model=_model_state(model), size=list(map(int, size)), runtime=asked, **how)
 
 # %% ../nbs/22_encoding.ipynb #6eb5ad6e
-def _encode_out(images, photos, model, size, out, part_size, rows_of, batch_size, runtime, precision, fit):
-    "Encode what is missing in the folder `out`"
-    names, about = _about(images, photos, model, size, part_size, fit=fit, precision=precision, runtime=runtime.name if isinstance(runtime, Runtime) else runtime)
+def _encode_out(images, photos, model, size, out, part_size, rows_of, **how):
+    "Encode what is missing in the folder `out`."
+    names, about = _about(images, photos, model, size, part_size, **how)
     _open_out(out, **about)
     todo = [k for k in range(about['parts']) if not _part(out, k)]
-    if todo: _encode_parts(names, photos, out, todo, part_size, batch_size, rows_of)
+    if todo: _encode_parts(names, photos, out, todo, part_size, rows_of)
 
 def _read_out(out, photos):
-    "(rows, {path: problem}) of a folder"
+    "Return (rows, {path: problem}) of a folder."
     ids, rows, lost = read_encodings(out)
     return rows, {os.fspath(p): lost[i] for i, p in zip(ids, photos) if i in lost} if isinstance(photos, list) else {}
 
-def _encode_parts(names, photos, out, todo, part_size, batch_size, rows_of):
-    "Encode the parts `todo` of the photos into the folder"
+def _encode_parts(names, photos, out, todo, part_size, rows_of):
+    "Encode the parts `todo` of the photos into the folder."
     want = [i for k in todo for i in range(k*part_size, min((k + 1)*part_size, len(names)))]
     bad, have = {}, []
     stream = rows_of([photos[i] for i in want] if isinstance(photos, list) else photos[want], bad)
@@ -305,33 +350,37 @@ def _encode_parts(names, photos, out, todo, part_size, batch_size, rows_of):
 
 # %% ../nbs/22_encoding.ipynb #9f43da02
 class _Worker:
-    "Holds the network on a worker of the cluster, and makes part after part"
+    "Hold the network on a worker of the cluster, and make part after part."
     def __init__(self, work, cores):
         import ray, triplet_fashion.base_network   # the layers of this package
-        self.work = ray.get(work[0])
         tf.config.threading.set_intra_op_parallelism_threads(cores)
+        work = ray.get(work[0])
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)/'model.keras'
-            path.write_bytes(self.work['model'])
-            self.model = keras.models.load_model(path, compile=False)
+            path.write_bytes(work['model'])
+            self._prepare(work, keras.models.load_model(path, compile=False))
+
+    def _prepare(self, work, model):
+        "Take the engine for all parts."
+        self.work, self.model = work, model
+        self.run = _computer(model, work['size'], work['runtime'], work['precision'], work['batch_size'], len(work['names']))
 
     def __call__(self, batch):
         w = self.work
-        engine = lambda: getattr(self.model, 'encoding_runtime', w['runtime'])      # made for the first part, kept for the others
-        rows_of = lambda some, bad: _rows(some, self.model, w['size'], w['batch_size'], engine(), w['precision'], w['fit'], bad, False)
+        rows_of = lambda some, bad: _rows(some, self.model, w['size'], w['batch_size'], self.run, w['fit'], bad, False)
         todo = [int(k) for k in batch['part'] if not _part(w['out'], int(k))]
-        for k in todo: _encode_parts(w['names'], w['photos'], w['out'], [k], w['part_size'], w['batch_size'], rows_of)
+        for k in todo: _encode_parts(w['names'], w['photos'], w['out'], [k], w['part_size'], rows_of)
         return {'part': np.array(batch['part'])}
 
 def _model_bytes(model):
-    "The model as the bytes of a .keras file"
+    "Return the model as the bytes of a .keras file."
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder)/'model.keras')
         return (Path(folder)/'model.keras').read_bytes()
 
 # %% ../nbs/22_encoding.ipynb #922c4f7e
 def encode_cluster(
-    images, # list of files, or a Catalog, on a disk that every machine of the cluster sees under the same path
+    images, # list of files, a `Catalog` or its folder, on a disk that every machine of the cluster sees under the same path
     model, # base network, a Keras model
     out, # folder for the parts, on such a disk too
     cluster='auto', # address of the Ray cluster; 'auto': the one this machine is part of
@@ -349,12 +398,13 @@ def encode_cluster(
     try: import ray, ray.data
     except ImportError: raise ImportError("encoding on a cluster needs Ray: pip install 'triplet_fashion[cluster]'") from None
     if out is None: raise ValueError('encoding on a cluster needs out, a folder that every machine sees')
-    photos, out = _photos(images), Path(out).resolve()
+    images = _listed(images, 'images')
+    photos, out = _photos(images, lost_too=True), Path(out).resolve()
     _at_least_one(batch_size=batch_size, part_size=part_size, cores=cores, workers=1 if workers is None else workers)
-    if isinstance(runtime, Runtime): runtime = _checked_runtime(runtime, model).name         # each worker makes its own
+    if _checked_runtime(runtime, model) is not None: runtime = getattr(runtime, 'name', runtime)   # each worker makes its own
     if not isinstance(photos, list): raise ValueError('a cluster encodes files: give a Catalog or a list of paths, not an array')
     size = _checked_size(photos, model, size)
-    names, about = _about(images, photos, model, size, part_size, fit=fit, precision=precision, runtime=runtime)
+    names, about = _about(images, photos, model, size, part_size, runtime, fit=fit, precision=precision)
     _open_out(out, **about)
     todo = [k for k in range(about['parts']) if not _part(out, k)]
     if not ray.is_initialized(): ray.init(cluster, log_to_driver=False)
@@ -376,13 +426,18 @@ def _hand_out(ray, todo, work, workers, cores, progress):
     for _ in track(done.iter_rows(), len(todo), progress, 'parts encoded'): pass
 
 # %% ../nbs/22_encoding.ipynb #baa4e689
+def _fills_gaps(bad, out):
+    "Tell whether a photo that cannot be read gets a row of NaN. ValueError for another `bad` than there is."
+    if bad not in (None, 'raise', 'nan') and not isinstance(bad, dict): raise ValueError(f"bad={bad!r}: use 'raise', 'nan' or a dictionary")
+    return bad == 'nan' or isinstance(bad, dict) or (bad is None and out is not None)
+
 def encode(
-    images, # RGB 0..255 (n, h, w, 3), a list of files, or a Catalog
+    images, # RGB 0..255 (n, h, w, 3), a list of files, a `Catalog`, or a folder of product folders
     model, # base network; or any function from such an array to rows
     batch_size=32, # photos at a time
     progress=False, # show progress, see `track`
     size=None, # (height, width) to read files at; None: what the network takes
-    runtime=None, # engine, see `runtime`: 'auto' is the fastest that agrees, kept with its report as `model.encoding_runtime`; None: TensorFlow
+    runtime=None, # engine, see `runtime`: a name, 'auto' for what `choose_engine` says, or a `Runtime` to use again and again; None: TensorFlow
     precision=None, # 'bfloat16': half precision, faster where the processor has it
     out=None, # folder for the rows, in parts: the same call goes on after a kill
     bad=None, # photos that cannot be read: 'raise'; 'nan' for a row of NaN and a warning; a dictionary to put {path: problem} in; None: 'nan' with `out`, else 'raise'
@@ -393,17 +448,18 @@ def encode(
     cores=1 # of each worker
 )->np.ndarray: # encodings, float32 (n, out_dims), in the order of `images`
     "Encode photos in batches. Raises ValueError where photos and network do not fit, FileNotFoundError or PhotoError naming the file."
-    if bad not in (None, 'raise', 'nan') and not isinstance(bad, dict): raise ValueError(f"bad={bad!r}: use 'raise', 'nan' or a dictionary")
+    gaps, images = _fills_gaps(bad, out), _listed(images, 'images')
     _at_least_one(batch_size=batch_size, part_size=part_size)
-    photos, how = _photos(images), dict(batch_size=batch_size, runtime=runtime, precision=precision, fit=fit)
+    photos, how = _photos(images, lost_too=gaps), dict(runtime=runtime, precision=precision, fit=fit)
     size = _checked_size(photos, model, size)
-    _checked_runtime(runtime, model)
-    rows_of = lambda some, lost: _rows(some, model, size, batch_size, runtime, precision, fit, lost, progress)
-    if cluster is not None: encode_cluster(images, model, out, cluster, workers, cores, progress=progress, size=size, part_size=part_size, **how)
-    elif out is not None: _encode_out(images, photos, model, size, out, part_size, (lambda some, lost: rows_of(some, None)) if bad == 'raise' else rows_of, **how)
-    if out is None:
-        lost = None if bad in (None, 'raise') else {}
-        rows = np.concatenate(list(rows_of(photos, lost)))
+    if cluster is not None:
+        encode_cluster(images, model, out, cluster, workers, cores, batch_size, progress, size, part_size=part_size, **how)
+    else:
+        run = _computer(model, size, runtime, precision, batch_size, len(photos))
+        def rows_of(some, lost): return _rows(some, model, size, batch_size, run, fit, lost if gaps else None, progress)
+        if out is not None: _encode_out(images, photos, model, size, out, part_size, rows_of, **how)
+    lost = {}
+    if out is None: rows = np.concatenate(list(rows_of(photos, lost)))
     else: rows, lost = _read_out(out, photos)
     _report_bad(bad, lost, len(photos))
     return rows

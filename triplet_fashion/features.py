@@ -6,7 +6,7 @@
 __all__ = ['cut_network', 'fingerprint', 'cut_features', 'features', 'embed']
 
 # %% ../nbs/15_features.ipynb #967d3aa8
-import contextlib, hashlib, json, os, re, shutil, time
+import contextlib, hashlib, io, itertools, json, os, re, time
 from pathlib import Path
 
 import keras
@@ -19,7 +19,8 @@ from .base_network import _leaves, _n_frozen, backbone_of, backbone_stages, base
 from .catalog import Catalog
 from .generator import _as_is, _augmenter, image_dataset
 from .photo import PhotoError, _map_threads, photo_problem, track
-from .runtimes import ENGINES, _missing, runtime
+from .runtimes import LazyRuntime, check_engine, numbered_layers
+from .storage.files import atomic_write
 
 # %% ../nbs/15_features.ipynb #d13f69bd
 def _functional(model): return model._functional if isinstance(model, keras.Sequential) else model
@@ -134,30 +135,30 @@ def cut_network(
 
 # %% ../nbs/15_features.ipynb #ea976434
 def _digest(*what):
-    "A name for what can be written as JSON."
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode('utf-8', 'surrogateescape')).hexdigest()[:32]
+    "Return a name for what can be written as JSON."
+    text = json.dumps(what, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:32]
 
 def fingerprint(
     model, # Keras model
 )->str: # 64 characters
-    "A digest of layers and weights, whatever the layers are called and whichever of them learn."
-    text = re.sub(r'"trainable": (true|false)', '', model.to_json())
-    names = {l.name: i for i, l in enumerate(model._flatten_layers())}
-    text = re.sub(r'"([^"]+)"', lambda m: f'"#{names[m[1]]}"' if m[1] in names else m[0], text)
-    sha = hashlib.sha256(text.encode())
+    "Return a digest of layers and weights, whatever the layers are called and whichever of them learn."
+    with numbered_layers(model): text = model.to_json()
+    sha = hashlib.sha256(re.sub(r'"trainable": (true|false)', '', text).encode())
     for w in model.weights: sha.update(np.ascontiguousarray(w).tobytes())
     return sha.hexdigest()
 
 # %% ../nbs/15_features.ipynb #f4657447
 def _photo_state(catalog):
-    "Name, size and time of change of each photo."
+    "Return name, size and time of change of each photo. PhotoError names one that is gone."
     def one(name, path):
-        s = os.stat(path)
+        try: s = os.stat(path)
+        except OSError as e: raise PhotoError(path, f'missing: {(e.strerror or str(e)).lower()}') from None
         return name, s.st_size, s.st_mtime_ns
     return [one(*o) for o in zip(catalog.ids, catalog.paths)]
 
 def _augment_state(augment, size):
-    "What an augmentation does to a picture of noise: a digest of the pixels."
+    "Return a digest of the pixels that an augmentation makes of a picture of noise."
     if augment is None: return None
     noise = np.random.default_rng(0).integers(0, 256, (4, *size, 3)).astype('float32')
     return hashlib.sha256(np.asarray(augment(tf.constant(noise), (1, 2))).tobytes()).hexdigest()
@@ -165,47 +166,59 @@ def _augment_state(augment, size):
 _DECODED = 1, PIL.__version__, tf.__version__, __version__   # files give the same pixels as long as these are the same
 
 # %% ../nbs/15_features.ipynb #27308aa2
-def _stored(path):
-    "The array in a file, mapped; None where there is none or it is damaged."
-    try: return np.load(path, mmap_mode='r', allow_pickle=False)
-    except (OSError, ValueError, EOFError): return None
+def _is_whole(path):
+    "Tell whether a file ends with the SHA-256 of what stands before."
+    sha = hashlib.sha256()
+    left = os.stat(path).st_size - sha.digest_size
+    with open(path, 'rb') as f:
+        while left > 0 and (block := f.read(min(left, 1 << 20))):
+            sha.update(block)
+            left -= len(block)
+        return left == 0 and f.read() == sha.digest()
 
-def _sweep(folder):
-    "Remove parts that processes left which are no more."
-    for part in Path(folder).glob('.*.part'):
-        pid = part.name.split('.')[-2]
-        try: os.kill(int(pid), 0)
-        except (ProcessLookupError, ValueError): part.unlink(missing_ok=True)
-        except OSError: pass
+def _stored(path, shape, dtype):
+    "Return the array in a file, mapped; None where there is none, or it is damaged or another one."
+    try:
+        if not _is_whole(path): return None
+        found = np.load(path, mmap_mode='r', allow_pickle=False)
+    except (OSError, ValueError, EOFError): return None
+    return found if (found.shape, found.dtype) == (tuple(shape), np.dtype(dtype)) else None
 
 def _write(path, shape, dtype, parts):
-    "Write an array of this shape from its parts; OSError if the disk cannot hold it."
-    need, free = int(np.prod(shape))*np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
-    if need > free: raise OSError(28, f'{path.parent} has {free/1e9:.1f} GB free, the features need {need/1e9:.1f} GB: take another folder, fewer copies, a higher cut, or an empty dictionary as store, for memory')
-    part = path.with_name(f'.{path.stem}.{os.getpid()}.part')
-    try:
-        with open(part, 'wb') as f:
-            np.lib.format.write_array_header_1_0(f, dict(descr=np.lib.format.dtype_to_descr(np.dtype(dtype)), fortran_order=False, shape=tuple(shape)))
-            for rows in parts: f.write(np.ascontiguousarray(rows, dtype).data)
-            f.flush(); os.fsync(f.fileno())
-        part.replace(path)
-    finally: part.unlink(missing_ok=True)
+    "Write an array of this shape from its parts, and return it, mapped. OSError if the disk cannot hold it."
+    sha, dtype = hashlib.sha256(), np.dtype(dtype)
+    head = dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=tuple(shape))
+    start = io.BytesIO()
+    np.lib.format.write_array_header_1_0(start, head)
+    need = int(np.prod(shape))*dtype.itemsize + len(start.getvalue()) + sha.digest_size
+    with atomic_write(path, need=need) as part, open(part, 'wb') as f:
+        for piece in itertools.chain([start.getvalue()], (np.ascontiguousarray(o, dtype).data for o in parts)):
+            sha.update(piece)
+            f.write(piece)
+        f.write(sha.digest())
+    return np.load(path, mmap_mode='r', allow_pickle=False)
 
 # %% ../nbs/15_features.ipynb #7c02b9e4
+def _sweep_old(folder, days):
+    "Remove files that nobody asked for in so many days."
+    for old in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if old.lstat().st_mtime < time.time() - days*86400: old.unlink()
+
 def _cache_folder(days=30):
-    "The user's folder for features; None where none can be made."
-    home = os.environ.get('TRIPLET_FASHION_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'triplet_fashion'
-    folder = Path(home).expanduser()/'features'
+    "Return the user's folder for features; None where there is none and none can be made."
     try:
+        own, shared = (os.environ.get(k) for k in ('TRIPLET_FASHION_CACHE', 'XDG_CACHE_HOME'))
+        home = Path(own) if own else Path(shared or Path.home()/'.cache')/'triplet_fashion'
+        folder = home.expanduser()/'features'
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.iterdir():
-            if old.stat().st_mtime < time.time() - days*86400: old.unlink(missing_ok=True)
-    except (OSError, RuntimeError): pass
-    return folder if os.access(folder, os.W_OK) else None
+        _sweep_old(folder, days)
+    except (OSError, RuntimeError): return None   # RuntimeError: nobody's home is known
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 # %% ../nbs/15_features.ipynb #6a03f970
 def _batches(catalog, size, batch_size, copies, augment, seed, fit):
-    "tf.data of images, float32 (b*copies, h, w, 3): the copies of a photo side by side."
+    "Return a tf.data of images, float32 (b*copies, h, w, 3): the copies of a photo side by side."
     ds = image_dataset(catalog, size=size, batch_size=max(1, batch_size//copies), fit=fit)
     ds = ds.map(_as_is(lambda images, _: images))
     if augment is None: return ds
@@ -214,55 +227,50 @@ def _batches(catalog, size, batch_size, copies, augment, seed, fit):
         return tf.reshape(tf.stack(made, 1), (-1, *size, 3))
     return ds.enumerate().map(_as_is(several)).prefetch(1)
 
-def _named_error(catalog, e):
-    "The photo behind an error of tf.data, found by reading; else the error."
-    for path in catalog.paths:
-        problem = photo_problem(path, min_side=1)
-        if problem: return PhotoError(path, problem)
-    return e
+def _bad_photos(catalog):
+    "Return [(path, problem)] of the photos that cannot be read."
+    found = _map_threads(lambda path: photo_problem(path, min_side=1), catalog.paths)
+    return [(str(p), problem) for p, problem in zip(catalog.paths, found) if problem]
+
+@contextlib.contextmanager
+def _naming_photos(catalog):
+    "Turn an error of TensorFlow within a `with` block into one that names the photo behind it."
+    try: yield
+    except tf.errors.OpError as e:
+        if (bad := _bad_photos(catalog)): raise PhotoError(*bad[0]) from None
+        said = (e.message or '').strip().splitlines() or ['']
+        raise RuntimeError(f'{catalog.name}: {type(e).__name__}: {said[0][:300]}. Each photo can be read now: if the disk or the memory '
+                           'was the trouble, call again') from e
+
+def _some_photos(catalog):
+    "Return a Catalog, which may be given by a folder's name. ValueError where it is empty."
+    catalog = Catalog.of(catalog)
+    if not len(catalog): raise ValueError(f'{catalog.name} holds no photos: give a catalog with at least one')
+    return catalog
 
 # %% ../nbs/15_features.ipynb #4d9300de
-_last = {}   # (fingerprint, shape, engine) -> runtime, of one network at most
-
-def _noted(note, photos):
-    "The engine that a note names, where it was chosen for about as many photos among the engines there are now; None without."
-    try: said = json.loads(note.read_text())
-    except (OSError, ValueError): return None
-    return said['engine'] if said['among'] == [o for o in ENGINES if not _missing(o)] and photos <= 4*said['photos'] else None
-
-def _note(note, engine, photos):
-    part = note.with_name(f'.{note.name}.{os.getpid()}.part')
-    part.write_text(json.dumps({'engine': engine, 'photos': photos, 'among': [o for o in ENGINES if not _missing(o)]}))
-    part.replace(note)
-
-def _ready(model, name, images, photos, note=None):
-    "The runtime for `model`: the one noted, the last one where it is for the same weights, else a new one."
-    key, said = (fingerprint(model), images.shape[1:]), name == 'auto' and note is not None and _noted(note, photos)
-    wanted = *key, said or name
-    if wanted not in _last:
-        made = runtime(model, said or name, images, photos=photos)
-        _last.clear()
-        _last[wanted] = _last[(*key, made.name)] = made
-    if note is not None and not said: _note(note, _last[wanted].name, photos)
-    return _last[wanted]
+def _engine_for(engine, model, photos, batch_size):
+    "Return what computes `model`: the runtime given, or one to be made for so many photos. ValueError for one of another network."
+    if isinstance(engine, str): return LazyRuntime(model, engine, photos=photos, batch_size=max(1, batch_size))
+    if engine.is_of(model): return engine
+    raise ValueError(f'engine ({engine.name}) was made of another network than this one, or before it learned on: make it anew')
 
 # %% ../nbs/15_features.ipynb #52be9041
-def _parts(model, catalog, shape, batch_size, copies, augment, seed, fit, name, progress, dtype, note=None):
-    "Features in parts, (b, copies, ...), and the runtime that made them."
-    run, step = None, -(-len(catalog)//max(1, batch_size//copies))
-    data = iter(_batches(catalog, shape[:2], batch_size, copies, augment, seed, fit))
+def _parts(run, catalog, size, batch_size, copies, augment, seed, fit, progress, dtype):
+    "Give features in parts, (b, copies, ...)."
+    step = -(-len(catalog)//max(1, batch_size//copies))
+    data = iter(_batches(catalog, size, batch_size, copies, augment, seed, fit))
     for _ in track(range(step), progress=progress, label='batches of features'):
-        try: images = next(data).numpy()
-        except tf.errors.OpError as e: raise _named_error(catalog, e) from None
-        run = run or _ready(model, name, images, len(catalog)*copies, note)
+        with _naming_photos(catalog): images = next(data).numpy()
         rows = run(images)
-        if dtype == 'float16' and not np.abs(rows).max() < 65504: raise ValueError("features beyond 65504 do not fit into float16: use dtype='float32'")
+        if dtype == 'float16' and not np.abs(rows).max() < 65504:
+            raise ValueError("features beyond 65504 do not fit into float16: use dtype='float32'")
         yield rows.reshape(-1, copies, *rows.shape[1:])
 
 # %% ../nbs/15_features.ipynb #068d4fcd
 def cut_features(
     lower, # lower part of a network, see `cut_network`; or any Keras model from photos to a tensor
-    catalog, # the photos
+    catalog, # the photos: a `Catalog`, or a folder of product folders
     store=None, # folder that keeps the file; None: memory
     copies=1, # of each photo, augmented
     augment=None, # True (see `augmentation`), a Keras layer, or a function (images, seed) -> images; None: the photo as it is, for one copy
@@ -271,40 +279,43 @@ def cut_features(
     batch_size=32, # photos or copies at once
     fit='stretch', # as in `read_image`
     progress=False, # show progress, see `track`
-    engine='auto', # see `runtime`
+    engine='auto', # name, see `runtime`; or a `Runtime` or `LazyRuntime` of `lower`
     size=None, # (height, width) to read photos at; None: what the model takes
 )->np.ndarray: # (n, copies, ...), in the order of `catalog`; from a folder, a read-only memory map
-    "What the frozen part of a network makes of each photo, computed once. PhotoError names a photo that cannot be read."
-    augment, size = _augmenter(augment or copies > 1), tuple(size or lower.input_shape[1:3])
+    "Compute what the frozen part of a network makes of each photo, once. PhotoError names a photo that cannot be read."
+    catalog, augment = _some_photos(catalog), _augmenter(augment or copies > 1)
+    size = tuple(size or lower.input_shape[1:3])
     if None in size: raise ValueError('the network takes photos of any size: give size=(height, width)')
+    run = _engine_for(engine, lower, len(catalog)*copies, batch_size)
+    parts = _parts(run, catalog, size, batch_size, copies, augment, seed, fit, progress, dtype)
+    if store is None: return np.concatenate([p.astype(dtype) for p in parts])
     shape = len(catalog), copies, *lower.compute_output_shape((1, *size, 3))[1:]
-    parts = lambda *note: _parts(lower, catalog, size, batch_size, copies, augment, seed, fit, engine, progress, dtype, *note)
-    if store is None: return np.concatenate([p.astype(dtype) for p in parts()])
-    how = ([seed, batch_size, _augment_state(augment, size)] if augment else []) + [engine]*engine.endswith('-bf16')
-    path = Path(store)/f'{_digest(_DECODED, _photo_state(catalog), fingerprint(lower), size, fit, copies, dtype, how)}.npy'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if (found := _stored(path)) is not None and found.shape == shape:
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > 86400: os.utime(path)   # asked for today
-        return found
-    _sweep(store)
-    _write(path, shape, dtype, parts(path.with_name(f'{_digest(fingerprint(lower), size)}.engine')))
-    return _stored(path)
+    how = ([seed, batch_size, _augment_state(augment, size)] if augment else []) + [run.name]*run.name.endswith('-bf16')
+    name = _digest(_DECODED, _photo_state(catalog), fingerprint(lower), size, fit, copies, dtype, how)
+    path = Path(store)/f'{name}.npy'
+    found = _stored(path, shape, dtype)
+    if found is None: return _write(path, shape, dtype, parts)
+    with contextlib.suppress(OSError):
+        if time.time() - path.stat().st_mtime > 86400: os.utime(path)   # asked for today
+    return found
 
 # %% ../nbs/15_features.ipynb #4caa5159
 def features(
     net, # network made by `base_network`
-    catalog, # the photos
+    catalog, # the photos: a `Catalog`, or a folder of product folders
     store=None, # folder, or dictionary, that keeps the features for the next call; None: keep nothing
     batch_size=32, # photos at once
     verbose=0, # 1: show progress
-    engine='auto', # see `runtime`
+    engine='auto', # name, see `runtime`; or a `Runtime` or `LazyRuntime` of the backbone
 )->np.ndarray: # float32 (n, d), in the order of `catalog`
-    "What the backbone of `net` makes of each photo: the input of its head."
-    made = lambda folder=None: cut_features(backbone_of(net), catalog, folder, dtype='float32', batch_size=batch_size, progress=bool(verbose), engine=engine)[:, 0]
+    "Compute what the backbone of `net` makes of each photo: the input of its head."
+    catalog, backbone = _some_photos(catalog), backbone_of(net)
+    def made(folder=None):
+        return cut_features(backbone, catalog, folder, dtype='float32', batch_size=batch_size, progress=bool(verbose), engine=engine)[:, 0]
     if isinstance(store, (str, os.PathLike)): return made(store)
     store = {} if store is None else store
-    key = fingerprint(backbone_of(net)), backbone_of(net).input_shape, engine.endswith('-bf16'), tuple(_photo_state(catalog))
+    name = check_engine(engine) if isinstance(engine, str) else engine.name
+    key = fingerprint(backbone), backbone.input_shape, name.endswith('-bf16'), tuple(_photo_state(catalog))
     if key not in store: store[key] = made()
     return store[key]
 
@@ -313,28 +324,31 @@ def _frozen(net): return not backbone_of(net).trainable_weights
 
 def embed(
     net, # network made by `base_network`
-    catalog, # the photos
+    catalog, # the photos: a `Catalog`, or a folder of product folders
     store=None, # folder or dictionary that keeps the features of a frozen backbone; None: keep nothing
     batch_size=32, # photos at once
     verbose=0, # Keras' progress bar: 0 or 1
 )->np.ndarray: # float32 (n, out_dims), in the order of `catalog`
-    "Embeddings of all photos of `catalog`, read at the size that `net` was built for."
+    "Compute embeddings of all photos of `catalog`, read at the size that `net` was built for. PhotoError names a photo that cannot be read."
+    catalog = _some_photos(catalog)
     if store is not None and _frozen(net):
         return np.asarray(head_of(net)(features(net, catalog, store, batch_size, verbose), training=False))
     data = image_dataset(catalog, size=net.input_shape[1:3], batch_size=batch_size)
-    return np.asarray(net.predict(data, verbose=verbose), 'float32')
+    with _naming_photos(catalog): return np.asarray(net.predict(data, verbose=verbose), 'float32')
 
 # %% ../nbs/15_features.ipynb #f26b9d07
 def _readable(catalog):
-    "(the photos of `catalog` that can be read, [(path, problem)] of the others)."
-    found = list(_map_threads(lambda path: photo_problem(path, min_side=1), catalog.paths))
-    bad = [(str(p), problem) for p, problem in zip(catalog.paths, found) if problem]
-    return (catalog.subset(np.array([not o for o in found])), bad) if bad else (catalog, bad)
+    "Return the photos of `catalog` that can be read, and [(path, problem)] of the others."
+    bad = _bad_photos(catalog)
+    lost = {path for path, _ in bad}
+    return (catalog.subset(np.array([str(p) not in lost for p in catalog.paths])), bad) if bad else (catalog, bad)
 
 def _features_of(net, catalog, store, **how):
-    "(features, the photos they are of, [(path, problem)] of those that cannot be read)."
-    try: return features(net, catalog, store, **how), catalog, []
-    except PhotoError:
-        good, bad = _readable(catalog)
-        if not bad: raise
-        return features(net, good, store, **how), good, bad
+    "Return features, the photos they are of, and [(path, problem)] of those that cannot be read."
+    bad = []
+    while True:
+        try: return features(net, catalog, store, **how), catalog, bad
+        except PhotoError:
+            good, more = _readable(catalog)
+            if not more or not len(good): raise
+            catalog, bad = good, bad + more

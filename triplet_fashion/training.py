@@ -23,8 +23,8 @@ from .mining import BatchTripletLoss
 from .contrast import MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
 from .doctor import CollapseDoctor
 from .model import compile_triplet, ready, triplet_model
-from .features import _cache_folder, _features_of, _frozen, _last, _readable, cut_features, cut_network, embed, features
-from .runtimes import ENGINES, in_precision
+from .features import _cache_folder, _features_of, _frozen, _readable, cut_features, cut_network, embed, features
+from .runtimes import ENGINES, LazyRuntime, in_precision
 from .evaluation import BASELINES, Evaluation, RetrievalCallback, _check_watched, baselines, evaluate, official, scoreboard
 from .checkpoints import Checkpoint, SeedCheckpoint, _newest, continue_from, run_epochs, run_identity
 from .workers import OnWorkers, _task, as_strategy, chief_first, part_of
@@ -335,10 +335,14 @@ def _in_blocks(model, rows, n=256):
     "Outputs of `model` for copy 0 of `rows` (n, copies, ...), float32, a block at a time."
     return np.concatenate([np.asarray(model.predict_on_batch(np.asarray(rows[i:i+n, 0], 'float32'))) for i in range(0, len(rows), n)])
 
-def _by_the_chief(workers, make):
+def _by_the_chief(workers, engine, make):
     "What `make(engine)` gives, computed by the chief first; the others find it, or compute it on the same engine."
     names = ['auto', *ENGINES]
-    return chief_first(workers, lambda n: make(names[n or 0]), lambda: names.index(next(iter(_last.values())).name) if _last else 0)
+    return chief_first(workers, lambda n: make(names[n] if n else engine), lambda: names.index(engine.name))
+
+def _engine_of_a_run(model, *numbers):
+    "The engine for so many photos in all: it does not depend on what is kept already."
+    return LazyRuntime(model, photos=sum(numbers))
 
 def _tuning(net, catalog, valid, s, seed, folder, bar, workers=None):
     "(model to train, function (epoch, step) -> batches, what a doctor looks at, function Catalog -> embeddings) of the second stage."
@@ -349,7 +353,8 @@ def _tuning(net, catalog, valid, s, seed, folder, bar, workers=None):
     lower, upper = cut_network(unfreeze(net, s['unfreeze']))
     say = (lambda text: print(text, flush=True)) if bar else (lambda text: None)
     say(f"what stays as it is makes {' x '.join(map(str, lower.output_shape[1:]))} numbers of a photo: computed once, {s['copies']} copies of each")
-    made = lambda c, **kw: _by_the_chief(workers, lambda engine: cut_features(lower, c, folder, progress=bool(bar), engine=engine, **kw))
+    runtime = _engine_of_a_run(lower, len(catalog)*(1 + s['copies']), 0 if valid is None else len(valid))
+    made = lambda c, **kw: _by_the_chief(workers, runtime, lambda engine: cut_features(lower, c, folder, progress=bool(bar), engine=engine, **kw))
     below = {id(c): made(c) for c in (catalog, valid) if c is not None}
     inputs = made(catalog, copies=s['copies'], augment=s['augment'] or True, seed=seed) if s['copies'] > 1 else below[id(catalog)]
     data = lambda e, i, **part: _batches(catalog, s | {'augment': False}, seed, e, net.input_shape[1:3], inputs, first_step=i, copies=inputs.shape[1], **part)
@@ -420,7 +425,8 @@ def _seen_by_the_head(net, catalog, valid, store, bar, workers):
     if not _frozen(net):   # what is learned from is replaced as it is read
         valid, bad = (valid, []) if valid is None else _readable(valid)
         return (None, catalog), (None, valid), bad
-    made = lambda c: _by_the_chief(workers, lambda engine: _features_of(net, c, store, verbose=bar, engine=engine))
+    runtime = _engine_of_a_run(backbone_of(net), len(catalog), 0 if valid is None else len(valid))
+    made = lambda c: _by_the_chief(workers, runtime, lambda engine: _features_of(net, c, store, verbose=bar, engine=engine))
     rows, catalog, bad = made(catalog)
     seen, valid, more = made(valid) if valid is not None else (None, None, [])
     return (rows, catalog), (seen, valid), bad + more
