@@ -19,6 +19,7 @@ from .audit import Audit, _brief, _data_uri, _escape, _fonts, _thumb, audit_phot
 from .draw import _number, contact_sheet, draw_photo, garment, photo_quality, product_name
 from .labels import Labels, composed
 from .photo import PHOTO_SUFFIXES, _map_threads, track
+from .storage.files import explain_full_disk
 
 # %% ../nbs/07_catalog.ipynb #59f19f7d
 _NOTE = '.drawn.json'   # says what was drawn, inside the folder
@@ -46,6 +47,7 @@ def draw_catalog(
 ):                      # the Catalog
     "Draw a catalogue of products that do not exist; returns an identical one drawn earlier as it is."
     folder = Path(folder)
+    n_products, n_views = _number(n_products, 'n_products'), _number(n_views, 'n_views')
     spec = json.dumps(dict(drawn=1, n_products=n_products, n_views=n_views, seed=seed, size=list(size), quality=quality))
     if n_products < 1 or n_views < 1: raise ValueError(f'n_products and n_views must be at least 1, not {n_products} and {n_views}')
     if folder.is_dir() and any(folder.iterdir()):
@@ -57,8 +59,9 @@ def draw_catalog(
         homes = [work/product_name(p, seed=seed) for p in range(n_products)]
         for o in homes: o.mkdir(parents=True)
         jobs = ((homes[p], p, v, seed, size, quality) for p in range(n_products) for v in range(n_views))
-        for _ in track(_map_threads(lambda o: _draw_job(*o), jobs), n_products*n_views, progress, 'photos drawn'): pass
-        (work/_NOTE).write_text(spec)
+        with explain_full_disk(folder):
+            for _ in track(_map_threads(lambda o: _draw_job(*o), jobs), n_products*n_views, progress, 'photos drawn'): pass
+            (work/_NOTE).write_text(spec)
         if folder.is_dir(): folder.rmdir()
         work.rename(folder)
     finally: shutil.rmtree(work, ignore_errors=True)
@@ -611,7 +614,11 @@ def _move(src, dst):
             if e.errno != errno.EXDEV: raise
         part = os.path.join(home, f'.{zlib.crc32(os.fsencode(name)):08x}.part')   # short: a name may have all the bytes a system allows
         if os.path.lexists(part): shutil.rmtree(part)
-        shutil.copytree(src, part, symlinks=True)
+        try:
+            with explain_full_disk(dst): shutil.copytree(src, part, symlinks=True)
+        except OSError:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
         if not _all_there(src, part): raise OSError(f'the copy {part} differs from {src}, which stays as it is: is the disk sound?')
         _to_disk(part)
         os.rename(part, dst)

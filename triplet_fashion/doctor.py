@@ -12,15 +12,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 from fastcore.basics import patch
-from .loss import LosslessTripletLoss, lossless_triplet_loss
+from .labels import Labels
+from .loss import LosslessTripletLoss, check_number, lossless_triplet_loss
 from .model import _bounded, _last_layer
 
 # %% ../nbs/13_doctor.ipynb #869e8886
 def effective_rank(
     embeddings # float (n, d)
-)->float: # between 0 (all equal) and min(n-1, d)
+)->float: # between 0 (all equal) and min(n-1, d); NaN where an embedding is not finite
     "Number of directions that embeddings use: exp of the entropy of their singular values, mean removed (Roy & Vetterli 2007)."
     x = np.asarray(embeddings, 'float64')
+    if x.ndim != 2 or not len(x): raise ValueError(f'embeddings must have shape (n, d), with a row a photo; got {x.shape}')
+    if not np.isfinite(x).all(): return math.nan
     s = np.linalg.svd(x - x.mean(0), compute_uv=False)
     if s.sum() <= 1e-6*np.linalg.norm(x): return 0.
     p = s[s > 0]/s.sum()
@@ -36,9 +39,9 @@ def _overlap(near, far):
 def _pairs_of(labels):
     "Which pairs are of one product, and which of different ones, both bool (n, n)."
     if isinstance(labels, tuple): return labels
-    labels = np.asarray(labels).ravel()
-    same = labels[:, None] == labels
-    return same & ~np.eye(len(labels), dtype=bool), ~same
+    found = Labels(labels, missing='unlabelled')
+    same, known = found.ids[:, None] == found.ids, found.known[:, None] & found.known
+    return same & known & ~np.eye(len(found), dtype=bool), ~same & known
 
 def _active(d, same, other, margin):
     "Share of all triplets (i, p, n) with d(i,n) <= d(i,p) + margin."
@@ -51,13 +54,15 @@ def _active(d, same, other, margin):
 # %% ../nbs/13_doctor.ipynb #0a4b5de8
 def vital_signs(
     embeddings, # float (n, d)
-    labels, # products, (n,); or two masks bool (n, n): pairs of one product, pairs of different ones
+    labels, # products, (n,), a photo without one is in no pair; or two masks bool (n, n): pairs of one product, pairs of different ones
     margin=None, # of the loss, in the units of its distance; None: it has none
     squared=True, # does the loss take squared distances?
     sigmoid=None # are these outputs of sigmoids? None: if all lie in [0, 1]
 )->dict: # 'd+', 'd-', 'overlap', 'active', 'saturated', 'rank', and what `diagnose` needs besides
     "What a few photos' embeddings say about the state of a network."
     x, (same, other) = np.asarray(embeddings, 'float64'), _pairs_of(labels)
+    if x.ndim != 2 or len(x) != len(same): raise ValueError(f'{len(same)} labels for embeddings of shape {x.shape}: give one label a row')
+    if margin is not None: check_number(margin, 'margin')
     if not same.any() or not other.any(): raise ValueError('labels: two products, and two photos of one of them, are the least')
     products = int((~np.triu(same, 1).any(0)).sum())
     signs = dict(finite=bool(np.isfinite(x).all()), margin=margin, limit=min(x.shape[1], products-1))
@@ -168,9 +173,8 @@ class TrainingTrouble(UserWarning):
 def _three(x): return isinstance(x, (tuple, list)) and len(x) == 3
 
 def _some(labels, n):
-    "Positions of about `n` photos: products spread over all there are, up to 4 photos of each."
-    ids, counts = np.unique(labels, return_counts=True)
-    ids = ids[counts > 1]
+    "Positions of about `n` photos: products spread over all there are, up to 4 photos of each; `labels` are class ids, -1 for none."
+    ids = np.flatnonzero(np.bincount(labels[labels >= 0]) > 1)
     take = ids[np.unique(np.linspace(0, len(ids)-1, max(2, n//4)).round().astype(int))]
     return np.concatenate([np.flatnonzero(labels == c)[:max(4, n//len(take))] for c in take])[:max(n, 4)]
 
@@ -181,20 +185,32 @@ def _sample(data, n):
     for _ in range(50):
         bx, by = (next(batches, (None, None)))[:2]
         if bx is None: break
-        by = np.asarray(by)
+        by = _array_of(by)
         if _three(bx): return _triplet_sample([np.asarray(o)[:max(2, n//3)] for o in bx], by[:max(2, n//3)])
         x, y = (np.asarray(bx), by.ravel()) if x is None else (np.concatenate([x, bx]), np.concatenate([y, by.ravel()]))
-        ids, counts = np.unique(y, return_counts=True)
-        if len(ids) > 1 and (counts > 1).sum()*4 >= min(n, 8):
-            at = _some(y, n)
+        found = Labels(y, what='the labels of data', missing='unlabelled')
+        counts = np.bincount(found.ids[found.known])
+        if len(counts) > 1 and (counts > 1).sum()*4 >= min(n, 8):
+            at = _some(found.ids, n)
             return x[at], y[at], _pairs_of(y[at]), None
     raise ValueError('CollapseDoctor: data holds no two products with two photos of one each among its first batches; pass (photos, labels) that do')
+
+def _array_of(labels):
+    "Labels as an array; lists with gaps as objects, which NumPy would turn into other labels."
+    return np.asarray(labels) if hasattr(labels, '__array__') else np.array(labels, object)
+
+def _tell_apart(labels):
+    "Do labels of triplets say which products are shown? Others, such as zeros, only fill their place."
+    if labels.ndim != 1: return False
+    try: found = Labels(labels, missing='unlabelled')
+    except ValueError: return False
+    return found.known.all() and len(found.values) > 1
 
 def _triplet_sample(apn, labels):
     "The same from triplets; labels, where they tell products apart, give more pairs."
     b = len(apn[0])
     t = np.arange(3*b).reshape(3, b)
-    known = labels.ndim == 1 and len(np.unique(labels)) > 1
+    known = _tell_apart(labels)
     who = np.concatenate([labels, labels]) if known else np.repeat(np.arange(b)[None], 2, 0).ravel()
     same, other = np.zeros((2, 3*b, 3*b), bool)
     same[:2*b, :2*b], differ = (s for s in _pairs_of(who))
@@ -216,6 +232,7 @@ class CollapseDoctor(keras.callbacks.Callback):
     ):
         super().__init__()
         if on_trouble not in ('stop', 'warn'): raise ValueError(f"on_trouble={on_trouble!r}: choose 'stop' or 'warn'")
+        for name, value in dict(photos=photos, patience=patience, every=every).items(): check_number(value, name, least=1, whole=True)
         self.data, self.photos, self.patience, self.on_trouble, self.every, self.verbose, self.logs = data, photos, patience, on_trouble, every, verbose, logs
         self.looks, self.start, self.diagnosis = [], None, Diagnosis('healthy', 'not looked at yet')
         self.x, self.labels, self.pairs, self.triplets = _sample(data, photos)

@@ -53,9 +53,17 @@ def _as_array(labels):
     x[:] = labels
     return x
 
-def _distinct(labels):
+def _check_exact(x, what):
+    "Raise where floating-point numbers are so large that neighbours among whole numbers are one."
+    if x.dtype.kind != 'f' or x.dtype.itemsize >= 8: return
+    large = 2**(np.finfo(x.dtype).nmant + 1)
+    if (np.abs(x) >= large).any():
+        raise ValueError(f'{what} of type {x.dtype} go up to {np.nanmax(np.abs(x)):,.0f}, and are exact below {large:,} only: give whole numbers or text')
+
+def _distinct(labels, what):
     "Return the different labels as given, and for each photo which of them it has, int (n,)."
     x = _as_array(labels)
+    _check_exact(x, what)
     if x.dtype.kind in 'biuUS':
         values, inverse = np.unique(x, return_inverse=True)
         return list(values), inverse.reshape(x.shape)
@@ -99,7 +107,7 @@ class Labels:
         if missing not in ('error', 'unlabelled'): raise ValueError(f"missing={missing!r}: use 'error' or 'unlabelled'")
         if isinstance(labels, (str, bytes)) or not hasattr(labels, '__len__'):
             raise ValueError(f'{what} must hold one label a photo, not {labels!r}')
-        given, inverse = _distinct(labels)
+        given, inverse = _distinct(labels, what)
         if inverse.ndim != 1 or (n is not None and len(inverse) != n):
             raise ValueError(f'{what} must hold one label a photo, shape ({"n" if n is None else n},); the shape is {inverse.shape}')
         plain = [_label(v, what) for v in given]

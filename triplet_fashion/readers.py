@@ -16,7 +16,7 @@ from .audit import _escape
 from .catalog import Catalog
 from .draw import draw_photo, garment
 from .photo import PhotoError, _map_threads, read_image, track
-from .storage.files import atomic_write
+from .storage.files import atomic_write, explain_full_disk
 
 # %% ../nbs/08_readers.ipynb #2a699768
 class Benchmark(dict):
@@ -353,5 +353,5 @@ def draw_benchmark(
     if n_products < 4 or n_views < 2: raise ValueError(f'at least 4 products with 2 photos each are needed, not {n_products} with {n_views}')
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()): raise FileExistsError(f'{folder} is not empty: give a new folder')
-    draw[name](folder, n_products, n_views)
+    with explain_full_disk(folder): draw[name](folder, n_products, n_views)
     return folder
