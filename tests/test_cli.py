@@ -1,5 +1,5 @@
 "The commands, as a person types them."
-import json, re, resource, shutil, subprocess, sys
+import json, os, re, resource, shutil, subprocess, sys, warnings
 from pathlib import Path
 
 import numpy as np, pytest
@@ -173,7 +173,8 @@ def test_eval_searches_the_gallery_it_is_given(run, drawn, capsys, tmp_path):
     alone, = (r for r in cli.triplet_eval(it, str(drawn.root), quick=True) if r['embedding'] == 'this network')
     capsys.readouterr()
     rows = cli.triplet_eval(it, str(drawn.root), gallery=str(drawn.root), quick=True, out=str(tmp_path/'e.html'), failures=str(tmp_path/'why'))
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert 'note: --gallery has no effect' in err
     assert rows[0]['R@1'] == alone['R@1'] < 1 and rows[0]['MAP@R'] == alone['MAP@R'] and rows[0]['5-NN'] < 1
     assert f'searched among the 72 photos of {drawn.name}, without itself' in out and 'training' not in out and 'no match there' not in out
     line = (tmp_path/'why'/'worst_queries.csv').read_text(encoding='utf-8').splitlines()[1].split(',')
@@ -340,9 +341,8 @@ def test_wrong_runs_photos_and_catalogues(run, drawn, tmp_path):
         with pytest.raises(SystemExit, match=text): cli.triplet_search.main(args)
 
 
-def test_unknown_backbone_and_recipe(drawn, tmp_path):
-    for extra, text in [(['--backbone', 'ResNet5'], 'ResNet50'), (['--recipe', 'best'], 'best')]:
-        with pytest.raises(SystemExit, match=text): cli.triplet_train.main([str(drawn.root), '--out', str(tmp_path/'o'), *extra])
+def test_unknown_backbone(drawn, tmp_path):
+    with pytest.raises(SystemExit, match='ResNet50'): cli.triplet_train.main([str(drawn.root), '--out', str(tmp_path/'o'), '--backbone', 'ResNet5'])
 
 
 def test_demo_reaches_its_figures(tmp_path):
@@ -358,4 +358,294 @@ def test_export_writes_what_another_runtime_opens(run, drawn, capsys, tmp_path):
     assert 'network.tflite' in capsys.readouterr().out
     assert made.note['threshold'] == cli._open_run(run)[1].get('threshold')
     assert load_export(tmp_path/'out').note == made.note
-    with pytest.raises(SystemExit, match="'savedmodel', 'onnx'"): cli.triplet_export.main([str(run), '--out', str(tmp_path/'x'), '--format', 'coreml'])
+
+
+# --- numbers and words that mean nothing
+
+@pytest.mark.parametrize('option, value, said', [
+    ('--epochs', '0', 'a whole number, 1 or more'), ('--size', '0', 'a whole number, 1 or more'), ('--size', '2.5', 'a whole number, 1 or more'), ('--steps', '-1', 'a whole number, 1 or more'),
+    ('--checkpoints', '0', 'a whole number, 1 or more'), ('--rate', 'nan', 'a number above 0'), ('--rate', '0', 'a number above 0'), ('--rate', 'inf', 'a number above 0'),
+    ('--learn', '2', 'a share, from 0 to 1'), ('--seed', '-1', 'a whole number, 0 or more'), ('--precision', 'x', 'float32'), ('--recipe', 'best', 'scratch')])
+def test_a_value_that_means_nothing_is_named_before_anything_else(option, value, said, capsys):
+    with pytest.raises(SystemExit) as e: cli.triplet_train.main(['no such folder', f'{option}={value}'])
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and f'argument {option}: ' in err and value in err and said in err
+
+
+def test_the_words_that_options_take_are_those_of_the_functions_behind_them():
+    from triplet_fashion.export import FORMATS
+    from triplet_fashion.training import RECIPES
+    assert set(cli.triplet_train.kinds['recipe']) == set(RECIPES)
+    assert set(cli.triplet_export.kinds['format']) == set(FORMATS)
+    assert set(cli.triplet_export.kinds['precision']) == {p for _, precisions, *_ in FORMATS.values() for p in precisions}
+
+
+# --- consoles
+
+SHOUT = '''
+import sys
+from pathlib import Path
+from triplet_fashion.cli import command
+
+@command
+def shout():
+    "Print what few consoles can show, then do the work."
+    for stream in sys.stdout, sys.stderr:
+        for _ in range(2000): print('\\xa0 옷 \\udce9 … \\u2212', file=stream, flush=True)
+    print('\\xa0 옷 \\udce9 … \\u2212')
+    Path('done').write_text('done')
+    raise ValueError('옷 \\udce9 is gone')
+
+shout.main(sys.argv[1:])
+'''
+
+
+@pytest.mark.parametrize('env, shell', [
+    (dict(PYTHONIOENCODING='cp949'), ''), (dict(PYTHONIOENCODING='ascii', PYTHONUNBUFFERED='1'), ''), (dict(PYTHONIOENCODING='utf-8:strict'), ''),
+    (dict(LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0'), ''), ({}, '| head -1'), ({}, '2>&1 | head -1'), ({}, '>&- 2>&-'), ({}, '> /dev/full 2>&1')])
+def test_no_console_ends_the_work(env, shell, tmp_path):
+    "Letters that it does not know, a reader that has gone, a stream that is closed, a disk that is full."
+    (tmp_path/'shout.py').write_text(SHOUT, encoding='utf-8')
+    env = {k: v for k, v in os.environ.items() if not k.startswith(('PYTHONIO', 'PYTHONUNBUFFERED', 'LC_', 'LANG'))} | dict(PYTHONPATH=str(root)) | env
+    call = f'"{sys.executable}" shout.py {shell if "|" in shell else shell + "; echo rc=$?"}'
+    done = subprocess.run(['bash', '-c', call], cwd=tmp_path, env=env, capture_output=True)
+    assert (tmp_path/'done').exists(), done.stderr[-2000:]
+    assert b'Traceback' not in done.stdout + done.stderr
+    if '|' not in shell: assert b'rc=1' in done.stdout            # of the ValueError, not 120 of a stream that could not be closed
+    if '2>&' not in shell: assert rb'\udce9 is gone' in done.stderr
+
+
+def test_help_goes_to_any_console():
+    env = os.environ | dict(PYTHONIOENCODING='ascii', PYTHONPATH=str(root))
+    code = 'from triplet_fashion import cli; cli.triplet_audit.__doc__ = "\\xa0 옷"; cli.triplet_audit.main(["--help"])'
+    done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and r'\uc637' in done.stdout, done.stderr
+
+
+def test_names_that_are_not_utf8_are_audited_listed_and_drawn(drawn, tmp_path):
+    "On a console that shows nothing but ASCII."
+    odd = tmp_path/'shop'/os.fsdecode(b'caf\xe9')
+    shutil.copytree(drawn.root, tmp_path/'shop')
+    odd.mkdir()
+    shutil.copy(drawn.paths[0], odd/os.fsdecode(b'z\xe9ro.jpg'))
+    (odd/os.fsdecode(b'\xe9.jpg')).touch()
+    code = 'import sys; from triplet_fashion.cli import triplet_audit as f; f.main(sys.argv[1:])'
+    env = os.environ | dict(PYTHONIOENCODING='ascii', PYTHONPATH=str(root))
+    done = subprocess.run([sys.executable, '-c', code, 'shop', '--out', 'l.csv', '--report', 'r.html'], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and r'caf\udce9' in done.stdout, done.stderr
+    assert r'caf\udce9' in (tmp_path/'r.html').read_text(encoding='utf-8')
+    from triplet_fashion.catalog import Catalog
+    assert len(Catalog.from_dir(tmp_path/'shop').exclude(tmp_path/'l.csv')) == 72
+
+
+# --- errors
+
+def failing(error):
+    def triplet_fails(): raise error
+    return cli.command(triplet_fails)
+
+
+def test_errors_of_tensorflow_and_of_memory_are_sentences():
+    import tensorflow as tf
+    broken = tf.errors.InvalidArgumentError(None, None, '{{function_node __wrapped__X}} a.jpg: Expected image\n\t [[{{node Y}}]] [Op:IteratorGetNext]')
+    with pytest.raises(SystemExit, match='^triplet_fails: TensorFlow could not go on: a.jpg: Expected image$'): failing(broken).main([])
+    for error in MemoryError(), tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating'):
+        with pytest.raises(SystemExit, match='the memory of this machine does not suffice: give a smaller --size'): failing(error).main([])
+
+
+def test_a_fault_of_the_package_keeps_its_traceback_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+    with pytest.raises(SystemExit, match='^triplet_fails: KeyError: .*This is a fault of triplet_fashion') as e: failing(KeyError('옷')).main([])
+    kept, = tmp_path.iterdir()
+    assert str(e.value).endswith(str(kept)) and "KeyError: '옷'" in kept.read_text(encoding='utf-8')
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path/'missing'))
+    with pytest.raises(SystemExit, match='TRIPLET_FASHION_DEBUG=1 shows the traceback'): failing(KeyError('x')).main([])
+    monkeypatch.setenv('TRIPLET_FASHION_DEBUG', '1')
+    with pytest.raises(KeyError): failing(KeyError('x')).main([])
+
+
+def test_warnings_are_notes(capsys):
+    def triplet_warns(): warnings.warn('7 photos are left out')
+    cli.command(triplet_warns).main([])
+    assert capsys.readouterr().err == 'note: 7 photos are left out\n'
+
+
+# --- places to write to
+
+def places(tmp_path):
+    "Files and folders that cannot be written to, and what is said of them."
+    (tmp_path/'folder').mkdir(exist_ok=True)
+    (tmp_path/'file').touch()
+    file = {str(tmp_path/'folder'): 'is a folder', str(tmp_path/'file'/'x'): 'is not a folder', '/dev/null': 'is not a regular file', '/proc/new/x': 'cannot be made'}
+    folder = {str(tmp_path/'file'): 'is a file', str(tmp_path/'file'/'x'): 'is not a folder', '/dev/null': 'is a file', '/proc/new/x': 'cannot be made'}
+    return file, folder
+
+
+@pytest.mark.parametrize('command, args, option, folder', [
+    ('audit', [], '--out', False), ('audit', [], '--report', False), ('train', [], '--out', True), ('train', [], '--log', True), ('train', [], '--resume', True),
+    ('eval', [], '--out', False), ('eval', [], '--failures', True), ('embed', [], '--out', False), ('search', ['--catalog'], '--out', False), ('demo', [], '--out', True)])
+def test_a_place_that_cannot_be_written_to_is_named_before_the_work(command, args, option, folder, run, drawn, tmp_path, monkeypatch):
+    from triplet_fashion.catalog import Catalog
+    def work(*a, **kw): raise AssertionError('the work has begun')
+    monkeypatch.setattr(Catalog, 'audit', work)
+    monkeypatch.chdir(tmp_path)
+    given = {'audit': [drawn.root], 'train': [drawn.root], 'demo': [], 'search': [run, drawn.paths[0], '--catalog', drawn.root]}.get(command, [run, drawn.root])
+    for place, said in places(tmp_path)[folder].items():
+        if option == '--resume' and place == str(tmp_path/'file'): continue   # a file to begin from
+        with pytest.raises(SystemExit) as e: getattr(cli, f'triplet_{command}').main([*map(str, given), option, place])
+        text = str(e.value)
+        assert text.startswith(f'triplet_{command}: {option}={place!r}') and said in text and '\n' not in text and '.part' not in text
+
+
+def test_export_names_its_place_and_each_format_has_one(run, tmp_path, monkeypatch):
+    from triplet_fashion import export
+    def stop(bundle, out, *args, **kw): raise ValueError(f'out is {out}')
+    monkeypatch.setattr(export, 'export', stop)
+    for args, out in [([], 'exported'), (['--format', 'onnx'], 'exported-onnx'), (['--precision', 'bfloat16'], 'exported-bfloat16'),
+                      (['--format', 'litert', '--precision', 'int8'], 'exported-litert-int8'), (['--format', 'onnx', '--out', str(tmp_path/'x')], str(tmp_path/'x'))]:
+        with pytest.raises(SystemExit, match=f'out is {out}$'): cli.triplet_export.main([str(run), *args])
+    (tmp_path/'file').touch()
+    with pytest.raises(SystemExit, match='--out=.*is a file'): cli.triplet_export.main([str(run), '--out', str(tmp_path/'file')])
+
+
+def test_an_audit_makes_the_folders_of_its_files(drawn, tmp_path):
+    cli.triplet_audit.main([str(drawn.root), '--out', str(tmp_path/'new'/'list.csv'), '--report', str(tmp_path/'other'/'r.html')])
+    assert (tmp_path/'new'/'list.csv').is_file() and (tmp_path/'other'/'r.html').is_file()
+
+
+# --- little to show
+
+@pytest.mark.parametrize('products, views', [(p, v) for p in (1, 2, 9) for v in (1, 2, 4)])
+def test_a_small_catalogue_gets_its_report(products, views, drawn, tmp_path):
+    from triplet_fashion.evaluation import scoreboard
+    some = drawn.subset([(l < products) and (i % 6 < views) for i, l in enumerate(drawn.labels)])
+    x = {id(c): np.random.default_rng(0).normal(size=(len(c), 4)).astype('float32') for c in (some, drawn)}
+    for gallery in [None, drawn] if views > 1 else [drawn]:      # alone, photos of one view find nothing
+        rows = scoreboard({'random': lambda c: x[id(c)]}, some, gallery)
+        judged = cli.Judged(some, gallery, 'Said.', rows, [x[id(c)] for c in (some, gallery) if c is not None])
+        page = cli.report_page(tmp_path/'r.html', 'Small', judged).read_text(encoding='utf-8')
+        assert ('There are none: a triplet takes' in page) == (views == 1 or products == 1)
+        triplets = 0 if views == 1 or products == 1 else min(6, products)
+        assert page.count('tf-tile tf-query') == min(8, len(some)) + triplets
+
+
+@pytest.fixture(scope='module')
+def small_run(drawn):
+    "What `fit` gives, on a few photos."
+    from triplet_fashion.training import fit
+    return fit(drawn, size=(32, 32), epochs=1, steps=1, verbose=0, show_plan=lambda plan: None)
+
+
+@pytest.fixture
+def trained(small_run, drawn, tmp_path, monkeypatch):
+    "The command without its training: a run of 4 products with 4 photos each."
+    from triplet_fashion import training
+    monkeypatch.setattr(training, 'fit', lambda *args, **kw: small_run)
+    shop = tmp_path/'shop'
+    for i in range(24):
+        if i % 6 > 3: continue
+        (shop/drawn.ids[i]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(drawn.paths[i], shop/drawn.ids[i])
+    return lambda *args: cli.triplet_train.main([str(shop), '--out', str(tmp_path/'run'), '--size', '32', '--quiet', *args])
+
+
+def test_a_small_catalogue_is_trained_judged_and_reported(trained, tmp_path, capsys):
+    trained('--quick', '--weights', 'none', '--restore-best')
+    out, err = capsys.readouterr()
+    assert {'network', 'scores.json', 'report.html', 'neighbours.png'} <= {p.name for p in (tmp_path/'run').iterdir()}
+    assert re.search(r'no --val: \d of 16 photos, of \d of 4 products, are kept aside', out) and 'no threshold: it takes four products' in out and '\xa0' not in out
+    for option in '--quick', '--weights none', '--restore-best': assert f'note: {option} has no effect' in err
+
+
+def test_a_page_that_cannot_be_written_costs_no_figures(trained, tmp_path, monkeypatch, capsys):
+    def full(*args, **kw): raise OSError(28, 'the disk is full')
+    monkeypatch.setattr(cli, 'report_page', full)
+    with pytest.raises(SystemExit, match='the disk is full'): trained()
+    rows = json.loads((tmp_path/'run'/'scores.json').read_text())['rows']
+    assert rows[0]['embedding'] == 'trained network' and 'trained network' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match='already holds a run: choose another --out, or say --overwrite'): trained()
+
+
+def test_what_fails_in_judging_can_be_judged_later(trained, tmp_path, monkeypatch):
+    from triplet_fashion import evaluation
+    def fails(*args, **kw): raise ValueError('judging fails')
+    monkeypatch.setattr(evaluation, 'scoreboard', fails)
+    kept = f'The network is kept: triplet_eval {tmp_path/"run"} {tmp_path/"shop"} judges it'
+    with pytest.raises(SystemExit, match=f'judging fails\n{kept}'): trained()
+    assert (tmp_path/'run'/'network').exists()
+    with pytest.raises(SystemExit, match='trained and not judged: triplet_eval .* judges it, --overwrite trains anew'): trained()
+    (tmp_path/'run'/'scores.json').write_text('{}')              # of a network before
+    with pytest.raises(SystemExit, match='judging fails'): trained('--overwrite')
+    assert not (tmp_path/'run'/'scores.json').exists()
+
+
+# --- photos that vanish
+
+@pytest.fixture
+def vanishing(drawn, tmp_path, monkeypatch):
+    "A folder of which a photo vanishes and one breaks, as soon as it has been audited."
+    from triplet_fashion.catalog import Catalog
+    shutil.copytree(drawn.root, tmp_path/'shop')
+    audit = Catalog.audit
+    def then_lost(self, *args, **kw):
+        found = audit(self, *args, **kw)
+        if self.root == str(tmp_path/'shop'):
+            (tmp_path/'shop'/drawn.ids[7]).unlink()
+            (tmp_path/'shop'/drawn.ids[20]).write_bytes(b'no photo')
+        return found
+    monkeypatch.setattr(Catalog, 'audit', then_lost)
+    return tmp_path/'shop'
+
+
+def test_photos_that_vanish_are_left_out_and_named(vanishing, run, drawn, small_run, tmp_path, monkeypatch, capsys):
+    from triplet_fashion import training
+    lost = drawn.ids[7], drawn.ids[20]
+    monkeypatch.setattr(training, 'fit', lambda *args, **kw: small_run)
+    def restore():
+        for i in (7, 20): shutil.copy(drawn.paths[i], vanishing/drawn.ids[i])
+        return capsys.readouterr()
+    cli.triplet_eval.main([str(run), str(vanishing), '--quick', '--out', str(tmp_path/'e.html')])
+    out, err = restore()
+    assert '70 queries of 12 products' in out and all(f'{name}: ' in err for name in lost)
+    cli.triplet_train.main([str(drawn.root), '--val', str(vanishing), '--out', str(tmp_path/'run'), '--size', '32', '--quiet'])
+    out, err = restore()
+    assert '70 queries' in out and all(f'{name}: ' in err for name in lost)
+    cli.triplet_embed.main([str(run), str(vanishing), '--out', str(tmp_path/'i.npz')])
+    out, err = restore()
+    assert '70 embeddings' in out and 'left out' in err
+    cli.triplet_search.main([str(run), drawn.paths[0], '--catalog', str(vanishing), '--out', str(tmp_path/'s.html')])
+    out, err = restore()
+    assert drawn.ids[0] in out and 'left out' in err
+
+
+def test_queries_that_are_no_photos_are_named_and_the_others_searched(run, drawn, tmp_path, capsys):
+    cli.triplet_embed.main([str(run), str(drawn.root), '--out', str(tmp_path/'i.npz')])
+    (tmp_path/'note.jpg').write_text('no photo')
+    bad = [str(tmp_path/'gone.jpg'), str(tmp_path/'note.jpg'), str(tmp_path)]
+    search = ['--catalog', str(tmp_path/'i.npz'), '--out', str(tmp_path/'s.html'), '--k', '1']
+    cli.triplet_search.main([str(run), drawn.paths[0], *bad, drawn.paths[9], *search])
+    out, err = capsys.readouterr()
+    assert out.count('1 nearest') == 2 and all(f'cannot be searched with: {path}: ' in err for path in bad)
+    with pytest.raises(SystemExit, match='none of the photos can be searched with: .*gone.jpg'): cli.triplet_search.main([str(run), *bad, *search])
+
+
+# --- a folder of the user
+
+def test_embed_leaves_a_folder_of_the_user_alone(run, drawn, tmp_path):
+    mine = tmp_path/'i.npz.parts'
+    mine.mkdir()
+    (mine/'notes.txt').write_text('mine')
+    (mine/'part-000000.npz').write_text('mine too')
+    cli.triplet_embed.main([str(run), str(drawn.root), '--out', str(tmp_path/'i.npz')])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['i.npz', 'i.npz.parts']
+    assert {p.name: p.read_text() for p in mine.iterdir()} == {'notes.txt': 'mine', 'part-000000.npz': 'mine too'}
+
+
+def test_a_list_without_a_file_is_said(drawn, capsys):
+    cli.triplet_audit.main([str(drawn.root), '--near'])
+    assert 'note: --near has no effect without --out' in capsys.readouterr().err
+
+
+def test_files_to_begin_from_are_looked_for_first(drawn, tmp_path):
+    for option, file in [('--backbone', 'gone.keras'), ('--weights', 'gone.h5'), ('--resume', 'gone.npz')]:
+        with pytest.raises(SystemExit, match=f"{option}='{file}': there is no such file"): cli.triplet_train.main([str(drawn.root), '--out', str(tmp_path/'o'), option, file])
