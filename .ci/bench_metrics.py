@@ -4,12 +4,13 @@
     python .ci/bench_metrics.py                  # the size of the In-shop benchmark: 14,218 queries, 12,612 gallery photos
     python .ci/bench_metrics.py --large          # 100,000 x 1,000,000 as well, in about two minutes
 
-Random unit vectors, float32, 128 numbers. Times: medians of runs taken in turns in one process. Memory: the peak resident
-size of a process of its own, and how much of it came on top of the imports and the arrays. Both libraries multiply by an OpenBLAS of
+Random unit vectors, float32, 128 numbers. Times: medians of runs taken in turns in one process. Memory, of a process of its own: the peak
+resident size during the call, and how much of it came on top of the imports and the arrays. The system's peak (VmHWM) is reset right before
+the call, as it would otherwise hold what making the arrays took. Both libraries multiply by an OpenBLAS of
 their own, which picks its kernel by processor; FAISS' is older and may not know a new one, so the kernels are printed. OPENBLAS_CORETYPE=Haswell sets
 them for both: compare under each setting.
 """
-import argparse, importlib.util, json, os, resource, subprocess, sys, time
+import argparse, importlib.util, json, os, re, subprocess, sys, time
 from pathlib import Path
 from statistics import median
 
@@ -36,9 +37,14 @@ def arrays(n, m, d=DIMS):
 def there(name): return importlib.util.find_spec(name) is not None
 
 
-def peak():
-    "Peak resident size of this process so far, MB."
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+def memory_of(what):
+    "Resident size of this process, MB: VmRSS now, VmHWM at its peak since the last reset."
+    return int(re.search(rf'{what}:\s+(\d+)', Path('/proc/self/status').read_text())[1])/1024
+
+
+def reset_peak():
+    "Begin the peak anew; what a parent process took does not count either."
+    Path('/proc/self/clear_refs').write_text('5')
 
 
 def one(way, n, m):
@@ -64,9 +70,11 @@ def one(way, n, m):
                                   knn_func=None if there('faiss') else CustomKNN(CosineSimilarity()), device=torch.device('cpu'))
         t = [torch.from_numpy(a) for a in (x, xl, g, gl)]
         call = lambda: calc.get_accuracy(*t)
-    before, start = peak(), time.perf_counter()
+    reset_peak()
+    before, start = memory_of('VmRSS'), time.perf_counter()
     call()
-    print(json.dumps(dict(seconds=time.perf_counter() - start, peak=peak(), above=peak() - before)))
+    seconds, top = time.perf_counter() - start, memory_of('VmHWM')
+    print(json.dumps(dict(seconds=seconds, peak=top, above=top - before)))
 
 
 def apart(way, n, m, python):

@@ -431,3 +431,140 @@ def test_copies_in_real_photos(clothing):
         found = Catalog(valid.paths+copies, [0]*(len(valid)+12), ['all']).audit(against=train)
         assert len(found.leaks) == before+12 and {o['path'] for o in found.leaks} >= set(copies)
     finally: shutil.rmtree(folder, ignore_errors=True)
+
+
+# many copies, many pages
+
+def copies(folder, n, products=1):
+    "`n` hard links to one photo, and a different one."
+    folder.mkdir(parents=True)
+    photos(folder, 'source.png', 'other.png')
+    paths = []
+    for i in range(n):
+        os.link(folder/'source.png', folder/f'{i}.png')
+        paths.append(str(folder/f'{i}.png'))
+    return [*paths, str(folder/'other.png')], [i % products for i in range(n)]+[0]
+
+
+@pytest.mark.parametrize('products', [1, 3])
+def test_copies_take_time_in_proportion(products, tmp_path, monkeypatch):
+    "Counted in looks at what products a photo shows: the eightfold number of copies takes the eightfold number."
+    counts = []
+    for n in (100, 800):
+        paths, labels = copies(tmp_path/f'{n}-{products}', n, products)
+        looks = [0]
+        class Counting(list):
+            def __getitem__(self, i):
+                looks[0] += 1
+                return super().__getitem__(i)
+        cat = room._Photos(paths, labels, None)
+        cat.labels = Counting(cat.labels.tolist())
+        problems, pairs = room._exact(cat, [], range(len(paths)))
+        assert len(problems) == (n if products > 1 else n-1) and len(pairs) == n-1
+        counts.append(looks[0])
+    assert counts[1] < 10*counts[0]
+
+
+def many_pages(path, n, broken=None):
+    "A TIFF of `n` pages that share one small picture; the next-page link of page `broken` leads outside the file."
+    import struct
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32)).astype(np.uint8).tobytes()
+    tags = [(256, 3, 32), (257, 3, 32), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 3, 32), (279, 4, len(pixels))]
+    size = 2+12*len(tags)+4
+    out = [struct.pack('<2sHI', b'II', 42, 8+len(pixels)), pixels]
+    for k in range(n):
+        at = 8+len(pixels)+k*size
+        following = 0 if k == n-1 else 2**31 if k == broken else at+size
+        out.append(struct.pack('<H', len(tags))+b''.join(struct.pack('<HHII', t, kind, 1, v) for t, kind, v in tags)+struct.pack('<I', following))
+    path.write_bytes(b''.join(out))
+    return path
+
+
+def test_many_pages_of_a_tiff_are_not_counted(tmp_path):
+    import time
+    took = []
+    for n in (2, 4000):
+        path = many_pages(tmp_path/f'{n}.tif', n)
+        start = time.perf_counter()
+        facts = photo_facts(path)
+        took.append(time.perf_counter()-start)
+        assert facts.problem is None and 'animated: several pages' in facts.notes
+    assert took[1] < 20*took[0]+.1
+    assert not any(n.startswith('animated') for n in photo_facts(many_pages(tmp_path/'1.tif', 1)).notes)
+
+
+def test_a_damaged_later_page_is_no_fault_of_the_first(tmp_path):
+    facts = photo_facts(many_pages(tmp_path/'broken.tif', 3, broken=0))
+    assert facts.problem is None and facts.tile is not None
+
+
+# labels and folders
+
+def test_labels_of_lists_are_whatever_the_user_has(tmp_path):
+    photos(tmp_path, 'a/1.png', 'b/1.png')
+    shutil.copy(tmp_path/'a/1.png', tmp_path/'b/2.png')
+    paths = [str(tmp_path/p) for p in ('a/1.png', 'b/2.png', 'b/1.png')]
+    for labels in (['coat', 'hat', 'hat'], [4006381333931, 4006381333931+2**32, 7], np.array(['coat', 'hat', 'hat'])):
+        assert audit_photos(paths, labels).counts == {'same file in two products': 2}
+    assert audit_photos(paths, ['Caf\u00e9', 'Cafe\u0301', 'x']).counts == {'same file twice in a product': 1}
+    assert audit_photos(paths, ['coat', 'hat', 'hat'], ['hat', 'coat']).counts == {'same file in two products': 2}
+    for labels, match in ((['coat', None, 'hat'], 'labels: 1 of 3 photos have no label'), ([0, 1], 'labels must hold one label a photo'), ([0, 1, 'x'], 'labels mix text')):
+        with pytest.raises(ValueError, match=match): audit_photos(paths, labels)
+    with pytest.raises(ValueError, match="labels hold 'hat', which is not among the 1 class_names"): audit_photos(paths, ['coat', 'hat', 'hat'], ['coat'])
+
+
+def test_a_folders_name_stands_for_its_catalogue(shop):
+    assert audit_photos(str(shop.root)).duplicates == shop.audit().duplicates
+    assert len(audit_photos(shop[:6].paths, against=shop.root).leaks) == 6
+    with pytest.raises(FileNotFoundError, match='nowhere'): audit_photos('nowhere')
+
+
+# other colours and labels, small on white
+
+def bottle(colour, word, size=(82, 310), ground=255, side=512):
+    from PIL import ImageDraw, ImageFont
+    im = Image.new('RGB', (side, side), (ground,)*3)
+    pen, (w, h) = ImageDraw.Draw(im), size
+    left, top = (side-w)//2, (side-h)//2+20
+    pen.rounded_rectangle((left, top, left+w, top+h), 22, fill=colour)
+    pen.rectangle((left+13, top-30, left+w-13, top+2), fill=(60, 60, 60))
+    pen.text((left+14, top+h//2), word, fill='white', font=ImageFont.load_default(22))
+    return im
+
+VARIANTS = [((226, 200, 80), 'Banana'), ((222, 150, 30), 'Orange'), ((205, 85, 35), 'Carrot'), ((110, 130, 205), 'Power')]
+
+
+@pytest.mark.parametrize('ground', [255, 235])
+def test_variants_small_on_a_plain_ground_are_other_products(ground, tmp_path):
+    for colour, word in VARIANTS:
+        (tmp_path/word).mkdir()
+        bottle(colour, word, ground=ground).save(tmp_path/word/'1.png')
+    audit = Catalog.from_dir(tmp_path).audit(near=True)
+    assert audit.duplicates == [] and audit.merge_candidates == []
+
+
+def test_copies_of_small_objects_are_still_found(tmp_path):
+    from PIL import ImageEnhance
+    originals, again = [], []
+    for colour, word in VARIANTS:
+        im = bottle(colour, word)
+        im.save(tmp_path/f'{word}.png')
+        originals.append(str(tmp_path/f'{word}.png'))
+        ways = {'q40.jpg': (im, dict(quality=40)), 'half.jpg': (im.resize((256, 256)), dict(quality=80)), 'cut.png': (im.crop((8, 8, 504, 504)), {}),
+                'light.jpg': (ImageEnhance.Brightness(im).enhance(1.05), {}), 'dark.jpg': (ImageEnhance.Brightness(im).enhance(.95), {})}
+        for way, (copy, save) in ways.items():
+            copy.save(tmp_path/f'{word}-{way}', **save)
+            again.append(str(tmp_path/f'{word}-{way}'))
+    audit = audit_photos(again, range(len(again)), against=originals)
+    found = {(os.path.basename(o['path']).split('-')[0], Path(o['other']).stem) for o in audit.leaks}
+    assert found == {(word, word) for _, word in VARIANTS} and len({o['path'] for o in audit.leaks}) == len(again)
+
+
+def test_a_list_on_a_full_disk_keeps_the_old_one(shop, tmp_path, monkeypatch):
+    audit = shop.audit()
+    old = audit.save(tmp_path/'new'/'l.csv').read_bytes()
+    def full(*_): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(os, 'replace', full)
+    with pytest.raises(OSError, match='l.csv could not be written: the disk is full'): audit.save(tmp_path/'new'/'l.csv', near=True)
+    assert (tmp_path/'new'/'l.csv').read_bytes() == old and len(list((tmp_path/'new').iterdir())) == 1
+    with pytest.raises(IsADirectoryError, match='is a folder'): audit.save(tmp_path)

@@ -147,18 +147,16 @@ def _object_box(x):
     "Return (left, top, right, bottom) of what differs from the plain ground of a picture, uint8 (h, w, 3); None where the ground is not plain or the object fills it."
     rim = np.concatenate([x[0], x[-1], x[:, 0], x[:, -1]]).astype(np.int16)
     ground = np.median(rim, axis=0).astype(np.int16)
-    if np.mean(np.abs(rim-ground).max(1) <= 24) < .9: return None
-    on = np.abs(x.astype(np.int16)-ground).max(-1) > 24
-    rows,cols = (np.flatnonzero(on.mean(axis) > .01) for axis in (1, 0))
+    if np.mean(np.abs(rim-ground).max(1) <= 32) < .9: return None
+    on = np.abs(x.astype(np.int16)-ground).max(-1) > 32
+    rows,cols = (np.flatnonzero(on.mean(axis) > .02) for axis in (1, 0))
     if not len(rows) or not len(cols): return None
     left,top,right,bottom = int(cols[0]),int(rows[0]),int(cols[-1])+1,int(rows[-1])+1
     if (right-left)*(bottom-top) > .6*x.shape[0]*x.shape[1]: return None
     return left,top,right,bottom
 
-def _object_tile(x):
-    "Return the object on a plain ground as a tile, uint8 (64, 64, 3); None where there is none."
-    box = _object_box(x)
-    if box is None: return None
+def _cut_out(x, box):
+    "Return a part of a picture as a tile, uint8 (64, 64, 3)."
     return np.asarray(Image.fromarray(x).resize((_TILE, _TILE), Image.Resampling.BILINEAR, box=box))
 
 # %% ../nbs/06_audit.ipynb #3060c328
@@ -339,6 +337,7 @@ def _examine(paths, at, hashed, min_side, workers, progress):
     if hashed: _imagehash()
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)   # it is a note or a problem here
+        warnings.filterwarnings('ignore', module='PIL')
         for o,i in zip(track(_map_threads(job, (paths[i] for i in at), workers), len(at), progress, 'photos examined'), at): look.add(i, *o)
     return look
 
@@ -398,32 +397,32 @@ def _exact(cat, others, good):
 
 # %% ../nbs/06_audit.ipynb #0522ee4b
 class _Closer(NamedTuple):
-    "What two photos that may be copies are compared by: detail at each of the cuts, and that of the object with its coarse colours, None without one."
+    "What two photos that may be copies are compared by: detail at each of the cuts, the picture itself, and where its object is."
     whole: list
-    thing: list = None
-    colour: np.ndarray = None
+    scene: np.ndarray
+    box: tuple|None
 
 def _closer(path):
     "Read a photo again, as only few come this far; None where that fails."
     try: scene = read_image(path, (_SCENE, _SCENE))
     except PhotoError: return None
-    tile,thing = photo_facts(path, 1).tile,_object_tile(scene)
-    if tile is None: return None
-    details = lambda t: [_detail(t, c) for c in _CUTS]
-    return _Closer(details(tile)) if thing is None else _Closer(details(tile), details(thing), _coarse(thing))
+    tile = photo_facts(path, 1).tile
+    return None if tile is None else _Closer([_detail(tile, c) for c in _CUTS], scene, _object_box(scene))
 
-def _agree(a, b):
-    "Tell whether two photos agree in detail, and their objects in detail and colour."
-    if _alike(a.whole, b.whole) < LIKE: return False
-    if a.thing is None or b.thing is None: return True
-    return _alike(a.thing, b.thing) >= LIKE and _colour_apart(a.colour, b.colour) <= COLOUR
+def _objects_agree(a, b):
+    "Tell whether the objects of two photos agree in colour and detail."
+    for box,other in ((a.box, b.box), (a.box, a.box), (b.box, b.box)):
+        x,y = _cut_out(a.scene, box),_cut_out(b.scene, other)
+        if _colour_apart(_coarse(x), _coarse(y)) <= COLOUR and likeness(x, y) >= LIKE: return True
+    return False
 
 def _look_closer(pairs, paths, workers, progress=False):
-    "Whether each pair (i, j) of photos agrees at a closer look."
-    closer = lru_cache(256)(_closer)
+    "Whether each pair (i, j) of photos agrees at a closer look: in detail, and where both show an object on a plain ground, in the object."
+    closer = lru_cache(64)(_closer)
     def agrees(o):
         a,b = closer(paths[o[0]]),closer(paths[o[1]])
-        return a is not None and b is not None and _agree(a, b)
+        if a is None or b is None or _alike(a.whole, b.whole) < LIKE: return False
+        return a.box is None or b.box is None or _objects_agree(a, b)
     return np.fromiter(track(_map_threads(agrees, pairs, workers), len(pairs), progress, 'pairs looked at'), bool, len(pairs))
 
 # %% ../nbs/06_audit.ipynb #8e2b65f8
@@ -470,13 +469,12 @@ def _listed(photos):
 def _class_ids(labels, class_names):
     "Return class ids, int (n,), and the names of the classes."
     if class_names is None: return labels.ids,labels.names
-    items = class_names.items() if hasattr(class_names, 'items') else enumerate(class_names)
-    keys,names = zip(*items) if len(class_names) else ((), ())
-    text = bool(labels.values) and isinstance(labels.values[0], str)
-    by = names if text and not isinstance(keys[:1], str) and not any(isinstance(k, str) for k in keys[:1]) else keys
-    at = {composed(k) if isinstance(k, str) else k: i for i,k in enumerate(by)}
+    table = dict(class_names.items() if hasattr(class_names, 'items') else enumerate(class_names))
+    keys,names = list(table),[str(o) for o in table.values()]
+    by_name = any(isinstance(v, str) for v in labels.values[:1]) and not any(isinstance(k, str) for k in keys[:1])
+    at = {composed(k) if isinstance(k, str) else k: i for i,k in enumerate(names if by_name else keys)}
     if lost := [v for v in labels.values if v not in at]: raise ValueError(f'labels hold {lost[0]!r}, which is not among the {len(names)} class_names')
-    return np.array([at[v] for v in labels.values], int)[labels.ids],[str(o) for o in names]
+    return np.array([at[v] for v in labels.values], int)[labels.ids],names
 
 class _Photos:
     "Paths, labels and names that have no Catalog."
