@@ -36,11 +36,12 @@ def _names_it(im, path):
     return [] if said in (kind, None) or kind is None else [f'wrong extension: {kind} by content, {said} by name']
 
 def _frames(im):
-    "Return how many pictures a file holds, as text, '' for one; a damaged later one is no fault of the first. Leaves `im` at another page."
+    """Return how many pictures a file holds, as text, '' for one;
+    a damaged later one is no fault of the first. Leaves `im` at another page."""
     if im.format == 'MPO': return ''
     try:
-        if im.format == 'TIFF': im.seek(1)   # counting the pages takes a look at each, and there may be thousands
-        else: return f'{im.n_frames} frames' if getattr(im, 'n_frames', 1) > 1 else ''
+        if im.format != 'TIFF': return f'{im.n_frames} frames' if getattr(im, 'n_frames', 1) > 1 else ''
+        im.seek(1)   # counting takes a look at each page, and there may be thousands
     except EOFError: return ''
     except Exception: return 'several pages, a later one damaged'
     return 'several pages'
@@ -144,7 +145,8 @@ def _colour_apart(a, b): return np.sqrt(np.square(a.astype(np.float32)-b).mean(-
 _SCENE = 256   # pixels: the side at which an object is looked for
 
 def _object_box(x):
-    "Return (left, top, right, bottom) of what differs from the plain ground of a picture, uint8 (h, w, 3); None where the ground is not plain or the object fills it."
+    """Return (left, top, right, bottom) of what differs from the plain ground of a picture,
+    uint8 (h, w, 3); None where the ground is not plain or the object fills it."""
     rim = np.concatenate([x[0], x[-1], x[:, 0], x[:, -1]]).astype(np.int16)
     ground = np.median(rim, axis=0).astype(np.int16)
     if np.mean(np.abs(rim-ground).max(1) <= 32) < .9: return None
@@ -368,14 +370,16 @@ def _once(paths, n):
     return [i for i,p in enumerate(paths) if first.setdefault((i < n, p), i) == i]
 
 def _products(cat):
-    "Return a function that gives the products of the photo at a position, a frozenset: a path may stand under several."
+    """Return a function that gives the products of the photo at a position, a frozenset:
+    a path may stand under several."""
     several = defaultdict(set)
     if len(set(cat.paths)) < len(cat.paths):
         for p,c in zip(cat.paths, cat.labels): several[p].add(int(c))
     return lambda i: frozenset(several.get(cat.paths[i], (int(cat.labels[i]),)))
 
 def _stranger(mine, products):
-    "Return for each of a group of copies the first one that shows none of its products, None where there is none."
+    """Return for each of a group of copies the first one that shows none of its products,
+    None where there is none."""
     kinds = [products(i) for i in mine]
     first = {k: next((j for j,o in zip(mine, kinds) if k.isdisjoint(o)), None) for k in set(kinds)}
     return [first[k] for k in kinds]
@@ -397,7 +401,8 @@ def _exact(cat, others, good):
 
 # %% ../nbs/06_audit.ipynb #0522ee4b
 class _Closer(NamedTuple):
-    "What two photos that may be copies are compared by: detail at each of the cuts, the picture itself, and where its object is."
+    """What two photos that may be copies are compared by:
+    detail at each of the cuts, the picture itself, and where its object is."""
     whole: list
     scene: np.ndarray
     box: tuple|None
@@ -407,7 +412,8 @@ def _closer(path):
     try: scene = read_image(path, (_SCENE, _SCENE))
     except PhotoError: return None
     tile = photo_facts(path, 1).tile
-    return None if tile is None else _Closer([_detail(tile, c) for c in _CUTS], scene, _object_box(scene))
+    if tile is None: return None
+    return _Closer([_detail(tile, c) for c in _CUTS], scene, _object_box(scene))
 
 def _objects_agree(a, b):
     "Tell whether the objects of two photos agree in colour and detail."
@@ -417,7 +423,8 @@ def _objects_agree(a, b):
     return False
 
 def _look_closer(pairs, paths, workers, progress=False):
-    "Whether each pair (i, j) of photos agrees at a closer look: in detail, and where both show an object on a plain ground, in the object."
+    """Whether each pair (i, j) of photos agrees at a closer look:
+    in detail, and where both show an object on a plain ground, in the object."""
     closer = lru_cache(64)(_closer)
     def agrees(o):
         a,b = closer(paths[o[0]]),closer(paths[o[1]])
@@ -429,6 +436,9 @@ def _look_closer(pairs, paths, workers, progress=False):
 def _near(cat, look, others, alone, gone, embeddings, threshold, workers=None, progress=False, most=20):
     "(position, position, kind, distance) of near copies; the second counts on into the others."
     n,products = len(cat.paths),_products(cat)
+    def kind(a, b):
+        if b >= n: return _KINDS[1]
+        return _KINDS[3] if products(a).isdisjoint(products(b)) else _KINDS[5]
     if embeddings is None:
         at,x,colour = look.arrays()
         keep = ~np.isin(at, list(gone))
@@ -441,7 +451,7 @@ def _near(cat, look, others, alone, gone, embeddings, threshold, workers=None, p
         i,j,d = near_pairs(x[mine], y, limit, most, progress)
         if colour is not None: ok = _colour_apart(colour[mine][i], (colour[mine] if y is None else colour[away])[j]) <= COLOUR; i,j,d = i[ok],j[ok],d[ok]
         if colour is not None: ok = _look_closer(list(zip(at[mine][i], jat[j])), cat.paths+others, workers, progress); i,j,d = i[ok],j[ok],d[ok]
-        out += [(int(a), int(b), _KINDS[1] if b >= n else _KINDS[3] if products(a).isdisjoint(products(b)) else _KINDS[5], float(o)) for a,b,o in zip(at[mine][i], jat[j], d)]
+        out += [(int(a), int(b), kind(a, b), float(o)) for a,b,o in zip(at[mine][i], jat[j], d)]
     return out
 
 # %% ../nbs/06_audit.ipynb #2af075bf
@@ -471,16 +481,20 @@ def _class_ids(labels, class_names):
     if class_names is None: return labels.ids,labels.names
     table = dict(class_names.items() if hasattr(class_names, 'items') else enumerate(class_names))
     keys,names = list(table),[str(o) for o in table.values()]
-    by_name = any(isinstance(v, str) for v in labels.values[:1]) and not any(isinstance(k, str) for k in keys[:1])
-    at = {composed(k) if isinstance(k, str) else k: i for i,k in enumerate(names if by_name else keys)}
-    if lost := [v for v in labels.values if v not in at]: raise ValueError(f'labels hold {lost[0]!r}, which is not among the {len(names)} class_names')
+    def is_text(values): return any(isinstance(v, str) for v in values[:1])
+    if is_text(labels.values) and not is_text(keys): keys = names
+    at = {composed(k) if isinstance(k, str) else k: i for i,k in enumerate(keys)}
+    if lost := [v for v in labels.values if v not in at]:
+        raise ValueError(f'labels hold {lost[0]!r}, which is not among the {len(names)} '
+                         f'class_names')
     return np.array([at[v] for v in labels.values], int)[labels.ids],names
 
 class _Photos:
     "Paths, labels and names that have no Catalog."
     def __init__(self, paths, labels, class_names):
         self.paths,self.skipped,n = paths,[],len(paths)
-        self.labels,self.class_names = _class_ids(Labels(np.zeros(n, int) if labels is None else labels, n), class_names)
+        if labels is None: labels = np.zeros(n, int)
+        self.labels,self.class_names = _class_ids(Labels(labels, n), class_names)
         self.root = os.path.commonpath([os.path.abspath(p) for p in paths]) if n > 1 else None
         self.name,self.ids = os.path.basename(self.root or '') or 'photos',[Path(os.path.relpath(p, self.root)).as_posix() if self.root else p for p in paths]
     def exclude(self, out): out = set(out); return [p for p in self.paths if p not in out]
@@ -490,7 +504,7 @@ _MANY = 2000   # photos that take long enough to show progress
 
 def audit_photos(
     paths,                    # photo files, a Catalog, or the name of its folder
-    labels=None,              # product of each, (n,): class ids, names, article numbers; None: all photos are one product
+    labels=None,              # product of each, (n,): class ids, names ...; None: all are one product
     class_names=None,         # name of each class, a list or {label: name}; None: the labels' own
     against=None,             # photos of another split (paths, a Catalog or its folder): those of `paths` that are there too are leaks
     near='auto',              # look for near copies: True, False, or 'auto': where ImageHash is installed
@@ -504,7 +518,8 @@ def audit_photos(
 )->Audit:                     # what was found
     "Decode every photo and look for what would spoil training or its evaluation."
     paths,against = _listed(paths),_listed(against)
-    cat = paths if hasattr(paths, 'labels') else _Photos([os.fspath(p) for p in paths], labels, class_names)
+    cat = paths
+    if not hasattr(paths, 'labels'): cat = _Photos([os.fspath(p) for p in paths], labels, class_names)
     others = [os.fspath(p) for p in getattr(against, 'paths', against) or []]
     vectors = _vectors(embeddings, against_embeddings, len(cat.paths), len(others))
     if near == 'auto': near = vectors is not None or _has_imagehash()

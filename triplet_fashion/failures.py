@@ -8,7 +8,8 @@ __all__ = ['worst_queries', 'hubs', 'confused_products', 'false_accepts', 'false
 # %% ../nbs/12_failures.ipynb #a3c37c0a
 import numpy as np
 
-from .metrics import Table, _Space, _decided, _expand, _joined, _labels, _lowest, _names_of, _squared, _whole, nearest, retrieval_metrics
+from .metrics import Table, _Space, _decided, _expand, _joined, _labels, _lowest, _squared
+from .metrics import names_of, nearest, retrieval_metrics, whole_number
 
 # %% ../nbs/12_failures.ipynb #ae0e116a
 def _named(x, labels, ids, class_names, name=''):
@@ -16,7 +17,7 @@ def _named(x, labels, ids, class_names, name=''):
     labels = _labels(labels, len(x), f'{name}labels')
     ids = np.arange(len(x)) if ids is None else np.asarray(ids)
     if ids.shape != (len(x),): raise ValueError(f'{name}ids must hold one id a photo, {len(x)}; there are {ids.size}')
-    return labels, ids.tolist(), _names_of(labels, class_names)
+    return labels, ids.tolist(), names_of(labels, class_names)
 
 def _other(gallery, own, ids, class_names):
     "(embeddings, labels, ids, names) of the gallery, or those of the queries; what `nearest` is told of ids"
@@ -37,7 +38,7 @@ def worst_queries(
     metric='cosine' # 'cosine', 'euclidean' or 'sqeuclidean'
 )->Table: # worst first; `at`: query, what it found, and what it should have found
     "Queries that find their product last, with what they found instead and the nearest photo they should have found"
-    own, n = (x, *_named(x, labels, ids, class_names)), _whole(n, 'n')
+    own, n = (x, *_named(x, labels, ids, class_names)), whole_number(n, 'n')
     (g, gl, gi, gn), known = _other(gallery, own, ids, class_names)
     figures = retrieval_metrics(x, own[1], *(() if gallery is None else (g, gl)), ks=(1,), metric=metric, **known)
     worst = np.lexsort((np.arange(len(x)), figures.ap, -figures.rank))
@@ -71,7 +72,7 @@ def hubs(
     metric='cosine' # 'cosine', 'euclidean' or 'sqeuclidean'
 )->Table: # most named first; `at`: the hub; `counts`: of every gallery photo, int (m,); `skewness` of the counts
     "Photos that are among the `k` nearest of many others, and how many of those are strangers"
-    own, n = (x, *_named(x, labels, ids, class_names)), _whole(n, 'n')
+    own, n = (x, *_named(x, labels, ids, class_names)), whole_number(n, 'n')
     (g, gl, gi, gn), known = _other(gallery, own, ids, class_names)
     searched = None if gallery is None else g
     found = nearest(x, searched, min(k, _Space(x, searched, metric, **known).choice), metric, **known)[1]
@@ -97,7 +98,7 @@ def confused_products(
     metric='cosine' # 'cosine', 'euclidean' or 'sqeuclidean'
 )->Table: # most confused first; `at`: the closest two photos of the pair
     "Pairs of products whose photos find each other first"
-    own, n = (x, *_named(x, labels, ids, class_names)), _whole(n, 'n')
+    own, n = (x, *_named(x, labels, ids, class_names)), whole_number(n, 'n')
     (g, gl, gi, gn), known = _other(gallery, own, ids, class_names)
     dist, found = (v[:,0] for v in nearest(x, None if gallery is None else g, 1, metric, **known))
     wrong = np.flatnonzero(gl[found] != own[1])
@@ -150,7 +151,8 @@ def false_accepts(
     metric=None # 'cosine', 'euclidean' or 'sqeuclidean'; None: what the threshold is for, cosine for a number
 )->Table: # closest first; `total`: how many there are; `at`: the two photos
     "Pairs of different products that the threshold calls the same"
-    (labels, ids, names), (value, metric), n = _named(x, labels, ids, class_names), _decided(threshold, metric), _whole(n, 'n')
+    (labels, ids, names), n = _named(x, labels, ids, class_names), whole_number(n, 'n')
+    value, metric = _decided(threshold, metric)
     kept, total = _close_strangers(x, labels, value, metric, n)
     all_pairs = (len(x)**2 - (np.unique(labels, return_counts=True)[1]**2).sum())//2
     return _pairs_table(kept, total, ids, names, f'{total:,} of {all_pairs:,} pairs of different products are below the threshold, {metric} distance {value:.4g}.')
@@ -165,7 +167,8 @@ def false_rejects(
     metric=None # 'cosine', 'euclidean' or 'sqeuclidean'; None: what the threshold is for, cosine for a number
 )->Table: # farthest first; `total`: how many there are; `at`: the two photos
     "Pairs of one product that the threshold calls different"
-    (labels, ids, names), (value, metric), n = _named(x, labels, ids, class_names), _decided(threshold, metric), _whole(n, 'n')
+    (labels, ids, names), n = _named(x, labels, ids, class_names), whole_number(n, 'n')
+    value, metric = _decided(threshold, metric)
     space, (order, start, count) = _Space(x, None, metric), _runs(labels)
     found, pairs = [], 0
     for part in np.array_split(np.arange(len(x)), -(-len(x)//64)):

@@ -38,10 +38,11 @@ def _ends(level):
     if not 0 < level < 1: raise ValueError(f'level={level}: give the share of redraws inside the interval, such as 0.95')
     return (1 - level)/2, (1 + level)/2
 
-def _whole(v, name, least=1):
+def whole_number(v, name, least=1):
     "`v` as an int from `least`, or an error naming it"
     number = isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
-    if not number or not np.isfinite(v) or v < least or v != int(v): raise ValueError(f'{name}={v!r}: give a whole number from {least}')
+    if not number or not np.isfinite(v) or v < least or v != int(v):
+        raise ValueError(f'{name}={v!r}: give a whole number from {least}')
     return int(v)
 
 # %% ../nbs/11_metrics.ipynb #280e85e8
@@ -57,23 +58,27 @@ def _labels(y, n, name):
 def _joined(a, b, n, m, names, gaps=False):
     """Codes of two lists of labels or ids, int (n,) and (m,), and what they stand for, rising.
 
-    With `gaps` the second may lack labels: all of those get the code behind the last. Text and numbers are never equal, so they do not mix."""
+    With `gaps` the second may lack labels: all of those get the code behind the last.
+    Text and numbers are never equal, so they do not mix."""
     both = Labels(a, n, names[0]), Labels(b, m, names[1], missing='unlabelled' if gaps else 'error')
     text = [bool(o.values) and isinstance(o.values[0], str) for o in both]
     if both[1].values and text[0] != text[1]:
-        raise ValueError(f'{names[text.index(True)]} are text and {names[text.index(False)]} are numbers, so that none would match: make both the same')
+        raise ValueError(f'{names[text.index(True)]} are text and {names[text.index(False)]} are '
+                         f'numbers, so that none would match: make both the same')
     values = sorted({*both[0].values, *both[1].values})
     at = {v: i for i, v in enumerate(values)}
     codes = [np.array([*(at[v] for v in o.values), len(values)])[o.ids] for o in both]
     return *codes, np.array(values)
 
-def _names_of(labels, class_names):
+def names_of(labels, class_names):
     "The name of each label in a list or {class: name}; the labels themselves where there is none"
     labels = np.asarray(labels).tolist()
     if class_names is None: return labels
-    lost = [c for c in dict.fromkeys(labels) if not (c in class_names if hasattr(class_names, 'keys') else isinstance(c, int) and 0 <= c < len(class_names))]
-    if lost: raise ValueError(f'class_names has no name for the label {lost[0]!r} ({len(lost)} such)')
-    return [class_names[c] for c in labels]
+    names = class_names if hasattr(class_names, 'keys') else dict(enumerate(class_names))
+    lost = [c for c in dict.fromkeys(labels) if c not in names]
+    if lost:
+        raise ValueError(f'class_names has no name for the label {lost[0]!r} ({len(lost)} such)')
+    return [names[c] for c in labels]
 
 # %% ../nbs/11_metrics.ipynb #1308887b
 def _shown(v): return f'{v:.3f}' if isinstance(v, (float, np.floating)) else f'{v:,}' if isinstance(v, (int, np.integer)) else str(v)
@@ -119,10 +124,12 @@ def _html(self):
 def _to_csv(self,
     path # file to write, UTF-8
 ):
-    "Write all rows and all digits as a file that spreadsheets open; a name that is not UTF-8 keeps its bytes"
+    """Write all rows and all digits as a file that spreadsheets open;
+    a name that is not UTF-8 keeps its bytes"""
     import csv
     with atomic_write(path) as part:
-        with open(part, 'w', newline='', encoding='utf-8', errors='surrogateescape') as f: csv.writer(f).writerows([self.header, *self.rows])
+        with open(part, 'w', newline='', encoding='utf-8', errors='surrogateescape') as f:
+            csv.writer(f).writerows([self.header, *self.rows])
 
 Table.__repr__, Table._repr_html_, Table.to_csv = _repr, _html, _to_csv
 
@@ -140,7 +147,9 @@ def _stretch(x, metric):
 # %% ../nbs/11_metrics.ipynb #afa00d2c
 def _codes(ids, gallery_ids, n, m):
     "Ids of queries and gallery as numbers, shared"
-    def text(a): return [os.fspath(i) for i in a] if isinstance(a, (list, tuple)) and a and isinstance(a[0], os.PathLike) else a
+    def text(a):
+        paths = isinstance(a, (list, tuple)) and any(isinstance(i, os.PathLike) for i in a[:1])
+        return [os.fspath(i) for i in a] if paths else a
     return _joined(text(ids), text(gallery_ids), n, m, ('query_ids', 'gallery_ids'))[:2]
 
 def _expand(start, count, order):
@@ -174,7 +183,8 @@ def _check_range(metric, dims, *embeddings):
     top = max(abs(float(v)) for x in embeddings for v in (x.min(), x.max()))
     far = 2*top*dims**.5
     if (far*far if metric == 'sqeuclidean' else far) > float(np.finfo(np.float32).max):
-        raise ValueError(f"embeddings go up to {top:.3g}: {metric} distances between them may be too large for float32; "
+        raise ValueError(f"embeddings go up to {top:.3g}: {metric} distances between them may be "
+                         f"too large for float32; "
                          "divide them by a number, or use metric='cosine'")
 
 class _Space:
@@ -182,7 +192,8 @@ class _Space:
     leave_out, left_out = _leave_out, _left_out
     def __init__(self, query, gallery, metric, own=None, query_ids=None, gallery_ids=None):
         self.metric, self.same, self.blocks = _metric(metric), gallery is None, None
-        self.gallery = gallery if isinstance(gallery, _Gallery) else _Gallery(*((query, metric, 'query') if self.same else (gallery, metric)))
+        if self.same: gallery = _Gallery(query, metric, 'query')
+        self.gallery = gallery if isinstance(gallery, _Gallery) else _Gallery(gallery, metric)
         self.g, self.gi = self.gallery.x, self.gallery.stretch
         self.q = self.g if self.same else _rows(query, 'query')
         if self.q.shape[1] != self.g.shape[1]:
@@ -228,11 +239,13 @@ def _prepare(x, stretch, zeros, zoom):
 # %% ../nbs/11_metrics.ipynb #0acfc519
 def _metric(metric):
     "The name of a distance, or an error"
-    if metric not in _finish: raise ValueError(f'metric {metric!r} is not one of {", ".join(_finish)}')
+    if metric not in _finish:
+        raise ValueError(f'metric {metric!r} is not one of {", ".join(_finish)}')
     return metric
 
 class _Gallery:
-    "Embeddings to search, checked and measured; `prepared` gives their blocks, made when they are first needed"
+    """Embeddings to search, checked and measured;
+    `prepared` gives their blocks, made when they are first needed"""
     def __init__(self, x, metric, name='gallery'):
         self.x = _rows(x, name)
         self.stretch = _stretch(self.x, _metric(metric))
@@ -254,7 +267,9 @@ def _build(self):
     "Fetch the blocks of the gallery"
     high = max(abs(float(v)) for v in (self.q.min(), self.q.max(), *self.gallery.ends))
     zoom = 1. if self.metric == 'cosine' or 1e-9 < high < 1e9 else 1/(high or 1.)
-    self.zeros, self.zoom, self.centre, self.width, self.blocks, self.top = self.gallery.prepared(self.zeros, zoom)
+    made = self.gallery.prepared(self.zeros, zoom)
+    self.zeros, self.zoom, self.centre = made.zeros, made.zoom, made.centre
+    self.width, self.blocks, self.top = made.width, made.blocks, made.top
 
 _Space.build = _build
 
@@ -292,7 +307,8 @@ _Space.reach, _Space.scores, _Space.measure = _reach, _scores, _measure
 
 # %% ../nbs/11_metrics.ipynb #6b12e45f
 def _group_size(m, k):
-    "How many of `m` scores form a group: groups cost a look each, and those that hold a candidate their size"
+    """How many of `m` scores form a group:
+    groups cost a look each, and those that hold a candidate their size"""
     return next(l for l in (32, 16, 8, 4, 2, 1) if l == 1 or m >= 5*k*l*l)
 
 def _pick(s, floor, margin, k):
@@ -343,8 +359,9 @@ def _best_of_one(self, idx, k):
     for start, block in self.blocks: np.matmul(q, block, out=s[:,start:start+self.width])
     s[0,self.left_out(idx)[1]] = -np.inf
     best = s.reshape(_group_size(s.size, k), -1).max(axis=0)
-    floor = np.partition(best, len(best) - k)[len(best)-k] - margin[0] if len(best) >= k else _lowest
-    cols = np.flatnonzero(s[0] >= max(floor, _lowest))
+    floor = _lowest
+    if len(best) >= k: floor = max(floor, np.partition(best, len(best) - k)[len(best)-k] - margin[0])
+    cols = np.flatnonzero(s[0] >= floor)
     dist = self.measure(idx, np.zeros(len(cols), int), cols)
     order = np.argsort(dist, kind='stable')[:k]
     out = np.full((1, k), np.inf, np.float32), np.full((1, k), -1)
@@ -386,7 +403,8 @@ def _each(self, call, idx, chunk=None):
     "`call(part, buffer)` for each part of `idx`, in order"
     parts = self.parts(idx, chunk)
     if len(idx) == 1: return [call(parts[0], np.empty((1, self.width), np.float32))]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    if hasattr(os, 'sched_getaffinity'): cores = len(os.sched_getaffinity(0))
     def buffer(): return np.empty((max(map(len, parts)), self.width), np.float32)
     limits = _limits() if cores > 1 and len(parts) > 1 and len(idx)*len(self.g) > 1e7 else None
     if limits is None:
@@ -414,7 +432,7 @@ def _estimate(space, k, name='nearest'):
 
 def _found(space, k, chunk=None, verbose=False):
     "Distances and indices of the `k` nearest of every query"
-    if (k := _whole(k, 'k')) > space.choice:
+    if (k := whole_number(k, 'k')) > space.choice:
         raise ValueError(f'k={k}, but the gallery offers {space.choice} photos to each query: k must be from 1 to that')
     if verbose or verbose is None and len(space.q)*len(space.g) >= _LARGE: print(_estimate(space, k), flush=True)
     parts = space.each(lambda idx, buffer: space.best(idx, k, buffer), np.arange(len(space.q)), chunk)
@@ -432,11 +450,12 @@ def nearest(
     verbose=None # print the estimate of size and memory; None: from 2e9 distances
 )->tuple: # distances (n, k) float32, rising, and gallery indices (n, k) int64
     "The `k` nearest of each query, exactly; equal distances in order of index. Raises ValueError for input that cannot be searched."
-    return _found(_Space(query, gallery, metric, exclude_self, query_ids, gallery_ids), k, chunk, verbose)
+    space = _Space(query, gallery, metric, exclude_self, query_ids, gallery_ids)
+    return _found(space, k, chunk, verbose)
 
 # %% ../nbs/11_metrics.ipynb #a1c0de02
 class NeighborSearch:
-    """A gallery that is prepared once, at the first search, for many searches; threads may share it.
+    """A gallery that is prepared once, for many searches; threads may share it.
 
     Example:
 
@@ -457,7 +476,9 @@ class NeighborSearch:
         k=10, # neighbours to find for each query
         chunk=None # queries at a time; None: as many as make a block of 3 million scores
     )->tuple: # distances (n, k) float32, rising, and gallery indices (n, k) int64
-        "Find the `k` nearest of each query, as `nearest` does. Raises ValueError for input that cannot be searched."
+        """Find the `k` nearest of each query, as `nearest` does.
+
+        Raises ValueError for input that cannot be searched."""
         return _found(_Space(query, self._gallery, self.metric, own=False), k, chunk)
 
 # %% ../nbs/11_metrics.ipynb #710cd715
@@ -582,7 +603,7 @@ def _by_class(self,
     count, asked = np.bincount(codes.reshape(-1)[self.counted], minlength=len(names)), np.bincount(codes.reshape(-1), minlength=len(names))
     means = [np.bincount(codes.reshape(-1)[self.counted], self.per_query(f), len(names))/np.maximum(count, 1) for f in figures]
     order = np.lexsort((names, means[1], count == 0))
-    shown = _names_of(names, class_names)
+    shown = names_of(names, class_names)
     rows = [[shown[c], int(count[c]), int(asked[c] - count[c]), *(float(m[c]) if count[c] else '' for m in means)] for c in order]
     return Table(rows, ['class', 'queries', 'skipped', *figures], 'The weakest classes first.')
 
@@ -642,11 +663,13 @@ def retrieval_metrics(
 )->Retrieval: # figures by name: 'R@1', ..., 'P@1', ..., 'nDCG@1', ..., 'MAP@R', 'R-precision', 'MRR', 'queries', 'skipped'
     "Retrieval figures over all queries that have a relevant photo. Source: Musgrave et al. 2020 (MAP@R), Järvelin & Kekäläinen 2002 (nDCG)."
     if (gallery is None) != (gallery_labels is None): raise ValueError('gallery and gallery_labels come together: give both or neither')
-    ks = tuple(_whole(k, 'ks') for k in np.atleast_1d(np.asarray(ks, object)).tolist())
+    ks = tuple(whole_number(k, 'ks') for k in np.atleast_1d(np.asarray(ks, object)).tolist())
     if not ks: raise ValueError('ks holds no K: give whole numbers from 1')
     space = _Space(query, gallery, metric, None, query_ids, gallery_ids)
     n, every = len(space.q), np.arange(len(space.q))
-    ql, gl, names = _joined(query_labels, query_labels if space.same else gallery_labels, n, len(space.g), ('query_labels', 'gallery_labels'), not space.same)
+    if space.same: gallery_labels = query_labels
+    both = 'query_labels', 'gallery_labels'
+    ql, gl, names = _joined(query_labels, gallery_labels, n, len(space.g), both, gaps=not space.same)
     count, (rows, cols) = np.bincount(gl, minlength=len(names) + 1), space.left_out(every)
     R = count[ql] - np.bincount(rows[gl[cols] == ql[rows]], minlength=n)
     if verbose or verbose is None and n*len(space.g) >= _LARGE: print(_estimate(space, max(*ks, R.max()), 'retrieval_metrics'), flush=True)
@@ -654,7 +677,8 @@ def retrieval_metrics(
     rank, ap, rprec, hits = np.zeros(n, int), np.full(n, np.nan), np.full(n, np.nan), np.zeros((n, max(ks)), bool)
     def fill(idx, buffer): rank[idx], ap[idx], rprec[idx], hits[idx] = _rank_chunk(space, ql, gl, members, idx, R[idx], max(ks), buffer)
     space.each(fill, np.argsort(R, kind='stable')[np.count_nonzero(R < 1):], chunk)
-    return Retrieval(rank, ap, rprec, names[ql], ks, hits, R, len(space.g) - np.bincount(rows, minlength=n))
+    choice = len(space.g) - np.bincount(rows, minlength=n)
+    return Retrieval(rank, ap, rprec, names[ql], ks, hits, R, choice)
 
 # %% ../nbs/11_metrics.ipynb #55fa2dc3
 def knn_accuracy(
@@ -671,7 +695,8 @@ def knn_accuracy(
     if (gallery is None) != (gallery_labels is None): raise ValueError('gallery and gallery_labels come together: give both or neither')
     indices = nearest(query, gallery, k, metric, query_ids=query_ids, gallery_ids=gallery_ids)[1]
     n, m = len(indices), len(query if gallery is None else gallery)
-    ql, gl, names = _joined(query_labels, query_labels if gallery is None else gallery_labels, n, m, ('query_labels', 'gallery_labels'))
+    if gallery is None: gallery_labels = query_labels
+    ql, gl, names = _joined(query_labels, gallery_labels, n, m, ('query_labels', 'gallery_labels'))
     votes = np.arange(n)[:,None]*len(names) + gl[indices]
     which, count = np.unique(votes, return_counts=True)                          # (query, class) as one number: rising
     row = which//len(names)
@@ -686,7 +711,7 @@ def random_triplets(
     seed=0 # same seed, same triplets; None: others each time
 )->tuple: # indices of anchors, positives and negatives, each int64 (n,)
     "Draw triplets: anchor and positive are two photos of one class, the negative is of another. Classes with one photo are only negatives."
-    labels, n = _labels(labels, None, 'labels'), _whole(n, 'n', 0)
+    labels, n = _labels(labels, None, 'labels'), whole_number(n, 'n', 0)
     names, codes, size = np.unique(labels, return_inverse=True, return_counts=True)
     if len(names) < 2: raise ValueError(f'labels hold {len(names)} class: a negative needs a second one')
     if size.max() < 2: raise ValueError(f'labels: none of the {len(names)} classes has two photos, so there is no anchor with a positive')
@@ -758,7 +783,7 @@ def pair_distances(
     "Distances of pairs of one class (never a photo with itself) and of two, no pair twice: all there are, or `n` draws where there are more, class by class"
     space = _Space(x, None, metric)
     labels = _labels(labels, len(space.q), 'labels')
-    same, different = _pairs(labels, _whole(n, 'n'), seed)
+    same, different = _pairs(labels, whole_number(n, 'n'), seed)
     found = tuple(space.measure(a, np.arange(len(a)), b) for a, b in (same, different))
     return (*found, labels[same[0]], labels[different].T) if products else found
 
@@ -831,10 +856,14 @@ def calibrate_threshold(
 def _pair_products(products, n, m):
     "Products of `n` same pairs (n,) and of `m` different ones (m, 2), or an error"
     try: a, b = products
-    except (TypeError, ValueError): raise ValueError(f'products must be two arrays, of shape ({n},) and ({m}, 2)') from None
-    if np.shape(b) != (m, 2): raise ValueError(f'products of the different pairs must have shape ({m}, 2); their shape is {np.shape(b)}')
-    one, two = ([o for pair in b for o in pair] if isinstance(b, (list, tuple)) else np.ravel(b)), ('products of the same pairs', 'products of the different pairs')
-    first, second, names = _joined(a, one, n, 2*m, two)
+    except (TypeError, ValueError):
+        raise ValueError(f'products must be two arrays, of shape ({n},) and ({m}, 2)') from None
+    if np.shape(b) != (m, 2):
+        raise ValueError(f'products of the different pairs must have shape ({m}, 2); their shape '
+                         f'is {np.shape(b)}')
+    both = [o for pair in b for o in pair] if isinstance(b, (list, tuple)) else np.ravel(b)
+    said = 'products of the same pairs', 'products of the different pairs'
+    first, second, names = _joined(a, both, n, 2*m, said)
     return names[first], names[second].reshape(m, 2)
 
 # %% ../nbs/11_metrics.ipynb #2030354e
@@ -847,7 +876,8 @@ class Verification:
         products=None # classes of the same pairs (n,) and of the different ones (m, 2), for `interval`
     ):
         (self.same, self.different), self.given = _heaps(same, different), threshold is not None
-        self.products = None if products is None else _pair_products(products, len(self.same), len(self.different))
+        self.products = products
+        if products is not None: self.products = _pair_products(products, len(self.same), len(self.different))
         self.thresholds, self.fmr, self.fnmr = t, fmr, fnmr = _rates(same, different)
         self.auc = float((np.diff(fmr)*(2 - fnmr[1:] - fnmr[:-1])/2).sum())
         self.eer = _crossing(t, fmr, fnmr)[0]

@@ -23,7 +23,8 @@ from .storage.files import atomic_write
 
 # %% ../nbs/24_search.ipynb #d4c60254
 def _as_photo(photo):
-    "Return what `read_image` takes: pixel arrays as PIL images, open files as their bytes, which can be read twice."
+    """Return what `read_image` takes:
+    pixel arrays as PIL images, open files as their bytes, which can be read twice."""
     if isinstance(photo, (str, bytes, os.PathLike, Image.Image)): return photo
     if isinstance(photo, (bytearray, memoryview)): return bytes(photo)
     if hasattr(photo, 'read'):
@@ -44,7 +45,7 @@ def _grey_card(side):
 
 # %% ../nbs/24_search.ipynb #6afcc30c
 def thumbnail(
-    photo, # what `read_image` takes (a path, bytes, an open file, a PIL image), or RGB 0..255 array (h, w, 3)
+    photo, # path, bytes, open file, PIL image, or RGB 0..255 array (h, w, 3)
     side=160, # longest side of the picture, pixels
 )->Image.Image: # RGB, proportions kept
     "Make a small upright picture of a photo; a grey card where it cannot be read."
@@ -186,7 +187,8 @@ class Hits(list):
         "Pictures of the query and of its hits; frames say same product or not where the query's is known."
         def frame(h): return None if self.label is None or h.label is None else 'hit' if h.label == self.label else 'miss'
         note = 'cannot be read' if self.problem else 'query'
-        first = [] if self.query is None else [Tile(self.query, '' if self.name == 'query' else self.name, note, 'query')]
+        title = '' if self.name == 'query' else self.name
+        first = [] if self.query is None else [Tile(self.query, title, note, 'query')]
         return first + [Tile(h.path, h.name or h.id, f'{h.rank} · {h.distance:.3f}', frame(h)) for h in self]
 
     def __repr__(self): return str(self)
@@ -234,13 +236,16 @@ def _id(i):
     "Return a photo's id as text."
     if isinstance(i, (int, np.integer)) and not isinstance(i, bool): return str(i)
     if isinstance(i, (str, os.PathLike)): return str(os.fspath(i))
-    raise ValueError(f'ids hold {i!r} of type {type(i).__name__}: an id is text, such as the path of the photo')
+    raise ValueError(f'ids hold {i!r} of type {type(i).__name__}: an id is text, such as the path '
+                     f'of the photo')
 
 def _checked(embeddings, ids):
     "Return embeddings as float32 (n, d) and ids as text, or raise ValueError naming what is wrong."
     try: x = np.array(embeddings, 'float32')
-    except (TypeError, ValueError): raise ValueError('embeddings must be an array of numbers (photos, dims)') from None
-    if isinstance(ids, (str, bytes)): raise ValueError(f'ids={ids!r} is one text; there must be one id for each embedding')
+    except (TypeError, ValueError):
+        raise ValueError('embeddings must be an array of numbers (photos, dims)') from None
+    if isinstance(ids, (str, bytes)):
+        raise ValueError(f'ids={ids!r} is one text; there must be one id for each embedding')
     ids = [_id(i) for i in ids]
     if x.ndim != 2 or not x.size: raise ValueError(f'embeddings have shape {x.shape}; expected (photos, dims) with at least one photo')
     if len(ids) != len(x): raise ValueError(f'{len(x)} embeddings but {len(ids)} ids; there must be one id for each')
@@ -254,35 +259,47 @@ def _checked(embeddings, ids):
 
 # %% ../nbs/24_search.ipynb #a8e141af
 def _given_names(class_names):
-    "Return {class id: name} and the class id of each label that is text: the keys of a {label: name}, else the names themselves."
+    """Return {class id: name} and the class id of each label that is text:
+    the keys of a {label: name}, else the names themselves."""
     items = list(class_names.items() if hasattr(class_names, 'items') else enumerate(class_names))
-    if items and isinstance(items[0][0], str): return {i: str(v) for i,(_,v) in enumerate(items)},{composed(k): i for i,(k,_) in enumerate(items)}
+    if items and isinstance(items[0][0], str):
+        at = {composed(k): i for i,(k,_) in enumerate(items)}
+        return {i: str(v) for i,(_,v) in enumerate(items)},at
     names = {int(k): str(v) for k,v in items}
     return names,{composed(v): k for k,v in names.items()}
 
 def _class_ids(labels, at):
-    "Return the class id of each different label: text by its place in `at`, whole numbers as they are."
+    """Return the class id of each different label:
+    text by its place in `at`, whole numbers as they are."""
     values = labels.values
     if not values or not isinstance(values[0], str):
-        if large := [v for v in values if not -2**63 <= v < 2**63]: raise ValueError(f'labels hold {large[0]}, which takes more than 64 bits: give it as text')
+        if large := [v for v in values if not -2**63 <= v < 2**63]:
+            raise ValueError(f'labels hold {large[0]}, which takes more than 64 bits: give it as '
+                             f'text')
         return values
     if at is None: return list(range(len(values)))
     if unknown := [v for v in values if v not in at]:
-        raise ValueError(f'labels hold {unknown[0]!r} ({len(unknown)} such), which is not among the {len(at)} class_names')
+        raise ValueError(f'labels hold {unknown[0]!r} ({len(unknown)} such), which is not among '
+                         f'the {len(at)} class_names')
     return [at[v] for v in values]
 
 def _one_id_each(names):
-    "Return the class id that stands for each, as one name in two Unicode forms is one product; ValueError where two have the very same name."
-    if -1 in names: raise ValueError(f'class_names calls class id -1 {names[-1]!r}: -1 is for photos whose product is not known')
+    """Return the class id that stands for each,
+    as one name in two Unicode forms is one product; ValueError where two have the very same name."""
+    if -1 in names:
+        raise ValueError(f'class_names calls class id -1 {names[-1]!r}: -1 is for photos whose '
+                         f'product is not known')
     first = {}
     one = {i: first.setdefault(composed(name), i) for i,name in names.items()}
     if twice := [i for i in one if i != one[i] and names[i] == names[one[i]]]:
-        raise ValueError(f'class_names calls two products {names[twice[0]]!r} (class ids {one[twice[0]]} and {twice[0]}): names must differ')
+        raise ValueError(f'class_names calls two products {names[twice[0]]!r} (class ids '
+                         f'{one[twice[0]]} and {twice[0]}): names must differ')
     return one | {-1: -1}
 
 # %% ../nbs/24_search.ipynb #a8e141b1
 def _products(labels, class_names, n):
-    "Return the class id of each photo, int64 (n,), -1 where it is not known, and {class id: name}; None and {} without labels."
+    """Return the class id of each photo, int64 (n,), -1 where it is not known, and {class id:
+    name}; None and {} without labels."""
     if labels is None: return None,{}
     labels = Labels(labels, n, missing='unlabelled')
     names,at = (None, None) if class_names is None else _given_names(class_names)
@@ -291,15 +308,18 @@ def _products(labels, class_names, n):
     if missing := [i for i in ids if i != -1 and i not in names]:
         raise ValueError(f'class_names has no name for class id {missing[0]} ({len(missing)} such); it names {len(names)} classes')
     one = _one_id_each(names)
-    return np.array([*(one[i] for i in ids), -1], 'int64')[labels.ids],{i: name for i,name in names.items() if one[i] == i}
+    ids = np.array([*(one[i] for i in ids), -1], 'int64')[labels.ids]
+    return ids,{i: name for i,name in names.items() if one[i] == i}
 
 # %% ../nbs/24_search.ipynb #b0e141b0
 class _Held:
-    "What an index holds at one moment: replaced as a whole and never changed, so that a search sees the old photos or the new ones."
+    """What an index holds at one moment:
+    replaced as a whole and never changed, so that a search sees the old photos or the new ones."""
     def __init__(self, embeddings, ids, labels, class_names, metric, stamps=None):
         self.embeddings,self.ids = _checked(embeddings, ids)
         self.labels,self.class_names = _products(labels, class_names, len(self.ids))
-        self.stamps = np.full((len(self.ids), 2), -1) if stamps is None else stamps   # size and time of change of each file; -1: not known
+        # size and time of change of each file; -1: not known
+        self.stamps = np.full((len(self.ids), 2), -1) if stamps is None else stamps
         self.nearest = NeighborSearch(self.embeddings, metric)
         self.place = {s: i for i,s in enumerate(self.ids)}
         self.files = None   # (root, place by real path), once it has been asked for
@@ -308,7 +328,8 @@ class _Held:
         "Return the place of an id, or of a path to the same file; None where it is not there."
         if path in self.place: return self.place[path]
         if self.files is None or self.files[0] != root:
-            self.files = root,{os.path.realpath(os.path.join(root or '', s)): i for i,s in enumerate(self.ids)}
+            files = (os.path.realpath(os.path.join(root or '', s)) for s in self.ids)
+            self.files = root,{f: i for i,f in enumerate(files)}
         return self.files[1].get(os.path.realpath(path))
 
     def label(self, i):
@@ -330,7 +351,7 @@ class ImageIndex:
     def __init__(self,
         embeddings, # float32 (n, d)
         ids, # n photo ids: paths, below `root` or whole; no two the same
-        labels=None, # of the photos, (n,): text or whole numbers, None where a product is not known; with `class_names` their class ids or names
+        labels=None, # of the photos, (n,): text or whole numbers, None where not known; with `class_names` class ids or names
         class_names=None, # list of names, or {class id: name}
         net=None, # Keras model that made the embeddings, RGB 0..255 (n, h, w, 3) -> (n, d); None: no photos as queries
         root=None, # folder that the ids start from
@@ -386,7 +407,8 @@ def paths(self:ImageIndex)->list:
 # %% ../nbs/24_search.ipynb #a8e141ae
 @patch
 def __repr__(self:ImageIndex):
-    products = '' if self.labels is None else f'{len(np.unique(self.labels[self.labels != -1]))} products, '
+    known = [] if self.labels is None else np.unique(self.labels[self.labels != -1])
+    products = '' if self.labels is None else f'{len(known)} products, '
     return f'ImageIndex of {len(self)} photos, {products}{self.dims} dims, {self.metric} distance{"" if self._net is not None else ", no network"}'
 
 # %% ../nbs/24_search.ipynb #83a0cdd5
@@ -429,7 +451,8 @@ def _encode_files(paths, net, size=None, batch_size=32, progress=False, out=None
     return x[good] if good else None,[here[j] for j in good],[(p, f'{p}: {bad[os.fspath(p)]}') for p in paths if os.fspath(p) in bad]
 
 def _stamps(paths):
-    "Return the size and the time of the last change of each file, int64 (n, 2); -1 where it is not there."
+    """Return the size and the time of the last change of each file, int64 (n, 2);
+    -1 where it is not there."""
     def stamp(p):
         try: s = os.stat(p)
         except OSError: return -1,-1
@@ -451,7 +474,9 @@ def build(cls:ImageIndex,
     catalog = Catalog.of(catalog)
     stamps = _stamps(catalog.paths)
     x,good,bad = _encode_files(catalog.paths, net, size, batch_size, progress, out)
-    if x is None: raise ValueError(f'none of the {len(catalog.paths)} photos of {catalog.root} can be read; the first: {bad[0][1] if bad else "no photos"}')
+    if x is None:
+        raise ValueError(f'none of the {len(catalog.paths)} photos of {catalog.root} can be read; '
+                         f'the first: {bad[0][1] if bad else "no photos"}')
     if bad: warnings.warn(f'{len(bad)} of {len(catalog.paths)} photos cannot be read and are left out (see .skipped); the first: {bad[0][1]}')
     ids = catalog.ids
     self = cls(x, [ids[i] for i in good], catalog.labels[good], catalog.class_names, net, catalog.root, metric, size)
@@ -486,7 +511,8 @@ def _from_path(self:ImageIndex, path):
 
 @patch
 def _from_path_if_there(self:ImageIndex, path):
-    "The same for one of several queries: a photo that is gone does not end the search with the others."
+    """The same for one of several queries:
+    a photo that is gone does not end the search with the others."""
     try: return self._from_path(path)
     except FileNotFoundError as e: return _Query(path, name=os.path.basename(path), problem=e)
 
@@ -506,27 +532,34 @@ def _from_catalog(self:ImageIndex, catalog):
     ids = {composed(v): k for k,v in self.class_names.items()}
     names = ['' if i < 0 else catalog.class_names[i] for i in catalog.labels]
     labels = [None if not n else ids.get(composed(str(n)), -1) for n in names]
-    return [self._from_path_if_there(p)._replace(label=c, name=n or os.path.basename(p)) for p,n,c in zip(catalog.paths, names, labels)]
+    return [self._from_path_if_there(p)._replace(label=c, name=n or os.path.basename(p))
+            for p,n,c in zip(catalog.paths, names, labels)]
 
 @patch
 def _one_of_several(self:ImageIndex, query):
     "The queries in one entry of a list."
-    if isinstance(query, (str, os.PathLike)) and not os.path.isdir(query): return [self._from_path_if_there(os.fspath(query))]
+    if isinstance(query, (str, os.PathLike)) and not os.path.isdir(query):
+        return [self._from_path_if_there(os.fspath(query))]
     return self._queries(query)[0]
 
 @patch
 def _queries(self:ImageIndex, query):
     "The queries in whatever was given, and whether there is one only."
     if isinstance(query, (str, os.PathLike)):
-        if os.path.isdir(query) and os.fspath(query) not in self._held.place: return self._from_catalog(Catalog.of(query)),False
+        if os.path.isdir(query) and os.fspath(query) not in self._held.place:
+            return self._from_catalog(Catalog.of(query)),False
         return [self._from_path(query)],True
-    if isinstance(query, (bytes, bytearray, memoryview, Image.Image)) or hasattr(query, 'read'): return [_Query(_as_photo(query), name='query')],True
-    if hasattr(query, 'paths') and hasattr(query, 'class_names'): return self._from_catalog(query),False
+    if isinstance(query, (bytes, bytearray, memoryview, Image.Image)) or hasattr(query, 'read'):
+        return [_Query(_as_photo(query), name='query')],True
+    if hasattr(query, 'paths') and hasattr(query, 'class_names'):
+        return self._from_catalog(query),False
     if not _several(query):
         qs,one = self._from_array(query)
         return ([qs[0]._replace(name='query')] if one else qs),one
     found = [q for o in query for q in self._one_of_several(o)]
-    return [q._replace(name=f'query {i}') if q.name.startswith('query') else q for i,q in enumerate(found)],False
+    named = [q._replace(name=f'query {i}') if q.name.startswith('query') else q
+             for i,q in enumerate(found)]
+    return named,False
 
 # %% ../nbs/24_search.ipynb #7ee805d1
 def _to_pixels(photo, size):
@@ -536,7 +569,8 @@ def _to_pixels(photo, size):
 
 @patch
 def _encoded(self:ImageIndex, queries, batch_size):
-    "The same queries, photos among them with the embedding that the network gives, or with their problem."
+    """The same queries, photos among them with the embedding that the network gives,
+    or with their problem."""
     from triplet_fashion.applications import encode
     out,size = list(queries),_in_size(self._net, self.size)
     todo = [i for i,q in enumerate(out) if q.x is None and q.problem is None]
@@ -547,51 +581,64 @@ def _encoded(self:ImageIndex, queries, batch_size):
             except (OSError, PhotoError) as e: out[j] = out[j]._replace(problem=e)
             else: at.append(j)
         if not at: continue
-        for j,x in zip(at, encode(np.stack(images), self._net, batch_size=batch_size)): out[j] = out[j]._replace(x=x)
+        for j,x in zip(at, encode(np.stack(images), self._net, batch_size=batch_size)):
+            out[j] = out[j]._replace(x=x)
     return out
 
 @patch
 def _embed(self:ImageIndex, queries, batch_size):
     "The same queries, each with an embedding or a problem."
     if any(q.x is None and q.problem is None for q in queries):
-        if self._net is None: raise ValueError('this index has no network, so it takes embeddings and ids only: set index.net, or ImageIndex.load(file, net=...)')
+        if self._net is None:
+            raise ValueError('this index has no network, so it takes embeddings and ids only: set '
+                             'index.net, or ImageIndex.load(file, net=...)')
         queries = self._encoded(queries, batch_size)
     bad = [q.problem for q in queries if q.problem]
     if len(bad) == len(queries): raise bad[0]
-    if bad: warnings.warn(f'{len(bad)} of {len(queries)} queries cannot be read and find nothing; the first: {bad[0]}')
+    if bad:
+        warnings.warn(f'{len(bad)} of {len(queries)} queries cannot be read and find nothing; the '
+                      f'first: {bad[0]}')
     for i,q in enumerate(queries):
-        if not q.problem and not np.isfinite(np.asarray(q.x, 'float32')).all(): raise ValueError(f'the embedding of query {i} is not finite')
+        if not q.problem and not np.isfinite(np.asarray(q.x, 'float32')).all():
+            raise ValueError(f'the embedding of query {i} is not finite')
     return queries
 
 # %% ../nbs/24_search.ipynb #b2d42750
 @patch
 def search(self:ImageIndex,
-    query, # path, bytes, open file, PIL image, pixels (h, w, 3), embedding (d,), id; or several: a list, an array with one axis more, a `Catalog` or its folder
+    query, # a photo in any form, pixels (h, w, 3), embedding (d,), id; or several: a list, an array with one axis more, a `Catalog`, its folder
     k=5, # how many photos to find (all, where there are fewer)
     exclude_self=False, # leave out the very file that is asked with, where it is in the index
     batch_size=32, # photos the network sees at once
 )->Hits: # of one query; a `HitsList` for several
     "Find the `k` photos nearest to a query, nearest first; equal distances in the index's order."
-    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1: raise ValueError(f'k is {k!r}; it must be a whole number, 1 or more')
-    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1: raise ValueError(f'batch_size is {batch_size!r}; it must be a whole number, 1 or more')
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
+        raise ValueError(f'k is {k!r}; it must be a whole number, 1 or more')
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ValueError(f'batch_size is {batch_size!r}; it must be a whole number, 1 or more')
     now = copy.copy(self)   # what the index holds at this moment, whatever `add` does meanwhile
     qs,one = now._queries(query)
     if not qs: raise ValueError('no query was given: the list is empty')
     qs = now._embed(qs, batch_size)
     x = np.array([q.x for q in qs if not q.problem], 'float32')
     found = zip(*now._held.nearest(x, min(len(now), k+bool(exclude_self))))
-    out = HitsList(now._problem(q) if q.problem else now._hits(q, *next(found), k, exclude_self) for q in qs)
+    out = HitsList(now._problem(q) if q.problem else now._hits(q, *next(found), k, exclude_self)
+                   for q in qs)
     return out[0] if one else out
 
 @patch
-def _problem(self:ImageIndex, q): return Hits((), q.photo, q.label, q.name, self.metric, f'cannot be read: {q.problem}')
+def _problem(self:ImageIndex, q):
+    return Hits((), q.photo, q.label, q.name, self.metric, f'cannot be read: {q.problem}')
 
 @patch
 def _hits(self:ImageIndex, q, dist, idx, k, exclude_self):
     held,root = self._held,self.root or ''
-    keep = [(d, i) for d,i in zip(dist.tolist(), idx.tolist()) if not (exclude_self and i == q.at)][:k]
+    found = zip(dist.tolist(), idx.tolist())
+    keep = [(d, i) for d,i in found if not (exclude_self and i == q.at)][:k]
     labels = [held.label(i) for _,i in keep]
-    hits = [Hit(r, held.ids[i], c, held.class_names.get(c, ''), d, os.path.join(root, held.ids[i])) for r,((d, i), c) in enumerate(zip(keep, labels), 1)]
+    ids = [held.ids[i] for _,i in keep]
+    rows = enumerate(zip(ids, labels, keep), 1)
+    hits = [Hit(r, i, c, held.class_names.get(c, ''), d, os.path.join(root, i)) for r,(i, c, (d, _)) in rows]
     return Hits(hits, q.photo, q.label, q.name, self.metric)
 
 # %% ../nbs/24_search.ipynb #50c26e05
@@ -609,8 +656,10 @@ def save(self:ImageIndex,
 )->Path: # of the file written
     "Write the index to one file, whole or not at all."
     held = self._held
-    meta = dict(format=_format, version=1, ids=held.ids, class_names=list(held.class_names.items()), root=self.root, metric=self.metric, size=self.size)
-    arrays = dict(embeddings=held.embeddings, meta=np.frombuffer(json.dumps(meta).encode(), 'uint8'))
+    meta = dict(format=_format, version=1, ids=held.ids, class_names=list(held.class_names.items()),
+                root=self.root, metric=self.metric, size=self.size)
+    text = np.frombuffer(json.dumps(meta).encode(), 'uint8')
+    arrays = dict(embeddings=held.embeddings, meta=text)
     if held.labels is not None: arrays['labels'] = held.labels
     if self._probe is not None: arrays['probe'] = self._probe
     if (held.stamps >= 0).any(): arrays['stamps'] = held.stamps
@@ -642,7 +691,8 @@ def _checked_meta(meta):
 
 def _checked_stamps(stamps, n):
     "Return the stamps in an index file, if they are such."
-    if stamps.shape != (n, 2) or stamps.dtype != np.int64: raise ValueError(f'its stamps have shape {stamps.shape} and type {stamps.dtype}')
+    if stamps.shape != (n, 2) or stamps.dtype != np.int64:
+        raise ValueError(f'its stamps have shape {stamps.shape} and type {stamps.dtype}')
     return stamps
 
 @patch(cls_method=True)
@@ -658,7 +708,8 @@ def load(cls:ImageIndex,
         meta = _checked_meta(json.loads(arrays['meta'].tobytes()))
         newer = meta['version'] > 1
         if not newer: self = cls(arrays['embeddings'], meta['ids'], arrays.get('labels'), dict(meta['class_names']) or None, None, root or meta['root'], meta['metric'], tuple(meta['size']) if meta['size'] else None)
-        if not newer and 'stamps' in arrays: self._held.stamps = _checked_stamps(arrays['stamps'], len(self))
+        if not newer and 'stamps' in arrays:
+            self._held.stamps = _checked_stamps(arrays['stamps'], len(self))
         if not newer and 'probe' in arrays and (arrays['probe'].shape != (self.dims,) or not np.isfinite(arrays['probe']).all()): raise ValueError('its probe is none')
     except Exception as e:
         raise ValueError(f'{os.fspath(file)!r} is not a whole index file: cut short, damaged or of another kind ({type(e).__name__}: {str(e)[:200]}); copy it again or build a new index') from e
@@ -670,11 +721,12 @@ def load(cls:ImageIndex,
 # %% ../nbs/24_search.ipynb #b6aa43c8
 @patch
 def add(self:ImageIndex,
-    catalog, # `Catalog` with the new photos, or the name of its folder; photos that the index holds as they are on disk are passed over
+    catalog, # `Catalog` with the new photos, or its folder; what the index holds as it is on disk is passed over
     batch_size=32, # photos the network sees at once
     progress=False, # show progress, see `track`
 )->int: # photos added or replaced
-    "Encode the photos of a catalogue that the index does not hold, or not as they are now; unreadable ones go to `skipped`."
+    """Encode the photos of a catalogue that the index does not hold, or not as they are now;
+    unreadable ones go to `skipped`."""
     catalog = Catalog.of(catalog)
     if self._net is None: raise ValueError('this index has no network to encode new photos with: set index.net first')
     if self.labels is None: raise ValueError('this index has no labels: build a new one from a catalogue to add catalogues to it')
@@ -682,19 +734,23 @@ def add(self:ImageIndex,
     stamps,held = _stamps(paths),self._held
     at = [held.at(p, self.root) for p in paths]
     new = [i for i,a in enumerate(at) if a is None or _changed(held.stamps[a], stamps[i])]
-    new = list({paths[i]: i for i in reversed(new)}.values())[::-1]   # a path once, by its first label
+    first = {paths[i]: i for i in reversed(new)}   # a path once, by its first label
+    new = sorted(first.values())
     x,good,bad = _encode_files([paths[i] for i in new], self._net, self.size, batch_size, progress)
     with self._lock:
         self.skipped = self.skipped + bad
         if x is not None:
             chosen = [new[i] for i in good]
-            names = [None if catalog.labels[i] < 0 else str(catalog.class_names[catalog.labels[i]]) for i in chosen]
-            self._held = _grown(self._held, x, [paths[i] for i in chosen], names, stamps[chosen], self.root)
+            classes = [catalog.labels[i] for i in chosen]
+            names = [None if c < 0 else str(catalog.class_names[c]) for c in classes]
+            files = [paths[i] for i in chosen]
+            self._held = _grown(self._held, x, files, names, stamps[chosen], self.root)
     if bad: warnings.warn(f'{len(bad)} of {len(new)} new photos cannot be read and are left out (see .skipped); the first: {bad[0][1]}')
     return len(good)
 
 def _changed(old, new):
-    "Tell whether a file is another one than when it was encoded; where that is not known, it is taken to be the same."
+    """Tell whether a file is another one than when it was encoded;
+    where that is not known, it is taken to be the same."""
     return old[0] >= 0 and new[0] >= 0 and (old != new).any()
 
 # %% ../nbs/24_search.ipynb #b6aa43c9
@@ -708,9 +764,12 @@ def _numbered(names, known):
     return [ids[None if n is None else composed(n)] for n in names],names_of
 
 def _grown(held, x, paths, names, stamps, root):
-    "Return what an index holds once the photos at `paths` have joined it, those that it has already in their place."
+    """Return what an index holds once the photos at `paths` have joined it,
+    those that it has already in their place."""
     folder = None if root is None else os.path.realpath(root)
-    def id_of(p): return Path(p).relative_to(folder).as_posix() if folder and Path(p).is_relative_to(folder) else p
+    def id_of(p):
+        inside = folder and Path(p).is_relative_to(folder)
+        return Path(p).relative_to(folder).as_posix() if inside else p
     at = [held.at(p, root) for p in paths]
     fresh = [i for i,a in enumerate(at) if a is None]
     ids = held.ids + [id_of(paths[i]) for i in fresh]
@@ -721,8 +780,9 @@ def _grown(held, x, paths, names, stamps, root):
         out = np.concatenate([old, np.asarray(new, old.dtype)[fresh]])
         out[rows] = new
         return out
-    columns = [joined(*o) for o in ((held.embeddings, x), (held.labels, labels), (held.stamps, stamps))]
-    return _Held(columns[0], ids, columns[1], class_names, held.nearest.metric, columns[2])
+    pairs = (held.embeddings, x),(held.labels, labels),(held.stamps, stamps)
+    embeddings,labels,stamps = (joined(*o) for o in pairs)
+    return _Held(embeddings, ids, labels, class_names, held.nearest.metric, stamps)
 
 # %% ../nbs/24_search.ipynb #364ed05c
 @patch
@@ -730,14 +790,21 @@ def remove(self:ImageIndex,
     photos, # an id or path, a list of them, a `Catalog` or its folder
 )->int: # photos removed
     "Take photos out of the index. Raises ValueError, and removes nothing, where one is not in it."
-    if isinstance(photos, (str, os.PathLike)): photos = Catalog.of(photos) if os.path.isdir(photos) else [photos]
+    if isinstance(photos, (str, os.PathLike)):
+        photos = Catalog.of(photos) if os.path.isdir(photos) else [photos]
     photos = getattr(photos, 'paths', photos)
     with self._lock:
         held = self._held
         at = {os.fspath(p): held.at(os.fspath(p), self.root) for p in photos}
-        if lost := [p for p,a in at.items() if a is None]: raise ValueError(f'{lost[0]!r} is not in this index ({len(lost)} such): nothing was removed')
+        if lost := [p for p,a in at.items() if a is None]:
+            raise ValueError(f'{lost[0]!r} is not in this index ({len(lost)} such): nothing was '
+                             f'removed')
         keep = np.setdiff1d(np.arange(len(held.ids)), list(at.values()))
-        if not len(keep): raise ValueError('photos names all that this index holds, and an index needs one: delete it instead')
+        if not len(keep):
+            raise ValueError('photos names all that this index holds, and an index needs one: '
+                             'delete it instead')
         labels = None if held.labels is None else held.labels[keep]
-        self._held = _Held(held.embeddings[keep], [held.ids[i] for i in keep], labels, held.class_names, held.nearest.metric, held.stamps[keep])
+        ids = [held.ids[i] for i in keep]
+        self._held = _Held(held.embeddings[keep], ids, labels, held.class_names,
+                           held.nearest.metric, held.stamps[keep])
     return len(held.ids)-len(keep)
