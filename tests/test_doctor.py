@@ -324,3 +324,43 @@ def test_sample_is_spread_and_fixed():
     assert len(CollapseDoctor(shuffled).x) >= 4                                                  # several batches, until there are pairs
     two = CollapseDoctor((x[:16], y[:16]))
     assert len(np.unique(two.labels)) == 2
+
+
+# labels and settings as users have them
+
+CALM = dict(epochs=2, steps=2)
+
+
+@pytest.mark.parametrize('make', [lambda y: [f'p{i}' for i in y], lambda y: 4006381333931 + y, lambda y: [None if i == 3 else int(i) for i in y], lambda y: np.where(y == 3, np.nan, y), lambda y: np.array([f'p{i}'.encode() for i in y], object)],
+                         ids=['text', 'EAN codes', 'None', 'NaN', 'bytes'])
+def test_labels_of_any_kind_are_watched(make):
+    x, y = products()
+    doctor, _ = watch(head(), BatchTripletLoss(), Adam(1e-3), x, y, data=(x, make(y)), **CALM)
+    whole, _ = watch(head(), BatchTripletLoss(), Adam(1e-3), x[y != 3], y[y != 3], batches=pk(x, y), data=(x[y != 3], y[y != 3]), **CALM)
+    assert math.isfinite(doctor.start['overlap'])
+    if any(o is None or o != o for o in make(y)): assert doctor.start['overlap'] == pytest.approx(whole.start['overlap'], abs=1e-6)
+
+
+def test_photos_of_unknown_products_are_in_no_pair():
+    x, y = products(C=6, K=4)
+    known = vital_signs(x[:16], y[:16])
+    for unknown in (np.nan, None, -1):
+        labels = [unknown if i > 3 else i for i in y.tolist()]
+        seen = vital_signs(x, labels)
+        assert all(seen[k] == pytest.approx(known[k], abs=1e-12) for k in ('d+', 'd-', 'overlap', 'active'))
+
+
+def test_embeddings_that_are_not_finite_are_said_so():
+    x, y = products(C=6, K=4)
+    for bad in (np.nan, np.inf):
+        x[3, 1] = bad
+        assert math.isnan(effective_rank(x)) and diagnose(vital_signs(x, y)).cause == 'not a number'
+    assert math.isnan(effective_rank(x*np.nan))
+
+
+@pytest.mark.parametrize('call,says', [
+    (lambda x, y: vital_signs(x, y[:5]), '5 labels for embeddings of shape'), (lambda x, y: vital_signs(x, y, margin=np.nan), 'margin=nan'), (lambda x, y: effective_rank(x[0]), r'embeddings must have shape \(n, d\)'),
+    (lambda x, y: CollapseDoctor((x, y), photos=np.nan), 'photos=nan must be a whole number'), (lambda x, y: CollapseDoctor((x, y), every=0), 'every=0 must be'), (lambda x, y: CollapseDoctor((x, y), patience=-1), 'patience=-1 must be'),
+    (lambda x, y: CollapseDoctor((x, [None]*len(y))), 'holds no two products')])
+def test_settings_that_mean_nothing_are_named(call, says):
+    with pytest.raises(ValueError, match=says): call(*products(C=6, K=4))

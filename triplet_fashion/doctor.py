@@ -36,12 +36,17 @@ def _overlap(near, far):
     behind = np.searchsorted(far, near, 'left') + np.searchsorted(far, near, 'right')
     return float(behind.mean()/2/len(far))
 
+def _ids_of(labels, what='labels'):
+    "Class ids, int (n,); -1 where no product is known, which labels say by None, NaN or -1, as in the losses."
+    found = Labels(labels, what=what, missing='unlabelled')
+    return np.where(np.isin(found.ids, [i for i, v in enumerate(found.values) if v == -1]), -1, found.ids)
+
 def _pairs_of(labels):
     "Which pairs are of one product, and which of different ones, both bool (n, n)."
     if isinstance(labels, tuple): return labels
-    found = Labels(labels, missing='unlabelled')
-    same, known = found.ids[:, None] == found.ids, found.known[:, None] & found.known
-    return same & known & ~np.eye(len(found), dtype=bool), ~same & known
+    ids = _ids_of(labels)
+    same, known = ids[:, None] == ids, (ids[:, None] >= 0) & (ids >= 0)
+    return same & known & ~np.eye(len(ids), dtype=bool), ~same & known
 
 def _active(d, same, other, margin):
     "Share of all triplets (i, p, n) with d(i,n) <= d(i,p) + margin."
@@ -188,10 +193,10 @@ def _sample(data, n):
         by = _array_of(by)
         if _three(bx): return _triplet_sample([np.asarray(o)[:max(2, n//3)] for o in bx], by[:max(2, n//3)])
         x, y = (np.asarray(bx), by.ravel()) if x is None else (np.concatenate([x, bx]), np.concatenate([y, by.ravel()]))
-        found = Labels(y, what='the labels of data', missing='unlabelled')
-        counts = np.bincount(found.ids[found.known])
-        if len(counts) > 1 and (counts > 1).sum()*4 >= min(n, 8):
-            at = _some(found.ids, n)
+        ids = _ids_of(y, 'the labels of data')
+        counts = np.bincount(ids[ids >= 0])
+        if np.count_nonzero(counts) > 1 and (counts > 1).sum()*4 >= min(n, 8):
+            at = _some(ids, n)
             return x[at], y[at], _pairs_of(y[at]), None
     raise ValueError('CollapseDoctor: data holds no two products with two photos of one each among its first batches; pass (photos, labels) that do')
 
@@ -202,9 +207,9 @@ def _array_of(labels):
 def _tell_apart(labels):
     "Do labels of triplets say which products are shown? Others, such as zeros, only fill their place."
     if labels.ndim != 1: return False
-    try: found = Labels(labels, missing='unlabelled')
+    try: ids = _ids_of(labels)
     except ValueError: return False
-    return found.known.all() and len(found.values) > 1
+    return ids.min() >= 0 and ids.max() > 0
 
 def _triplet_sample(apn, labels):
     "The same from triplets; labels, where they tell products apart, give more pairs."
