@@ -1,5 +1,6 @@
 "Exports: every format and precision against Keras on real photos, bytes against read_image, odd names, damage."
 import io, json
+from functools import lru_cache
 
 import numpy as np, pytest
 from PIL import Image
@@ -8,7 +9,7 @@ keras = pytest.importorskip('keras')
 import tensorflow as tf
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.export import FORMATS, _batched, _decoder, _orientation, export, export_report, load_export
+from triplet_fashion.export import FORMATS, _batched, _decoder, export, export_report, load_export
 from triplet_fashion.model import triplet_model
 from triplet_fashion.persistence import save_bundle
 from triplet_fashion.photo import load_images, read_image
@@ -76,7 +77,10 @@ def saved(im, format='JPEG', **kw):
     return out.getvalue()
 
 
-def decoded(data, size): return _decoder(size)(tf.constant([data])).numpy()[0]
+decoder = lru_cache(_decoder)   # tracing its graph takes longer than decoding many files
+
+
+def decoded(data, size): return decoder(size)(tf.constant([data])).numpy()[0]
 
 
 @pytest.mark.parametrize('size', [(48, 40), (224, 224), (30, 90)])
@@ -123,18 +127,16 @@ def test_the_steps_in_the_tutorial_give_the_pixels_of_read_image(photos, tutoria
 
 
 def test_orientation_is_read_in_either_byte_order_and_never_guessed():
-    first = Image.new('RGB', (8, 8))
-    def tiff(order, k, tag=0x0112):
+    first = Image.fromarray(np.random.default_rng(0).integers(0, 256, (2, 2, 3)).astype('uint8')).resize((16, 24), Image.Resampling.BICUBIC)
+    def tiff(order, k, tag=0x0112, kind=3, times=1):
         n = lambda v, size: v.to_bytes(size, 'little' if order == b'II' else 'big')
-        return order + n(42, 2) + n(8, 4) + n(2, 2) + n(0x0100, 2) + n(3, 2) + n(1, 4) + n(8, 2) + b'\0\0' + n(tag, 2) + n(3, 2) + n(1, 4) + n(k, 2) + b'\0\0' + n(0, 4)
-    for order in (b'II', b'MM'):
-        for k in range(1, 9): assert int(_orientation(tf.constant(saved(first, exif=b'Exif\0\0' + tiff(order, k))))) == k
-        assert int(_orientation(tf.constant(saved(first, exif=b'Exif\0\0' + tiff(order, 6, 0x0113))))) == 1
-        for k in (0, 9, 60000): assert int(_orientation(tf.constant(saved(first, exif=b'Exif\0\0' + tiff(order, k))))) == 1
-    assert int(_orientation(tf.constant(saved(first)))) == 1
+        return order + n(42, 2) + n(8, 4) + n(2, 2) + n(0x0100, 2) + n(3, 2) + n(1, 4) + n(8, 2) + b'\0\0' + n(tag, 2) + n(kind, 2) + n(times, 4) + (n(k, 2) + b'\0\0' if kind == 3 else n(k, 4)) + n(0, 4)
+    notes = [tiff(order, k, *more) for order in (b'II', b'MM') for k in (0, 1, 3, 6, 8, 9, 60000) for more in ((), (0x0113,), (0x0112, 4), (0x0112, 5), (0x0112, 3, 0))]
     rng = np.random.default_rng(0)
-    for n in (0, 5, 40, 300):   # noise after the word: no error, no turn out of range
-        for _ in range(5): assert 1 <= int(_orientation(tf.constant(b'\xff\xd8Exif\0\0' + rng.bytes(n)))) <= 8
+    notes += [rng.bytes(n) for n in (0, 5, 40, 300) for _ in range(5)] + [b'II*\0' + rng.bytes(40), b'MM\0*\0\0\0\x08\xff\xff', b'II\0*' + tiff(b'II', 6)[4:]]
+    for note in notes:
+        data = saved(first, exif=b'Exif\0\0' + note, quality=95)
+        assert abs(decoded(data, (12, 8)) - read_image(data, (12, 8))).max() <= 4, note
 
 
 @pytest.mark.parametrize('format', FORMATS)
@@ -219,10 +221,108 @@ def test_the_report_goes_on_where_one_way_fails(net, drawn, monkeypatch):
     def fails(*a): raise RuntimeError('this converter has no such layer')
     monkeypatch.setitem(FORMATS, 'litert', (*FORMATS['litert'][:2], fails, FORMATS['litert'][3]))
     rows = export_report(net, drawn, drawn, ways=[('litert', 'float32'), ('savedmodel', 'float32')])
-    assert rows[1] == dict(format='litert', precision='float32', problem='RuntimeError: this converter has no such layer') and rows[2]['change'] == 0
+    assert rows[1] == dict(format='litert', precision='float32', problem='export: base_network cannot be exported as litert: RuntimeError: this converter has no such layer') and rows[2]['change'] == 0
 
 
 def test_the_report_counts_what_is_lost(net, drawn):
     rows = export_report(net, drawn, drawn, ways=[('litert', 'float32'), ('litert', 'int8')])
     assert [(r['format'], r['precision']) for r in rows] == [('keras', 'float32'), ('litert', 'float32'), ('litert', 'int8')]
     assert rows[0]['change'] == 0 and rows[1]['R@1'] == pytest.approx(rows[0]['R@1'], abs=.02) and rows[2]['MB'] < .5*rows[1]['MB'] and rows[2]['difference'] > rows[1]['difference']
+
+
+def test_another_format_does_not_delete_an_export(net, tmp_path):
+    "Nor what a user has put beside it; the same format takes the old one's place, in whatever precision."
+    need('onnx')
+    out = export(net, tmp_path/'out', 'litert')
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    for format in ('savedmodel', 'onnx', 'openvino'):
+        with pytest.raises(FileExistsError, match='holds network.tflite, which this export would delete: give another folder'): export(net, out, format)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    export(net, out, 'litert', 'float16')
+    (out/'notes.txt').write_text('mine')
+    with pytest.raises(FileExistsError, match='holds notes.txt'): export(net, out, 'litert')
+    assert (out/'notes.txt').read_text() == 'mine'
+
+
+@pytest.mark.parametrize('policy', ['mixed_bfloat16', 'mixed_float16'])
+@pytest.mark.parametrize('format', FORMATS)
+def test_what_was_trained_in_half_precision_is_exported_in_float32(format, policy, tmp_path):
+    need(format)
+    old = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy(policy)
+        net = network()
+    finally: keras.config.set_dtype_policy(old)
+    x = np.random.default_rng(1).integers(0, 256, (5, 48, 40, 3)).astype('uint8')
+    made = load_export(export(net, tmp_path/'out', format))
+    assert made.note['precision'] == 'float32' and made(x).dtype == np.float32
+    assert abs(made(x) - net.predict(x, verbose=0)).max() < .05
+
+
+@pytest.mark.parametrize('format', FORMATS)
+def test_networks_that_take_whole_numbers(format, tmp_path):
+    need(format)
+    i = keras.Input((16, 16, 3), dtype='uint8')
+    net = keras.Model(i, L.GlobalAveragePooling2D()(L.Rescaling(1/255)(i)))
+    x = np.random.default_rng(1).integers(0, 256, (5, 16, 16, 3)).astype('uint8')
+    np.testing.assert_allclose(load_export(export(net, tmp_path/'out', format))(x), net.predict(x, verbose=0), atol=1e-4)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.d = L.Dense(4)
+    def call(self, x): return self.d(keras.ops.reshape(x, (-1, 768)))
+
+
+def odd_networks():
+    i, grey, small = keras.Input((16, 16, 3)), keras.Input((16, 16, 1)), keras.Input((None, None, 3))
+    flat = L.Flatten()(i)
+    built = Subclassed()
+    built(np.zeros((1, 16, 16, 3), 'float32'))
+    return {'two outputs': keras.Model(i, [L.Dense(4)(flat), L.Dense(2)(flat)]), 'grey': keras.Model(grey, L.Flatten()(grey)), 'any size': keras.Model(small, L.GlobalAveragePooling2D()(small)), 'subclassed': built, 'not built': keras.Sequential([L.Flatten()]),
+            'three inputs of its own': keras.Model([i, keras.Input((16, 16, 3)), keras.Input((16, 16, 3))], flat), 'a vector': keras.Model(v := keras.Input((7,)), L.Dense(2)(v))}
+
+
+@pytest.mark.parametrize('format', FORMATS)
+@pytest.mark.parametrize('name', odd_networks())
+def test_odd_networks_are_refused_before_the_work(name, format, tmp_path):
+    with pytest.raises(ValueError, match=r'^export: .*wanted is a network for photos of one size'): export(odd_networks()[name], tmp_path/'out', format)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_converter_cannot_do_is_one_sentence(tmp_path):
+    "Sorting has no counterpart in LiteRT's own operations."
+    i = keras.Input((8, 8, 3))
+    net = keras.Model(i, L.Lambda(lambda x: tf.raw_ops.Cross(a=x[:, 0, 0], b=x[:, 0, 1]))(i), name='odd')
+    with pytest.raises(ValueError, match='^export: odd cannot be exported as litert: ') as e: export(net, tmp_path/'out', 'litert')
+    assert '\n' not in str(e.value) and len(str(e.value)) < 500 and not list(tmp_path.iterdir())
+
+
+def test_settings_that_mean_nothing_are_named(net, tmp_path):
+    for tolerance in (-1, float('nan')):
+        with pytest.raises(ValueError, match='tolerance'): export(net, tmp_path/'out', tolerance=tolerance)
+
+
+def test_files_that_cannot_be_decoded_are_named(net, tmp_path):
+    made = load_export(export(net, tmp_path/'out'))
+    good = saved(Image.new('RGB', (20, 20)))
+    for bad, words in ((b'', 'another kind'), (b'%!PS', 'JPEG, PNG, GIF, BMP'), (good[:200], 'photo 1 cannot be decoded'), (saved(Image.new('RGB', (20, 20)), 'TIFF'), 'send pixels')):
+        with pytest.raises(ValueError, match=words): made.files([good, bad, good])
+    with pytest.raises(TypeError, match='not str'): made.files(['a.jpg'])
+
+
+@pytest.mark.parametrize('format', FORMATS)
+def test_threads_may_share_an_export(net, tmp_path, format):
+    from concurrent.futures import ThreadPoolExecutor
+    need(format)
+    made = load_export(export(net, tmp_path/'out', format))
+    photos = [np.full((2, 48, 40, 3), 10*k, 'uint8') for k in range(24)]
+    want = [made(x) for x in photos]
+    with ThreadPoolExecutor(8) as pool:
+        for a, b in zip(pool.map(made, photos), want): np.testing.assert_array_equal(a, b)
+
+
+def test_the_report_takes_folders(net, drawn):
+    rows = export_report(net, str(drawn.root), None, gallery=str(drawn.root), ways=[('litert', 'float32')])
+    assert rows[1]['change'] == 0

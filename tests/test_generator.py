@@ -9,7 +9,7 @@ from PIL import Image
 import keras
 import tensorflow as tf
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.generator import (Augment, _coverage, _deal, _mend_groups, _mend_triplets, _Photos, _Table, _triplet_rows, augmentation, bad_report, image_dataset, input_triplet_gen, pk_dataset,
+from triplet_fashion.generator import (Augment, _coverage, _deal, _mend_groups, _mend_triplets, _Photos, _Table, _triplet_rows, augmentation, bad_report, image_dataset, input_triplet_gen, photo_error, pk_dataset,
     show_batch, triplet_dataset)
 from triplet_fashion.photo import PhotoError, load_images, read_image
 
@@ -142,6 +142,87 @@ def test_image_dataset_errors(drawn, tmp_path):
     with pytest.raises(ValueError, match='no photos'): image_dataset(drawn[[]])
     with pytest.raises(ValueError, match="cache must be True, False or 'auto'"): image_dataset(drawn, cache='yes')
     with pytest.raises(ValueError, match='size'): image_dataset(drawn, size=None)
+
+
+ODD_NAMES = ['gone.jpg', 'a: missing: b.jpg', '여름 옷.jpg', 'two\nlines.jpg', b'caf\xe9.jpg']
+
+
+@pytest.mark.parametrize('name', ODD_NAMES)
+@pytest.mark.parametrize('cache', [True, False])
+def test_the_photo_behind_an_error_is_named(name, cache, drawn, tmp_path):
+    "In a loop and in predict, whatever letters its name has."
+    import os
+    path = os.path.join(str(tmp_path), os.fsdecode(name))
+    net = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    ds = image_dataset([drawn.paths[0], path], 8, 2, cache=cache)
+    for use in (list, lambda ds: net.predict(ds, verbose=0)):
+        with pytest.raises(tf.errors.OpError) as e: use(ds)
+        found = photo_error(e.value)
+        assert type(found) is PhotoError and found.path == path and found.problem == 'missing: no such file'
+
+
+def test_other_errors_are_no_photos():
+    with pytest.raises(tf.errors.OpError) as e: tf.io.decode_png(b'no')
+    assert photo_error(e.value) is None and photo_error(ValueError('x')) is None
+    mine = PhotoError('a.jpg', 'missing: no such file')
+    assert photo_error(mine) is mine
+
+
+@pytest.mark.parametrize('cache', [True, False])
+@pytest.mark.parametrize('make', [lambda c, **k: triplet_dataset(c, 6, (8, 8), **k), lambda c, **k: pk_dataset(c, 2, 2, (8, 8), **k)], ids=['triplets', 'pk'])
+def test_photos_that_vanish_break_or_change_are_left_out_and_named(make, cache, tmp_path):
+    "After the dataset was made; a plain JPEG among them, which TensorFlow reads."
+    cat = flat(tmp_path, [4, 4, 4])
+    Image.new('RGB', (20, 20), (7,)*3).save(tmp_path/'p00'/'3.png', 'JPEG')
+    ds = make(cat, cache=cache)
+    (tmp_path/'p00'/'0.png').unlink()
+    (tmp_path/'p01'/'1.png').write_bytes((tmp_path/'p01'/'1.png').read_bytes()[:40])
+    (tmp_path/'p00'/'3.png').write_bytes(b'\xff\xd8\xff')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        for _ in range(4): list(ds)
+    named = {path[-9:].replace('\\', '/'): problem.split(':')[0] for path, problem in ds.bad_photos()}
+    assert set(named) == {'p00/0.png', 'p01/1.png', 'p00/3.png'} and named['p00/0.png'] == 'missing'
+    assert all(name in bad_report(ds) for name in named)
+
+
+def test_too_few_photos_left_is_an_error_of_ours(tmp_path):
+    cat = flat(tmp_path, [2, 2])
+    ds = triplet_dataset(cat, 4, (8, 8))
+    for path in cat.paths[:3]: Path(path).write_bytes(b'')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        with pytest.raises(tf.errors.OpError) as e: list(ds)
+        found = photo_error(e.value)
+        assert type(found) is ValueError and 'no two products are left' in str(found)
+        with pytest.raises(ValueError, match='no two products are left'): next(input_triplet_gen(None, tmp_path, batch_size=4, target_size=(8, 8)))
+
+
+MEANINGLESS = [dict(size=0), dict(size=(8, -1)), dict(size=8.5), dict(size='8'), dict(size=(8, None)), dict(size=float('nan')), dict(size=True), dict(size=[]), dict(cache='yes'), dict(cache=2), dict(fit='zoom')]
+
+
+@pytest.mark.parametrize('kw', MEANINGLESS + [dict(batch_size=b) for b in (0, -1, 2.5, True, '8', None)], ids=str)
+def test_settings_that_mean_nothing_are_named_by_image_dataset(kw, drawn):
+    with pytest.raises(ValueError, match=next(iter(kw))): image_dataset(drawn, **kw)
+
+
+MORE = MEANINGLESS + [dict(steps=0), dict(steps=1.5), dict(seed=-1), dict(seed=.5), dict(first_epoch=-1), dict(first_step=9999), dict(copies=0), dict(copies=2), dict(part=(2, 2)), dict(inputs=np.zeros(72)), dict(augment='yes')]
+
+
+@pytest.mark.parametrize('kw', MORE + [dict(batch_size=0), dict(batch_size=2.5)], ids=str)
+def test_settings_that_mean_nothing_are_named_by_triplet_dataset(kw, drawn):
+    with pytest.raises((ValueError, TypeError), match=next(iter(kw))): triplet_dataset(drawn, **dict(batch_size=6) | kw)
+
+
+@pytest.mark.parametrize('kw', MORE + [dict(P=0), dict(P=2.5), dict(K=0), dict(K=1), dict(K='4'), dict(per_category=2), dict(categories=True, per_category=0), dict(categories=['a'])], ids=str)
+def test_settings_that_mean_nothing_are_named_by_pk_dataset(kw, drawn):
+    with pytest.raises((ValueError, TypeError), match=list(kw)[-1]): pk_dataset(drawn, **dict(P=4, K=3) | kw)
+
+
+def test_image_dataset_takes_a_catalog_a_folder_or_files(drawn, tmp_path):
+    assert len(next(iter(image_dataset(str(drawn.root), 8, 5)))[0]) == 5
+    with pytest.raises(TypeError, match='list of files, not of bytes'): image_dataset([b'...'])
+    with pytest.raises(Exception, match='nowhere'): image_dataset(tmp_path/'nowhere')
 
 
 @pytest.mark.parametrize('augment', [None, True])

@@ -6,7 +6,9 @@
 __all__ = ['FORMATS', 'export', 'Export', 'load_export', 'export_report']
 
 # %% ../nbs/21_export.ipynb #ade6799f
-import hashlib, importlib.util, json, os, re, shutil, tempfile, time
+import errno, hashlib, importlib.util, json, os, re, shutil, tempfile, threading, time
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -21,28 +23,116 @@ from .photo import load_images
 from .runtimes import _cores, _difference, _graph, _in_groups, _interpreter, _onnx, _openvino_model, _ov, _quietly, in_precision
 
 # %% ../nbs/21_export.ipynb #b9133665
-def _number(b, at, n, little):
-    "The unsigned number in n bytes from `at` on."
-    x = tf.gather(b, at + tf.range(n))
-    return tf.reduce_sum(tf.where(little, x, x[::-1])*256**tf.range(n))
+_ROOM = 64   # zeros behind the last byte, so that looking past the end finds nothing
 
-def _orientation(data):
-    "EXIF orientation of a JPEG, 1 to 8, from its bytes; 1 where there is none."
-    b = tf.cast(tf.io.decode_raw(tf.strings.substr(data, 0, 65536), tf.uint8), tf.int32)
-    b = tf.pad(b, [[0, 64]])
-    starts = tf.reduce_all([b[i:-64 + i] == ord(c) for i, c in enumerate('Exif\0\0')], 0)
-    at = tf.argmax(starts, output_type=tf.int32) + 6
-    little, last = b[at] == ord('I'), tf.size(b) - 16
-    table = at + tf.clip_by_value(_number(b, at + 4, 4, little), 0, 60000)
-    places = tf.minimum(table + 2 + 12*tf.range(32), last)
-    two = lambda i: tf.where(little, tf.gather(b, places + i) + 256*tf.gather(b, places + i + 1), 256*tf.gather(b, places + i) + tf.gather(b, places + i + 1))
-    count = tf.where(table < last, _number(b, tf.minimum(table, last), 2, little), 0)
-    found = (two(0) == 0x0112) & (tf.range(32) < count)
-    turn = tf.reduce_max(tf.where(found, two(8), 0))
-    return tf.where(tf.reduce_any(starts) & (turn >= 1) & (turn <= 8), turn, 1)
+def _bytes_of(data):
+    "The bytes of a file, uint8 (n + 64,)."
+    return tf.pad(tf.io.decode_raw(data, tf.uint8), [[0, _ROOM]])
 
-_TURNS = (lambda x: x, lambda x: x[:, ::-1], lambda x: x[::-1, ::-1], lambda x: x[::-1], lambda x: tf.transpose(x, (1, 0, 2)), lambda x: tf.transpose(x, (1, 0, 2))[:, ::-1],
-          lambda x: tf.transpose(x[::-1, ::-1], (1, 0, 2)), lambda x: tf.transpose(x, (1, 0, 2))[::-1])   # by orientation, 1 to 8
+def _number(b, at, n, little=False):
+    "The unsigned numbers in n bytes from `at` on, int32 of its shape."
+    places = tf.expand_dims(at, -1) + tf.range(n)
+    x = tf.cast(tf.gather(b, tf.clip_by_value(places, 0, tf.size(b) - 1)), tf.int32)
+    return tf.reduce_sum(tf.where(little, x, x[..., ::-1])*256**tf.range(n), -1)
+
+def _length(b, at, n, little=False):
+    "A number that says how far to go: never back, and never so far that sums run over."
+    x = _number(b, at, n, little)
+    return tf.where(x < 0, 2**30, tf.minimum(x, 2**30))
+
+def _says(b, at, text):
+    "Tell whether the bytes `text` stand at `at`."
+    places = tf.clip_by_value(at + tf.range(len(text)), 0, tf.size(b) - 1)
+    return tf.reduce_all(tf.gather(b, places) == tf.constant(list(text), tf.uint8))
+
+def _walk(more, step, *state):
+    "Go on with `step` while there is `more`; files from anybody end it after some steps."
+    return tf.while_loop(more, step, state, parallel_iterations=1, maximum_iterations=10_000)
+
+# %% ../nbs/21_export.ipynb #a7e85b5f
+_ENTRIES = 512   # of a table that are looked at
+
+def _last_entry(b, start, little):
+    "Where the last entry for the orientation begins in the table at `start`, or -1."
+    table = start + _length(b, start + 4, 4, little)
+    n = tf.minimum(_number(b, table, 2, little), _ENTRIES)
+    entries = table + 2 + 12*tf.range(n)
+    mine = (_number(b, entries, 2, little) == 0x0112) & (entries + 12 <= tf.size(b) - _ROOM)
+    return tf.reduce_max(tf.concat([tf.where(mine, entries, -1), [-1]], 0))
+
+def _table_orientation(b, start):
+    "The EXIF orientation, 1 to 8, in the note at `start`; 1 where there is none."
+    for _ in range(2): start += 6*tf.cast(_says(b, start, b'Exif\0\0'), tf.int32)
+    little = _says(b, start, b'II*\0')
+    entry = _last_entry(b, start, little)
+    kind, times = _number(b, entry + 2, 2, little), _number(b, entry + 4, 4, little)
+    value = tf.where(kind == 3, _number(b, entry + 8, 2, little), _number(b, entry + 8, 4, little))
+    known = (kind == 3) & ((times == 1) | (times == 2)) | (kind == 4) & (times == 1)
+    known &= (entry >= 0) & (little | _says(b, start, b'MM\0*'))
+    return tf.where(known & (value >= 1) & (value <= 8), value, 1)
+
+# %% ../nbs/21_export.ipynb #dcecccb1
+def _jpeg_note(b):
+    "Where the EXIF note of a JPEG begins; -1 where it has none."
+    end = tf.size(b) - _ROOM
+    def step(at, found):
+        mark = _number(b, at + 1, 1)
+        filler = (b[at] != 255) | (mark == 0) | (mark == 255)
+        alone = (mark == 1) | (mark >= 0xd0) & (mark <= 0xd8)
+        length = tf.where(filler, 1, tf.where(alone, 2, 2 + _number(b, at + 2, 2)))
+        exif = ~filler & (mark == 0xe1) & (length >= 10) & _says(b, at + 4, b'Exif\0\0')
+        scan = ~filler & (mark == 0xda)
+        return tf.where(scan, end, at + length), tf.where(exif, at + 4, found)
+    return _walk(lambda at, found: (found < 0) & (at < end), step, 2, -1)[1]
+
+# %% ../nbs/21_export.ipynb #3cdc9918
+def _found(b, text):
+    "Where `text` stands first in a piece of a file; -1 where it does not."
+    n = tf.size(b) - len(text)
+    hit = tf.reduce_all([b[i:n + i] == c for i, c in enumerate(text)], 0)
+    return tf.where(tf.reduce_any(hit), tf.argmax(hit, output_type=tf.int32), -1)
+
+def _found_behind(b):
+    "Where an EXIF note begins in the last 64 KB of a PNG; -1 where there is none."
+    first = tf.maximum(tf.size(b) - _ROOM - 65536, 0)
+    at = _found(b[first:], b'eXIf')
+    return tf.where(at < 0, -1, first + at + 4)
+
+def _png_notes(b):
+    "(where the EXIF note of a PNG begins or -1, whether it names a transparent colour)."
+    end = tf.size(b) - _ROOM
+    def step(at, found, key):
+        found = tf.where(_says(b, at + 4, b'eXIf'), at + 8, found)
+        return at + 12 + _length(b, at, 4), found, key | _says(b, at + 4, b'tRNS')
+    more = lambda at, *_: (at < end) & ~_says(b, at + 4, b'IDAT')
+    _, found, key = _walk(more, step, 8, -1, False)
+    return tf.cond(found < 0, lambda: _found_behind(b), lambda: found), key
+
+# %% ../nbs/21_export.ipynb #f41fe5eb
+def _webp_note(b):
+    "Where the EXIF note of a WebP begins; -1 where it has none."
+    end = tf.size(b) - _ROOM
+    def step(at, found):
+        found = tf.where(_says(b, at, b'EXIF'), at + 8, found)
+        length = _length(b, at + 4, 4, True)
+        return at + 8 + length + length%2, found
+    more = lambda at, found: (at < end) & (found < 0)
+    announced = _says(b, 12, b'VP8X') & (_number(b, 20, 1)//8%2 == 1)
+    return tf.where(announced, _walk(more, step, 12, -1)[1], -1)
+
+# %% ../nbs/21_export.ipynb #f71b33c0
+def _laid(x): return tf.transpose(x, (1, 0, 2))
+
+_TURNS = (lambda x: x, lambda x: x[:, ::-1], lambda x: x[::-1, ::-1], lambda x: x[::-1],
+          _laid, lambda x: _laid(x)[:, ::-1], lambda x: _laid(x[::-1, ::-1]),
+          lambda x: _laid(x)[::-1])   # by orientation, 1 to 8
+
+def _upright(b, note, h, w, stored):
+    "Pixels (h, w, 3) of a photo with an EXIF note; `stored` gives them at a size as they lie."
+    turn = tf.where(note < 0, 1, _table_orientation(b, note))
+    lying = turn >= 5
+    x = stored(tf.where(lying, w, h), tf.where(lying, h, w))
+    return tf.switch_case(turn - 1, [lambda f=f: f(x) for f in _TURNS])
 
 # %% ../nbs/21_export.ipynb #26f02bd9
 def _shrunk(x, f, axis):
@@ -66,30 +156,129 @@ def _fitted(x, h, w):
     x = tf.cond((fy > 1) | (fx > 1), lambda: tf.round(_shrunk(_shrunk(x, fy, 0), fx, 1)), lambda: x)
     return tf.round(tf.raw_ops.ResizeBilinear(images=x[None], size=tf.stack([h, w]), half_pixel_centers=True)[0])
 
-def _jpeg(data, h, w):
-    "Pixels of a JPEG, upright."
-    turn = _orientation(data)
-    th, tw = tf.where(turn >= 5, w, h), tf.where(turn >= 5, h, w)
-    size = tf.cast(tf.io.extract_jpeg_shape(data)[:2], tf.float32)
-    k, _ = _halvings(size/tf.cast(tf.stack([th, tw]), tf.float32))
-    ways = [lambda r=r: tf.io.decode_jpeg(data, channels=3, ratio=r, dct_method='INTEGER_ACCURATE') for r in (1, 2, 4, 8)]
-    x = _fitted(tf.cast(tf.switch_case(k, ways), tf.float32), th, tw)
-    return tf.switch_case(turn - 1, [lambda f=f: f(x) for f in _TURNS])
+# %% ../nbs/21_export.ipynb #d4496c60
+def _only_if(good, x, words):
+    "The tensor `x`, or an error that says `words` where `good` is False."
+    with tf.control_dependencies([tf.debugging.Assert(good, [words])]): return tf.identity(x)
 
-def _png(data, h, w):
-    "Pixels of a PNG, on white."
-    x = tf.cast(tf.io.decode_png(data, channels=4), tf.float32)
+def _on_white(x):
+    "RGBA pixels (H, W, 4) as float32 (H, W, 3)."
+    x = tf.cast(x, tf.float32)
     alpha = x[..., 3:]/255
-    return _fitted(tf.round(x[..., :3]*alpha + 255*(1 - alpha)), h, w)
+    return tf.round(x[..., :3]*alpha + 255*(1 - alpha))
+
+def _jpeg(data, b, h, w):
+    "Pixels of a JPEG, upright."
+    shape = tf.io.extract_jpeg_shape(data)
+    readable = (shape[2] < 4) | (_found(b[:65536], b'Adobe') >= 0)   # else decoders disagree
+    shape = _only_if(readable, shape, 'a JPEG of four inks (CMYK) without the mark that says '
+                                      'which way they run: send RGB')
+    def stored(h, w):
+        size = tf.cast(shape[:2], tf.float32)
+        k, _ = _halvings(size/tf.cast(tf.stack([h, w]), tf.float32))
+        decode = partial(tf.io.decode_jpeg, data, channels=3, dct_method='INTEGER_ACCURATE')
+        x = tf.switch_case(k, [partial(decode, ratio=r) for r in (1, 2, 4, 8)])
+        return _fitted(tf.cast(x, tf.float32), h, w)
+    return _upright(b, _jpeg_note(b), h, w, stored)
+
+def _png(data, b, h, w):
+    "Pixels of a PNG, upright and on white."
+    note, key = _png_notes(b)
+    clear = key | (_number(b, 25, 1)//4 == 1)   # colour types 4 and 6
+    x = tf.cond(clear, lambda: _on_white(tf.io.decode_png(data, channels=4)),
+                lambda: tf.cast(tf.io.decode_png(data, channels=3), tf.float32))
+    return _upright(b, note, h, w, lambda h, w: _fitted(x, h, w))
+
+def _webp(data, b, h, w):
+    "Pixels of a WebP that does not move, upright and on white."
+    moves = _says(b, 12, b'VP8X') & (_number(b, 20, 1)//2%2 == 1)
+    # TensorFlow 2.21 writes past its memory for some that do
+    data = _only_if(~moves, data, 'a WebP that moves: send its first frame')
+    x = tf.io.decode_webp(data)[0]
+    solid = tf.fill(tf.shape(x[..., :1]), tf.constant(255, tf.uint8))
+    x = tf.ensure_shape(_on_white(tf.concat([x, solid], -1)[..., :4]), (None, None, 3))
+    return _upright(b, _webp_note(b), h, w, lambda h, w: _fitted(x, h, w))
+
+# %% ../nbs/21_export.ipynb #a7fe27c8
+def _with(data, at, new):
+    "A file, a string, with `new` in the place of the bytes at `at`."
+    return tf.strings.join([tf.strings.substr(data, 0, at), new,
+                            tf.strings.substr(data, at + len(new), 2**31 - 1)])
+
+def _gif_heads(b):
+    "(where the first frame of a GIF begins, where its control block does or -1)."
+    flags = _number(b, 10, 1)
+    table = tf.where(flags >= 128, 3*tf.bitwise.left_shift(2, flags%8), 0)
+    def step(at, inside, control):   # blocks begin with '!' and hold pieces, each with its length
+        n = _number(b, at, 1)
+        found = ~inside & (_number(b, at + 1, 1) == 0xf9)
+        return (tf.where(inside, at + n + 1, at + 2), ~inside | (n > 0),
+                tf.where(found, at, control))
+    more = lambda at, inside, _: (at < tf.size(b) - _ROOM) & (inside | (b[at] == ord('!')))
+    frame, _, control = _walk(more, step, 13 + table, False, -1)
+    return frame, control
+
+def _gif(data, b, h, w):
+    "Pixels of a GIF's first frame, on white."
+    frame, control = _gif_heads(b)
+    local = _number(b, frame + 9, 1) >= 128
+    colours = tf.where(local, frame + 10, 13)
+    known = tf.bitwise.left_shift(2, _number(b, tf.where(local, frame + 9, 10), 1)%8)
+    clear = (control >= 0) & (_number(b, control + 3, 1)%2 == 1)
+    index = _number(b, control + 6, 1)
+    def white():
+        words = 'a GIF whose transparent colour is not in its palette: send PNG'
+        place = _only_if(index < known, colours + 3*index, words)
+        return _with(_with(data, place, b'\xff'*3), control + 3, b'\0')
+    shown = tf.cond(clear, white, lambda: data)
+    alone = _with(shown, frame + 1, b'\0'*4)   # at the upper left: TensorFlow makes no room for more
+    x = tf.cast(tf.io.decode_image(alone, channels=3, expand_animations=False), tf.float32)
+    back = tf.where(clear, 255., tf.cast(_number(b, colours + tf.range(3), 1), tf.float32))
+    return _fitted(_on_canvas(tf.ensure_shape(x, (None, None, 3)), b, frame, back), h, w)
+
+def _on_canvas(x, b, frame, back):
+    "A GIF's first frame where it stands on the canvas, a colour around it."
+    left, top = tf.unstack(_number(b, frame + tf.constant([1, 3]), 2, True))
+    width = tf.maximum(_number(b, 6, 2, True), left + tf.shape(x)[1])
+    height = tf.maximum(_number(b, 8, 2, True), top + tf.shape(x)[0])
+    return back + tf.image.pad_to_bounding_box(x - back, top, left, height, width)
+
+
+# %% ../nbs/21_export.ipynb #26c80aeb
+def _bmp(data, b, h, w):
+    "Pixels of a BMP of 8, 24 or 32 bits that is not packed."
+    head, bits, packed = (_number(b, at, n, True) for at, n in ((14, 4), (28, 2), (30, 4)))
+    plain = (head >= 40) & (packed == 0) & ((bits == 8) | (bits == 24) | (bits == 32))
+    def palette():
+        places = 14 + head + 4*tf.cast(tf.io.decode_bmp(data), tf.int32)
+        return tf.gather(b, places + tf.constant([2, 1, 0]))
+    kind = tf.where(bits == 8, 0, tf.where(bits == 24, 1, 2))
+    kind = _only_if(plain, kind, 'a BMP that is packed, or of few bits: send PNG')
+    x = tf.switch_case(kind, [palette, lambda: tf.io.decode_bmp(data, channels=3),
+                              lambda: tf.io.decode_bmp(data, channels=4)[..., :3]])
+    return _fitted(tf.cast(x, tf.float32), h, w)
 
 # %% ../nbs/21_export.ipynb #12532c10
+_SIGNS = {'JPEG': (b'\xff\xd8\xff', _jpeg), 'PNG': (b'\x89PNG', _png),
+          'GIF': (b'GIF8', _gif), 'BMP': (b'BM', _bmp)}
+if hasattr(tf.io, 'decode_webp'): _SIGNS['WebP'] = (b'RIFF', _webp)   # TensorFlow 2.20 and later
+
+_TAKES = f'{", ".join(_SIGNS)} (BMP of 8 bits or more, not packed)'
+
+def _refused(data, b, h, w):
+    "Fail, saying what is taken."
+    return _only_if(False, tf.zeros((h, w, 3)), 'a photo of another kind than the SavedModel takes: '
+                    f'{_TAKES}; send pixels instead, see read_image')
+
 def _decoder(size):
     "Function from files, strings (n,), to pixels float32 (n, h, w, 3), in TensorFlow's graph."
     h, w = map(tf.constant, size)
-    other = lambda data: _fitted(tf.cast(tf.io.decode_image(data, channels=3, expand_animations=False), tf.float32), h, w)
     def one(data):
-        begins = lambda b: tf.strings.substr(data, 0, len(b)) == b
-        x = tf.cond(begins(b'\xff\xd8'), lambda: _jpeg(data, h, w), lambda: tf.cond(begins(b'\x89PNG'), lambda: _png(data, h, w), lambda: other(data)))
+        b = _bytes_of(data)
+        known = [_says(b, 0, sign) for sign, _ in _SIGNS.values()]
+        kind = tf.reduce_min(tf.where(known, tf.range(len(known)), len(known)))
+        draw = [lambda f=f: f(data, b, h, w) for _, f in _SIGNS.values()]
+        x = tf.switch_case(kind, [*draw, lambda: _refused(data, b, h, w)])
         return tf.ensure_shape(x, (*size, 3))
     return tf.function(lambda files: tf.map_fn(one, files, fn_output_signature=tf.float32), autograph=False)
 
@@ -192,13 +381,42 @@ def _need(*modules):
     if lost: raise ImportError(f"export needs {', '.join(lost)}: pip install 'triplet_fashion[export]'")
 
 # %% ../nbs/21_export.ipynb #0691ccf1
+def _ends(net):
+    "The inputs and outputs of a Keras model; none of them where it does not say."
+    try: return net.inputs or [], net.outputs or []
+    except (AttributeError, ValueError): return [], []   # a Sequential that is not built
+
+def _base_of(net):
+    "The network from one photo to one embedding in `net`; ValueError where none can be exported."
+    if len(_ends(net)[0]) == 3:
+        net = next((l for l in net.layers if isinstance(l, keras.Model)), net)
+    inputs, outputs = ([tuple(x.shape) for x in some] for some in _ends(net))
+    wanted = 'wanted is a network for photos of one size, (n, height, width, 3), with one output'
+    if not inputs:
+        raise ValueError(f'export: {net.name} is a subclassed model, or not built, '
+                         f'and does not say what it takes: {wanted}, made of layers')
+    one, *more = inputs
+    if more or len(one) != 4 or None in one[1:] or one[3] != 3:
+        raise ValueError(f'export: {net.name} takes {" and ".join(map(str, inputs))}: {wanted}')
+    if len(outputs) != 1 or outputs[0][-1] is None:
+        raise ValueError(f'export: {net.name} gives {" and ".join(map(str, outputs))}: {wanted}')
+    return net
+
 def _network(bundle):
     "(network from one photo to one embedding, notes) of a bundle or a network."
     net, meta = (bundle, {}) if isinstance(bundle, keras.Model) else load_bundle(bundle)
-    if len(net.inputs) == 3: net = next(l for l in net.layers if isinstance(l, keras.Model))
-    shape = net.inputs[0].shape if len(net.inputs) == 1 else ()
-    if len(shape) != 4 or None in shape[1:] or len(net.outputs) != 1: raise ValueError(f'export: {net.name} takes {tuple(shape)}: wanted is a network for photos of one size, (n, height, width, 3), with one output')
-    return net, meta
+    return _base_of(net), meta
+
+def _in_floats(net):
+    """The network with float32 inside, taking float32.
+
+    Nothing is lost: what was trained in half precision has its weights in float32."""
+    half = any(l.compute_dtype in ('bfloat16', 'float16') for l in net._flatten_layers())
+    if half: net = in_precision(net, 'float32')
+    kind = net.inputs[0].dtype
+    if not kind.startswith(('int', 'uint')): return net
+    pixels = keras.Input(net.input_shape[1:])
+    return keras.Model(pixels, net(keras.ops.cast(pixels, kind)), name=net.name)
 
 def _keras(net, x): return _batched(lambda x: net(tf.constant(x, 'float32'), training=False))(x)
 
@@ -207,6 +425,7 @@ def _photos_for(net, sample, precision):
     size = tuple(net.input_shape[1:3])
     if sample is None and precision == 'int8': raise ValueError("export: precision='int8' needs sample, a hundred typical photos, to see how large numbers get between the layers")
     if sample is None: return np.random.default_rng(0).integers(0, 256, (8, *size, 3)).astype('uint8')
+    if isinstance(sample, (str, os.PathLike)): sample = Catalog.of(sample, 'sample')
     if isinstance(sample, Catalog): sample = sample.sample(min(len(sample), 200)).paths
     x = sample if isinstance(sample, np.ndarray) else load_images(list(sample)[:200], size)
     if x.ndim != 4 or x.shape[1:] != (*size, 3) or not len(x): raise ValueError(f'export: sample has shape {x.shape}, the network takes (n, {size[0]}, {size[1]}, 3)')
@@ -216,14 +435,14 @@ def _note(net, meta, format, precision, name, sample, apart):
     "What a reader of the export should know."
     t = meta.get('threshold')
     return dict(format=f'triplet_fashion export, {format}', version=1, precision=precision, file=name,
-        input=f'RGB 0..255, float32 (n, {net.input_shape[1]}, {net.input_shape[2]}, 3); scaling is inside' + ('; or, as serving_default, files as bytes: JPEG, PNG, GIF, BMP' if format == 'savedmodel' else ''),
+        input=f'RGB 0..255, float32 (n, {net.input_shape[1]}, {net.input_shape[2]}, 3); scaling is inside' + (f'; or, as serving_default, files as bytes: {_TAKES}' if format == 'savedmodel' else ''),
         size=list(net.input_shape[1:3]), out_dims=int(net.output_shape[-1]), threshold=t.note() if hasattr(t, 'note') else t,
         difference=f'{apart:.1e} of the largest number, from Keras, on {len(sample)} photos', keras=keras.__version__, tensorflow=tf.__version__)
 
 # %% ../nbs/21_export.ipynb #c29c6da3
 def export(
     bundle, # written by `save_bundle`; or a network itself
-    out, # folder to make; one that holds an export is replaced, any other refused
+    out, # folder to make; one that holds an export in the same format is replaced, any other refused
     format='savedmodel', # 'savedmodel', 'onnx', 'openvino' or 'litert'
     precision='float32', # 'float32'; 'bfloat16', 'float16' or 'int8' where the format has it
     sample=None, # photos to compare on, and to calibrate int8 with: a `Catalog`, files, or uint8 (n, h, w, 3); None: noise
@@ -233,34 +452,59 @@ def export(
     if format not in FORMATS: raise ValueError(f"export: format={format!r} is unknown: use {', '.join(map(repr, FORMATS))}")
     end, precisions, write, _ = FORMATS[format]
     if precision not in precisions: raise ValueError(f"export: precision={precision!r} is not there for {format}: use {', '.join(map(repr, precisions))}")
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f'export: tolerance={tolerance!r}: give a share, 0 or more')
     net, meta = _network(bundle)
-    sample, home = _photos_for(net, sample, precision), _home(out)
+    sample, home = _photos_for(net, sample, precision), _home(out, end)
+    net = _in_floats(net)
     tmp = Path(tempfile.mkdtemp(prefix=f'.{home.name}.', suffix='.new', dir=home.parent))
     try:
         path = tmp/f'network{end}'
-        write(net, path, precision, sample)
-        apart = _difference(_opened(format, path, precision)[0](sample), _keras(net, sample))
+        with _in_words(net, format, out):
+            write(net, path, precision, sample)
+            made = _opened(format, path, precision)[0](sample)
+        apart = _difference(made, _keras(net, sample))
         limit = _TOLERANCE[precision] if tolerance is None else tolerance
         if apart > limit: raise ValueError(f'export: {format} in {precision} differs from Keras by {apart:.2g} of the largest number, more than {limit:g}: take a higher precision, a more typical sample, or a larger tolerance')
-        (tmp/'export.json').write_text(json.dumps(_note(net, meta, format, precision, path.name, sample, apart) | dict(files=_sums(tmp)), indent=1), encoding='utf-8')
+        note = _note(net, meta, format, precision, path.name, sample, apart) | dict(files=_sums(tmp))
+        with _in_words(net, format, out):
+            (tmp/'export.json').write_text(json.dumps(note, indent=1), encoding='utf-8')
         _put(tmp, home)
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return Path(os.path.abspath(out))
 
 # %% ../nbs/21_export.ipynb #716e7f8d
-def _sums(folder): return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob('*')) if p.is_file() and p.name != 'export.json'}
+def _sum_of(path):
+    "The SHA-256 of a file, read in pieces."
+    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-def _ours(out):
-    "Complain about a place that holds anything but an export."
-    if out.is_dir() and (not any(out.iterdir()) or (out/'export.json').exists()): return
-    if os.path.lexists(out): raise FileExistsError(f'export: {out} is there and no export: give another folder')
+def _sums(folder):
+    "The SHA-256 of each file of an export."
+    files = (p for p in sorted(folder.rglob('*')) if p.is_file() and p.name != 'export.json')
+    return {p.relative_to(folder).as_posix(): _sum_of(p) for p in files}
 
-def _home(out):
+def _check_place(out, end):
+    "Complain about a place that holds anything but an export of the same format."
+    if not os.path.lexists(out): return
+    there = {p.name for p in out.iterdir()} if out.is_dir() else {''}
+    if there and 'export.json' not in there:
+        raise FileExistsError(f'export: {out} is there and no export: give another folder')
+    ours = {'export.json', f'network{end}'} | ({'network.bin'} if end == '.xml' else set())
+    if other := sorted(there - ours):
+        raise FileExistsError(f'export: {out} holds {other[0]}, which this export would delete: '
+                              'give another folder')
+
+def _home(out, end):
     "Where an export shall lie, made ready: a link stays a link, and what a crash left is put right."
     home = Path(os.path.realpath(out))
     _settle(home)
-    _ours(home)
-    home.parent.mkdir(parents=True, exist_ok=True)
+    _check_place(home, end)
+    try: home.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        reason = f'export: the folder {home.parent} cannot be made: {e.strerror}'
+        raise type(e)(reason) from None
+    if not os.access(home.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f'export: no permission to write in {home.parent}')
     _sweep(home.parent, rf'\.{re.escape(home.name)}\.\w+\.new')
     return home
 
@@ -269,19 +513,61 @@ def _put(tmp, out):
     os.chmod(tmp, 0o755)
     _replace_folder(tmp, out)
 
+# %% ../nbs/21_export.ipynb #0f652bd6
+@contextmanager
+def _in_words(net, format, out):
+    "Turn what a converter or engine raises into one sentence."
+    try: yield
+    except (ImportError, MemoryError): raise
+    except Exception as e:
+        if getattr(e, 'errno', None) == errno.ENOSPC or 'No space left' in str(e):
+            raise OSError(errno.ENOSPC, f'export: {out} could not be written, No space left on the '
+                          'disk: make room or choose another folder; '
+                          'what was there before is unchanged') from e
+        if isinstance(e, OSError): raise
+        reason = next(iter(str(e).strip().splitlines()), '')[:300]
+        raise ValueError(f'export: {net.name} cannot be exported as {format}: '
+                         f'{type(e).__name__}: {reason}') from e
+
 # %% ../nbs/21_export.ipynb #425393a4
+_UNDECODED = (tf.errors.OpError, UnicodeDecodeError)   # TensorFlow's message may hold a file's bytes
+
 class Export:
-    "An export, ready to use, 32 photos at a time: `export(pixels)`, and `export.files(list of bytes)` where the format decodes files itself."
-    def __init__(self, path, note, run, files): self.path, self.note, self._run, self._files = path, note, run, files
+    """An export, ready to use, 32 photos at a time: `export(pixels)`, and
+    `export.files(list of bytes)` where the format decodes files itself.
+
+    Threads may share it: they take turns."""
+    def __init__(self, path, note, run, files):
+        self.path, self.note, self._run, self._files = path, note, run, files
+        self._turn = threading.Lock()
+
     def __call__(self, images): # RGB 0..255 (n, h, w, 3) -> float32 (n, out_dims)
         x = np.asarray(images)
         if x.ndim != 4 or list(x.shape[1:]) != [*self.note['size'], 3] or not len(x): raise ValueError(f"{self.path} takes photos (n, {self.note['size'][0]}, {self.note['size'][1]}, 3); the shape is {x.shape}")
-        return self._run(x)
+        with self._turn: return self._run(x)
+
     def files(self, photos): # list of bytes -> float32 (n, out_dims)
         if self._files is None: raise ValueError(f"{self.path} takes pixels, see read_image; only a savedmodel decodes files itself")
         photos = list(photos)
         if not photos: raise ValueError(f'{self.path}: no photos were given')
-        return self._files(photos)
+        odd = next((o for o in photos if not isinstance(o, bytes)), None)
+        if odd is not None:
+            raise TypeError(f'{self.path} takes the contents of files, bytes, '
+                            f'not {type(odd).__name__}: Path(name).read_bytes()')
+        with self._turn:
+            try: return self._files(photos)
+            except _UNDECODED: pass
+            return np.concatenate([self._one_file(o, i) for i, o in enumerate(photos)])
+
+    def _one_file(self, photo, i):
+        "The embedding of one file; ValueError where it cannot be decoded."
+        try: return self._files([photo])
+        except UnicodeDecodeError: reason = 'it is damaged'
+        except tf.errors.OpError as e:
+            said = re.search(r'assertion failed: \[(.*?)\]', e.message)
+            first = e.message.splitlines()[0]
+            reason = said[1] if said else first.rpartition('}} ')[2]
+        raise ValueError(f'{self.path}: photo {i} cannot be decoded: {reason}')
 
 def _described(note, name):
     "Whether the note beside an export says what is needed to use it."
@@ -304,7 +590,9 @@ def load_export(
     if there != said:
         odd = sorted(k for k in {*there, *said} if there.get(k) != said.get(k))[0]
         raise ValueError(f'load_export: {path}/{odd} is not the file that was exported (its SHA-256 differs): export again')
-    return Export(path, note, *_opened(name, path/note['file'], note['precision']))
+    run, files = _opened(name, path/note['file'], note['precision'])
+    run(np.zeros((1, *note['size'], 3), 'float32'))   # the first call, before threads share it
+    return Export(path, note, run, files)
 
 # %% ../nbs/21_export.ipynb #7066e1b5
 _ALL = tuple((f, p) for f, (_, ps, *_) in FORMATS.items() for p in ps)
@@ -314,6 +602,11 @@ def _speed_of(run, x):
     start = time.perf_counter()
     run(x)
     return len(x)/(time.perf_counter() - start)
+
+def _embedded(run, catalog, size):
+    "Embeddings of all photos, float32 (n, d), read a few at a time."
+    some = (catalog.paths[i:i+256] for i in range(0, len(catalog), 256))
+    return np.concatenate([run(load_images(paths, size)) for paths in some])
 
 def _recall(e, catalog, found): return retrieval_metrics(e, catalog.labels, *((found[0], found[1].labels) if found else ()), ks=(1,))['R@1']
 
@@ -326,14 +619,15 @@ def export_report(
     ways=None, # pairs (format, precision); None: all whose packages are installed
 )->list: # of dictionaries: format, precision, MB, images/s, difference, R@1, change of R@1 against Keras (first row); those that fail say why
     "What each format and precision costs. A query is a photo of `catalog`, a hit a photo of the same product; R@1 is the share of queries whose nearest photo is a hit."
-    net, _ = _network(bundle)
+    net, catalog = _network(bundle)[0], Catalog.of(catalog)
+    gallery = None if gallery is None else Catalog.of(gallery, 'gallery')
     size = tuple(net.input_shape[1:3])
-    x, g = (load_images(c.paths, size) if c is not None else None for c in (catalog, gallery))
+    first_photos = load_images(catalog.paths[:256], size)
     def row(name, precision, run, mb, expected, base):
-        e = run(x)
-        found = None if g is None else (run(g), gallery)
+        e = _embedded(run, catalog, size)
+        found = None if gallery is None else (_embedded(run, gallery, size), gallery)
         r = _recall(e, catalog, found)
-        return e, dict(format=name, precision=precision, MB=round(mb, 1), **{'images/s': round(_speed_of(run, x[:256])), 'difference': 0. if expected is None else float(f'{_difference(e, expected):.2g}'), 'R@1': r, 'change': r - (r if base is None else base)})
+        return e, dict(format=name, precision=precision, MB=round(mb, 1), **{'images/s': round(_speed_of(run, first_photos)), 'difference': 0. if expected is None else float(f'{_difference(e, expected):.2g}'), 'R@1': r, 'change': r - (r if base is None else base)})
     exact, first = row('keras', 'float32', lambda a: _keras(net, a), sum(w.size for w in map(np.asarray, net.get_weights()))*4/1e6, None, None)
     rows = [first]
     for name, precision in ways or _ALL:
