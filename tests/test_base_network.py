@@ -27,6 +27,9 @@ def resnet(): return res_base_network((224, 224, 3), 128, weights=None)
 def small(): return base_network((32, 32, 3), 8, backbone='small', hidden=(16,))
 
 
+NAN = float('nan')
+
+
 def tiny(out=4, pooled=True, name='tiny', inputs=(None, None, 3)):
     x = i = keras.Input(inputs)
     x = layers.Conv2D(out, 3, strides=2, padding='same')(x)
@@ -224,10 +227,24 @@ def test_unsafe_file_is_refused(tmp_path):
     ('alpha would go to', dict(backbone=tiny(), alpha=1)),
     (r'takes pictures \(8, 8, 3\), in_dims is \(32, 32, 3\)', dict(backbone=tiny(inputs=(8, 8, 3)))),
     ('gives', dict(backbone=keras.Sequential([keras.Input((32, 32, 3)), layers.Reshape((96, 32))]))),
-    ('share is 7', dict(trainable=7.)), ('share is -0.5', dict(trainable=-.5)),
+    ('trainable is 7', dict(trainable=7.)), ('trainable is -0.5', dict(trainable=-.5)),
+    ('trainable is nan', dict(trainable=NAN)), ("trainable is 'half'", dict(trainable='half')),
+    (r'hidden is \(0,\)', dict(hidden=(0,))), ('hidden is 1024', dict(hidden=1024)),
+    ('dropout is 1,', dict(dropout=1)), ('dropout is nan', dict(dropout=NAN)),
+    ('out_dims is True', dict(out_dims=True)), ('weights is 7', dict(weights=7)),
+    ("activation is 'sigmoyd'", dict(activation='sigmoyd')),
+    (r'takes pictures \(32, 32, 1\)', dict(backbone=tiny(inputs=(32, 32, 1)))),
+    ('2 outputs', dict(backbone=keras.Model(i := keras.Input((32, 32, 3)), [i, i]))),
+    ('does not know its inputs', dict(backbone=keras.Sequential([layers.Flatten()]))),
 ])
 def test_errors_name_the_argument(words, kw):
     with pytest.raises(ValueError, match=words): base_network(**{'in_dims': (32, 32, 3), 'out_dims': 4, 'backbone': 'small', 'weights': None, **kw})
+
+
+@pytest.mark.parametrize('kw', [dict(share=NAN), dict(share='half'), dict(n_stages=1.5), dict(n_stages=99)])
+@pytest.mark.parametrize('change', [freeze, unfreeze])
+def test_amounts_that_mean_nothing_are_named(small, change, kw):
+    with pytest.raises(ValueError, match=f'{next(iter(kw))} is '): change(small, **kw)
 
 
 def test_missing_and_broken_files(tmp_path):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from triplet_fashion.base_network import base_network
 from triplet_fashion.checkpoints import (Checkpoint, SeedCheckpoint, _changed, _pack, _plain, _seen, _state, _unpack, _variables, continue_from, read_state, run_epochs, run_identity, write_state)
 from triplet_fashion.contrast import CrossBatchMemory, SupConLoss
-from triplet_fashion.doctor import Diagnosis
+from triplet_fashion.doctor import CollapseDoctor, Diagnosis
 from triplet_fashion.generator import Augment, pk_dataset
 from triplet_fashion.training import fit
 
@@ -164,7 +164,7 @@ def test_the_newest_few_and_the_best_are_kept(drawn, tmp_path):
     class Hold(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None): held.append([np.array(w) for w in self.model.get_weights()])
     run_epochs(net, batches_of(drawn), 4, [Judge(), Hold()], Checkpoint(tmp_path, steps=1, keep=2))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['000003-000003.npz', '000004-000000.npz', 'best.npz', 'history.csv']
+    assert sorted(p.name for p in tmp_path.glob('[!.]*')) == ['000003-000003.npz', '000004-000000.npz', 'best.npz', 'history.csv']
     note, arrays = read_state(tmp_path/'best.npz')
     assert (note['epoch'], note['step']) == (2, 0)
     for v, w in zip(net.weights, held[1]):
@@ -276,10 +276,10 @@ def test_a_full_disk_is_a_clear_error_and_harms_nothing(drawn, tmp_path, undistu
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limit[1]))
     try:
-        with pytest.raises(OSError, match=r'000001-000000\.npz could not be written: no room is left.*same command again'): run_epochs(small(), batches_of(drawn), 2, checkpoint=Checkpoint(tmp_path, steps=2))
+        with pytest.raises(OSError, match=r'000001-000000\.npz could not be written: the disk is full.*Make room or choose another folder'): run_epochs(small(), batches_of(drawn), 2, checkpoint=Checkpoint(tmp_path, steps=2))
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert before.items() <= {p.name: p.read_bytes() for p in tmp_path.iterdir()}.items()
-    assert not list(tmp_path.glob('part-*'))
+    assert not list(tmp_path.glob('.*.part*'))
     assert run_epochs(again := small(), batches_of(drawn), 2, checkpoint=Checkpoint(tmp_path, steps=2)) == undisturbed[0]
     equal(again, undisturbed[1])
 
@@ -300,11 +300,10 @@ def test_values_come_back_as_they_were():
     held = []
     pack = lambda x: json.loads(json.dumps(_pack(x, lambda a: held.append(a) or len(held) - 1)))
     x = {'a': [1, 2.5, None, True], 3: (np.float32(.5), {'s', 't'}), 'w': [np.arange(3), np.zeros((2, 2))]}
-    got, trouble = _unpack(pack(x), held.__getitem__), Diagnosis('collapse', 'all equal', stops=True)
+    got = _unpack(pack(x), held.__getitem__)
     assert got['a'] == x['a'] and got[3] == (.5, {'s', 't'})
     for a, b in zip(got['w'], x['w']): np.testing.assert_array_equal(a, b)
-    assert _unpack(pack(trouble), None, Diagnosis('healthy', '')) == trouble
-    for odd in ([lambda: 0], [trouble], Diagnosis):
+    for odd in ([lambda: 0], Diagnosis('healthy', ''), Diagnosis):
         with pytest.raises(TypeError, match='nothing to write down'): _pack(odd, id)
 
 
@@ -317,6 +316,153 @@ def test_only_what_a_callback_changed_is_kept():
     some.grows.append(1); some.best = [np.ones(2)]; some.new = 4
     assert _changed(some, seen) == ['grows', 'best', 'new']
     assert set(_state(some, id, ['grows', 'new'])) == {'grows', 'new'}
+
+
+# ---- what a checkpoint may set
+
+def noted(folder, name, state):
+    "A complete checkpoint in which somebody wrote another state of a callback."
+    checkpoint = Checkpoint(folder)
+    checkpoint.open(small())
+    path = checkpoint.save(1, 0)
+    note, arrays = read_state(path)
+    write_state(path, note | {'callbacks': [{'is': name, **state}]}, arrays)
+
+
+def went_on(folder, *callbacks):
+    "Open a folder as a run does that goes on."
+    checkpoint = Checkpoint(folder)
+    checkpoint.open(small(), callbacks)
+    checkpoint.on_train_begin()
+
+
+class Own(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.count, self.best, self.list, self.path, self.on = 0, None, [], 'log.txt', True
+
+
+def test_a_prepared_checkpoint_does_not_redirect_a_callback(tmp_path):
+    theirs = dict(filepath='/etc/passwd', save_best_only=True, verbose=9, best=.25)
+    noted(tmp_path, 'ModelCheckpoint', {'state': theirs})
+    mine = keras.callbacks.ModelCheckpoint(str(tmp_path/'mine.keras'))
+    with pytest.warns(UserWarning, match='ModelCheckpoint, which is not put back'): went_on(tmp_path, mine)
+    assert (mine.filepath, mine.save_best_only, mine.verbose, mine.best) == (str(tmp_path/'mine.keras'), False, 0, .25)
+
+
+@pytest.mark.parametrize('name, value', [
+    ('path', '/etc/passwd'), ('path', 3), ('count', '3'), ('count', {'list': [1]}), ('list', {'list': ['/etc']}), ('on', 1),
+    ('on_epoch_end', 1), ('__class__', 1), ('model', 1), ('new', 'text'), ('new', {'dict': [['/etc/x', 1]]})])
+def test_nothing_but_numbers_is_put_into_ones_own_callback(tmp_path, name, value):
+    noted(tmp_path, 'Own', {'state': {name: value}})
+    own = Own()
+    before = dict(vars(own))
+    with pytest.warns(UserWarning, match=f'{name} of Own, which is not put back'): went_on(tmp_path, own)
+    assert {k: vars(own)[k] for k in before if k not in ('params', '_model')} == {k: v for k, v in before.items() if k not in ('params', '_model')}
+
+
+def test_what_ones_own_callback_counted_comes_back(tmp_path):
+    state = dict(count=7, best={'list': [.5, {'number': 2.}]}, list={'list': [1, {'tuple': [2, None]}]}, on=False, new=4)
+    noted(tmp_path, 'Own', {'state': state})
+    own = Own()
+    went_on(tmp_path, own)
+    assert (own.count, own.best, own.list, own.on, own.new) == (7, [.5, 2.], [1, (2, None)], False, 4)
+
+
+@pytest.mark.parametrize('state', [{'state': {'count': {'odd': 1}}}, {'state': {'best': {'array': 'gone'}}}, {'state': 3}, {}])
+def test_a_state_that_makes_no_sense_is_an_error_in_words(tmp_path, state):
+    noted(tmp_path, 'Own', state)
+    with pytest.raises(ValueError, match='the checkpoint in .* is damaged: Own cannot be put back'): went_on(tmp_path, Own())
+
+
+def test_text_that_changed_is_warned_of(drawn, tmp_path):
+    class Says(Own):
+        def on_epoch_end(self, epoch, logs=None): self.path, self.count = f'log{epoch}.txt', 1
+    with pytest.warns(UserWarning, match='Says: path changed and is no number.*state_dict') as said:
+        run_epochs(small(), batches_of(drawn), 2, [Says()], Checkpoint(tmp_path, steps=1))
+    assert len([w for w in said if 'Says' in str(w.message)]) == 1
+
+
+def test_a_callback_may_say_itself_what_it_knows(drawn, tmp_path):
+    class Own2(Own):
+        def on_epoch_end(self, epoch, logs=None): self.list.append(f'epoch {epoch}')
+        def state_dict(self): return {'lines': self.list, 'weights': np.arange(3.)}
+        def load_state_dict(self, state): self.list, self.weights = state['lines'], state['weights']
+    run_epochs(small(), batches_of(drawn), 2, [Own2()], Checkpoint(tmp_path))
+    again = Own2()
+    run_epochs(small(), batches_of(drawn), 2, [again], Checkpoint(tmp_path))
+    assert again.list == ['epoch 0', 'epoch 1'] and again.weights.tolist() == [0, 1, 2]
+    class Own3(Own2):
+        def state_dict(self): return {'model': self.model}
+    with pytest.raises(TypeError, match=r'Own3.state_dict\(\) holds what a checkpoint cannot keep'):
+        run_epochs(small(), batches_of(drawn), 1, [Own3()], Checkpoint(tmp_path/'3'))
+
+
+def test_keras_callbacks_come_back(drawn, tmp_path):
+    def made(): return [keras.callbacks.EarlyStopping('loss', patience=9, restore_best_weights=True),
+                        keras.callbacks.ReduceLROnPlateau('loss', patience=9), keras.callbacks.ModelCheckpoint(str(tmp_path/'m.weights.h5'), 'loss', save_weights_only=True, save_best_only=True)]
+    def net():
+        model = small()
+        model.compile(keras.optimizers.Adam(1e-2), SupConLoss(), jit_compile=False)
+        return model
+    run_epochs(net(), batches_of(drawn), 2, first := made(), Checkpoint(tmp_path/'run'))
+    run_epochs(net(), batches_of(drawn), 2, again := made(), Checkpoint(tmp_path/'run'))
+    for a, b in zip(first, again): assert a.best == b.best and getattr(a, 'wait', 0) == getattr(b, 'wait', 0)
+    for a, b in zip(first[0].best_weights, again[0].best_weights): np.testing.assert_array_equal(a, b)
+
+
+def test_doctors_and_watchers_say_what_they_know(drawn):
+    doctor = CollapseDoctor((np.zeros((4, 16, 16, 3)), [0, 0, 1, 1]))
+    doctor.looks, doctor.start, doctor._told, doctor._dead = [{'d+': .5}], {'d+': 1.}, {'collapse'}, False
+    doctor.diagnosis = Diagnosis('collapse', 'all equal', stops=True)
+    other = CollapseDoctor((np.zeros((4, 16, 16, 3)), [0, 0, 1, 1]))
+    other.load_state_dict(_unpack(json.loads(json.dumps(_pack(doctor.state_dict(), None))), None))
+    assert other.state_dict() == doctor.state_dict() and other.diagnosis == doctor.diagnosis
+
+
+# ---- one run in a folder, and names in order
+
+def test_a_second_run_in_a_folder_is_refused(drawn, tmp_path):
+    class Second(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            run_epochs(small(), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path))
+    with pytest.raises(BlockingIOError, match=f'another run is training in {tmp_path}: wait'):
+        run_epochs(small(), batches_of(drawn), 1, [Second()], Checkpoint(tmp_path))
+    run_epochs(small(), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path))      # free again
+    with Checkpoint(tmp_path).locked(): run_epochs(small(), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path, writes=False))
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='needs locks of POSIX')
+def test_a_killed_run_leaves_its_folder_free(tmp_path):
+    code = 'import os, sys\nfrom triplet_fashion.checkpoints import Checkpoint\nwith Checkpoint(sys.argv[1]).locked(): os.kill(os.getpid(), 9)'
+    assert subprocess.run([sys.executable, '-c', code, str(tmp_path)], env=ENV, capture_output=True, timeout=120).returncode == -9
+    assert (tmp_path/'.lock').exists()
+    with Checkpoint(tmp_path).locked(): pass
+
+
+def test_checkpoints_are_in_the_order_of_their_numbers(tmp_path):
+    names = ['000009-000010.npz', '999999-999999.npz', '999999-1000000.npz', '1000000-000000.npz']
+    for name in reversed([*names, 'best.npz', 'a-1.npz', '1-x.npz']): (tmp_path/name).touch()
+    assert [p.name for p in Checkpoint(tmp_path).files()] == names
+
+
+def test_weights_of_epochs_are_kept_in_the_order_of_their_numbers(tmp_path):
+    net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    callback = SeedCheckpoint(tmp_path, keep=2)
+    callback.set_model(net)
+    for epoch in (999_997, 999_998, 999_999): callback.on_epoch_end(epoch, {'loss': 1})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['1000000-1.0000.weights.h5', '999999-1.0000.weights.h5']
+    callback.on_epoch_end(0, {'loss': 1})        # a run begun anew keeps what it just wrote
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['000001-1.0000.weights.h5', '1000000-1.0000.weights.h5']
+
+
+def test_leftovers_of_dead_runs_go(drawn, tmp_path):
+    run_epochs(small(), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path))
+    code = 'import os, sys\nfrom triplet_fashion.storage.files import atomic_write\nwith atomic_write(sys.argv[1] + "/history.csv"): os._exit(0)'
+    subprocess.run([sys.executable, '-c', code, str(tmp_path)], env=ENV, check=True, timeout=120)
+    assert len(list(tmp_path.glob('.history.csv.*'))) == 1
+    Checkpoint(tmp_path).open(small())
+    assert not list(tmp_path.glob('.history.csv.*'))
 
 
 def test_identities_do_not_depend_on_the_process():
@@ -350,7 +496,7 @@ size, = (p.stat().st_size for p in folder.iterdir())
 for share in (.01, .2, .4, .6, .8, .9, .95, .99):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(share*size), resource.RLIM_INFINITY))
     try: callback.on_epoch_end(1, {'loss': share})
-    except OSError as e: assert 'no room is left' in str(e), e
+    except OSError as e: assert 'the disk is full' in str(e), e
     else: sys.exit(f'{share} of the room was enough')
 '''
 

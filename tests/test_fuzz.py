@@ -3,7 +3,7 @@
 Loads run in a process of their own under an audit hook. `FUZZ=10 pytest tests/test_fuzz.py` tries ten times as many;
 `python tests/test_fuzz.py 17 1` repeats input 17 alone, `python tests/test_fuzz.py 300 1000` tries inputs 300 to 1299.
 """
-import base64, collections, faulthandler, io, json, marshal, os, random, shutil, stat, struct, subprocess, sys, tempfile, zipfile
+import base64, collections, faulthandler, io, json, marshal, os, random, re, shutil, stat, struct, subprocess, sys, tempfile, zipfile
 from pathlib import Path
 import pytest
 
@@ -19,6 +19,7 @@ def sources(folder):
     import keras
     from keras import layers
     import numpy as np
+    from triplet_fashion.checkpoints import Checkpoint
     from triplet_fashion.persistence import save_bundle, save_model
     from triplet_fashion.search import ImageIndex
     i = keras.Input((8, 8, 3), name='photo')
@@ -29,11 +30,28 @@ def sources(folder):
     index = ImageIndex(np.eye(5), list('abcde'), [0, 0, 1, 1, 1])
     b = save_bundle(folder/'b', net, index, class_names=['a', 'b'], figure=.5)
     net.save(folder/'n.keras')
+    Source.net = net
     shutil.unpack_archive(folder/'n.keras', folder/'k', 'zip')
     read = lambda p, *names: {n: (p/n).read_bytes() for n in names}
+    (folder/'run').mkdir()
+    kept = Checkpoint(folder/'run')
+    kept.open(learner(net), callbacks(folder))
+    place = kept.save(1, 0)
     return dict(two=[read(folder, 'n.json', 'n.weights.h5')], folder=[read(b, *sorted(p.name for p in b.iterdir()))], tfz=[read(b, *sorted(p.name for p in b.iterdir()))],
                 index=[read(b, 'index.npz')], keras=[read(folder/'k', 'metadata.json', 'config.json', 'model.weights.h5')],
-                old=[read(old_nets, *p) for p in old_pairs], whole=[read(old_nets, 'whole.h5')])
+                old=[read(old_nets, *p) for p in old_pairs], whole=[read(old_nets, 'whole.h5')],
+                backbone=[read(folder/'k', 'metadata.json', 'config.json', 'model.weights.h5')],
+                weights=[read(folder, 'n.weights.h5')], resume=[read(place.parent, place.name)], further=[read(place.parent, place.name)])
+
+def learner(net):
+    "The network of `sources`, ready to train."
+    net.compile('adam', 'mse', jit_compile=False)
+    return net
+
+def callbacks(folder):
+    "Callbacks that a checkpoint knows something of."
+    import keras
+    return [keras.callbacks.ModelCheckpoint(str(folder/'best.weights.h5'), 'loss', save_weights_only=True), keras.callbacks.EarlyStopping('loss'), keras.callbacks.History()]
 
 
 # mutations
@@ -148,9 +166,28 @@ def npz_edit(r, data):
     (np.savez if r.random() < .9 else np.savez_compressed)(out, **arrays)
     return out.getvalue() if m < .7 else out.getvalue().replace(b"'shape': (5,", b"'shape': (%d," % 10**r.choice([2, 6, 9, 15]), 1)
 
+def state_edit(r, data):
+    "A checkpoint whose note or arrays are others, with a checksum that is right again."
+    import numpy as np
+    from triplet_fashion.checkpoints import read_state, write_state
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)/'state.npz'
+        path.write_bytes(data)
+        note, arrays = read_state(path)
+        if r.random() < .6: note = json.loads(json_edit(r, json.dumps(note).encode()))
+        else: arrays[r.choice([*arrays, 'network/99', 'loss/0', 'kept/x'])] = r.choice([np.zeros(3), np.zeros((2, 2), 'i8'), np.float64(3), np.array(['a', 'b']), np.full((5,), np.nan, 'f2'), np.zeros((0, 5))])
+        write_state(path, note, arrays)
+        if r.random() < .1:
+            with zipfile.ZipFile(path) as z, zipfile.ZipFile(Path(folder)/'packed.npz', 'w', zipfile.ZIP_DEFLATED) as packed:
+                for n in z.namelist(): packed.writestr(n, z.read(n))
+            path = Path(folder)/'packed.npz'
+        return path.read_bytes()
+
 def edit(r, name, data):
     if r.random() < .3: return bytes_edit(r, data)
-    try: return (json_edit if name.endswith('.json') else npz_edit if name.endswith('.npz') else h5_edit)(r, data)
+    changed = {'.json': json_edit, '.npz': npz_edit, '.h5': h5_edit}[Path(name).suffix]
+    if re.fullmatch(r'\d+-\d+.npz', name): changed = state_edit
+    try: return changed(r, data)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError): return bytes_edit(r, data)         # HDF5 would not write it
 
 def signed(files, old):
@@ -196,22 +233,23 @@ def pack(r, files, spoil):
 def case(number, sources, folder):
     "Writes input `number`; the arguments to load it with, and the form."
     r = random.Random(number)
-    form = r.choice(['two', 'two', 'folder', 'tfz', 'tfz', 'keras', 'keras', 'old', 'old', 'whole', 'index'])
+    form = r.choice(['two', 'two', 'folder', 'tfz', 'tfz', 'keras', 'keras', 'old', 'old', 'whole', 'index', 'backbone', 'weights', 'resume', 'resume', 'further'])
     files = dict(r.choice(sources[form]))
-    zipped, m = form in ('tfz', 'keras'), r.random()
+    zipped, m = form in ('tfz', 'keras', 'backbone'), r.random()
     if not zipped or m < .55:
         for name in r.sample(sorted(files), r.choice([1, 1, 1, min(2, len(files))])): files[name] = edit(r, name, files[name])
     if form in ('folder', 'tfz') and r.random() < .85: files = signed(files, r.random() < .3)
     if zipped:
         data = pack(r, files, .55 <= m < .8)
-        (folder/f'net.{form}').write_bytes(bytes_edit(r, data) if m >= .8 else data)
-        return form, [folder/f'net.{form}']
+        path = folder/('net.tfz' if form == 'tfz' else 'net.keras')
+        path.write_bytes(bytes_edit(r, data) if m >= .8 else data)
+        return form, [path]
     if form == 'folder' and r.random() < .1:
         name = r.choice(sorted(files))
         files.pop(name)
         r.choice([lambda: None, lambda: (folder/name).mkdir(), lambda: (folder/name).symlink_to('/etc/passwd'), lambda: (folder/'other').mkdir()])()
     for n, data in files.items(): (folder/n).write_bytes(data)
-    return form, [folder] if form == 'folder' else [folder/n for n in files]
+    return form, [folder] if form in ('folder', 'resume') else [folder/n for n in files]
 
 
 # the process that loads them
@@ -236,9 +274,31 @@ def watch(work, seen):
         finally: seen['on'] = True
     sys.addaudithook(hook)
 
+def fresh():
+    "The network of `sources` again."
+    import keras
+    return keras.models.clone_model(Source.net)
+
+class Source: net = None
+
+def resumed(folder):
+    "Goes on from a checkpoint; no callback may come to write elsewhere."
+    from triplet_fashion.checkpoints import Checkpoint
+    import warnings
+    kept, calls = Checkpoint(folder, writes=False), callbacks(folder)
+    settings = [{k: v for k, v in vars(c).items() if k in ('filepath', 'patience', 'monitor', 'save_freq', 'verbose')} for c in calls]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        kept.open(net := learner(fresh()), calls)
+        kept.on_train_begin()
+    assert settings == [{k: v for k, v in vars(c).items() if k in s} for c, s in zip(calls, settings)]
+    return net
+
 def outcome(form, args):
     "What a load gives: a network, or a clean error; anything else is a defect."
     import keras, numpy as np
+    from triplet_fashion.base_network import base_network
+    from triplet_fashion.checkpoints import continue_from
     from triplet_fashion.persistence import bundle_info, load_bundle, load_model
     from triplet_fashion.search import ImageIndex
     try:
@@ -246,6 +306,10 @@ def outcome(form, args):
             assert isinstance(bundle_info(args[0]), dict)
             net, meta = load_bundle(args[0])
             assert isinstance(meta, dict)
+        elif form == 'backbone': net = base_network((8, 8, 3), 4, str(args[0]), hidden=(), rescale=None)
+        elif form == 'weights': net = base_network((8, 8, 3), 4, fresh(), weights=str(args[0]), hidden=(), rescale=None)
+        elif form == 'further': assert type(continue_from(net := learner(fresh()), args[0])) is int
+        elif form == 'resume': net = resumed(args[0])
         elif form == 'index':
             assert len(ImageIndex.load(args[0]))
             return 'index', ''
@@ -255,7 +319,7 @@ def outcome(form, args):
     except (ValueError, FileNotFoundError) as e:
         text = str(e)
         if isinstance(e, UnicodeError) or not any(str(a) in text for a in args): return f'DEFECT {type(e).__name__} that names no file', text
-        return type(e).__name__, text
+        return 'FileNotFoundError' if isinstance(e, FileNotFoundError) else 'ValueError', text
     except BaseException as e: return f'DEFECT {type(e).__name__}', str(e)
 
 def load_all(start, n):

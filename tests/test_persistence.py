@@ -7,7 +7,7 @@ from triplet_fashion import persistence
 from triplet_fashion.base_network import base_network, head_of, res_base_network
 from triplet_fashion.loss import LosslessTripletLoss
 from triplet_fashion.model import compile_triplet, triplet_model
-from triplet_fashion.persistence import atomic_path, bundle_info, load_bundle, load_model, save_bundle, save_model
+from triplet_fashion.persistence import bundle_info, load_bundle, load_model, save_bundle, save_model
 from triplet_fashion.storage.untrusted import check_class
 
 rng = np.random.default_rng(0)
@@ -326,14 +326,6 @@ def kill_at(monkeypatch, k):
     monkeypatch.setattr(Path, 'unlink', lambda *a, **kw: None if dead[0] else unlink(*a, **kw))
 
 
-def test_atomic_path(tmp_path):
-    file = tmp_path/'deep'/'f.txt'
-    with atomic_path(file) as tmp: tmp.write_text('one')
-    with pytest.raises(ZeroDivisionError), atomic_path(file) as tmp:
-        tmp.write_text('tw'); 1/0
-    assert file.read_text() == 'one' and [p.name for p in file.parent.iterdir()] == ['f.txt']
-
-
 @pytest.mark.parametrize('k', [1, 2])
 def test_kill_in_two_files(net, tmp_path, monkeypatch, k):
     a, b = tmp_path/'n.json', tmp_path/'n.h5'
@@ -531,6 +523,64 @@ def test_error_while_saving_leaves_the_old_one(net, tmp_path, monkeypatch):
     monkeypatch.setattr(persistence, '_write_weights', lambda *a: (_ for _ in ()).throw(OSError('No space left on device')))
     with pytest.raises(OSError, match='No space'): save_bundle(folder, net)
     assert load_bundle(folder)[1] == {'note': 'old'} and [p.name for p in tmp_path.iterdir()] == ['b']
+
+
+# networks that do not fit the form
+
+class Sub(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.d = layers.Dense(4)
+    def call(self, x): return self.d(keras.ops.reshape(x, (-1, 3072)))
+
+
+class Silent(layers.Layer):
+    def __init__(self, scale, **kwargs): super().__init__(**kwargs); self.scale = scale
+    def call(self, x): return self.scale*x
+
+
+def odd_networks():
+    i = keras.Input((32, 32, 3))
+    flat = layers.Flatten()(i)
+    sub = Sub()
+    sub(np.zeros((1, 32, 32, 3), 'float32'))
+    return {'2 outputs': keras.Model(i, [flat, flat]), 'does not know its inputs': sub, 'cannot be saved': keras.Model(i, Silent(2.)(flat)),
+            '2 inputs': keras.Model([i, j := keras.Input((32, 32, 3))], layers.Flatten()(layers.Add()([i, j]))),
+            'the numbers in an embedding are not known': keras.Model(k := keras.Input((None,)), k)}
+
+
+@pytest.mark.parametrize('words', odd_networks())
+def test_odd_networks_are_refused_in_words(tmp_path, words):
+    with pytest.raises(ValueError, match=words): save_bundle(tmp_path/'b', odd_networks()[words])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_that_holds_code_is_warned_of(tmp_path):
+    i = keras.Input((8, 8, 3))
+    net = keras.Model(i, layers.Flatten()(layers.Lambda(lambda z: z/255, name='by_hand')(i)))
+    with pytest.warns(UserWarning, match=r"the layer by_hand of .* is a Lambda.*custom_objects=\{'Lambda': keras.layers.Lambda\}"): save_bundle(tmp_path/'b', net)
+    with pytest.warns(UserWarning, match='by_hand'): save_model(net, tmp_path/'n.json', tmp_path/'n.h5')
+    for opened in (load_bundle(tmp_path/'b', {'Lambda': layers.Lambda})[0], load_model(tmp_path/'n.json', tmp_path/'n.h5', {'Lambda': layers.Lambda})):
+        np.testing.assert_array_equal(opened(x[:, :8, :8].astype('float32')), net(x[:, :8, :8].astype('float32')))
+
+
+def test_an_error_tells_versions_that_differ(net, tmp_path, monkeypatch):
+    b = save_bundle(tmp_path/'b', keras.Sequential([keras.Input((32, 32, 3)), Unknown(), layers.Flatten()]))
+    with pytest.raises(ValueError, match='Unknown') as e: load_bundle(b)
+    assert 'was saved with Keras' not in str(e.value)
+    monkeypatch.setattr(keras, '__version__', '99.1')
+    with pytest.raises(ValueError, match=r'Unknown.*was saved with Keras 3.*this is Keras 99\.1'): load_bundle(b)
+
+
+def test_no_temporary_folder_is_named(net, tmp_path, monkeypatch):
+    path = save_bundle(tmp_path/'b.tfz', net)
+    net.save(tmp_path/'n.keras')
+    def none(*a, **kw): raise FileNotFoundError(2, 'No usable temporary directory found')
+    monkeypatch.setattr('tempfile.gettempdir', none)
+    monkeypatch.setattr('tempfile.tempdir', None)
+    for load, file in (load_bundle, path), (load_model, tmp_path/'n.keras'):
+        with pytest.raises(OSError, match=f'{file.name} needs a temporary folder.*TMPDIR'): load(file)
+    load_bundle(save_bundle(tmp_path/'b', net))             # a folder needs none
 
 
 # bundle

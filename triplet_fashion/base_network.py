@@ -219,11 +219,17 @@ def backbone_stages(
     return _stages(_inner(net), tuple(net.input_shape[1:]))
 
 # %% ../nbs/03_base_network.ipynb #bc3fad1e
+def _check_amount(share, n_stages, arg):
+    "Complain about a share or a number of stages that means nothing."
+    if n_stages is not None:
+        if isinstance(n_stages, (int, np.integer)): return
+        raise ValueError(f'{arg}: n_stages is {n_stages!r}, not a whole number')
+    if not isinstance(share, (int, float, np.number)) or not 0 <= share <= 1:
+        raise ValueError(f'{arg}: share is {share!r}, not between 0 and 1')
+
 def _n_frozen(n, stages, share, n_stages, arg):
     "How many of the n layers with weights, counted from the photo up, `share` or `n_stages` stand for."
-    if n_stages is None:
-        if not 0 <= share <= 1: raise ValueError(f'{arg}: share is {share}, not between 0 and 1')
-        return round(share*n)
+    if n_stages is None: return round(share*n)
     if not 0 <= n_stages <= len(stages): raise ValueError(f'{arg}: n_stages is {n_stages}, the backbone has {len(stages)} stages')
     return sum(bool(l.weights) for s in stages[:n_stages] for l in s)
 
@@ -244,6 +250,7 @@ def freeze(
     batchnorm=None, # train the BatchNorm layers above the line? None: only if nothing is frozen
 )->keras.Model: # the net itself; compile it again
     "Keep the lower part of the backbone as it is and let the rest learn."
+    _check_amount(share, n_stages, 'freeze')
     stages = backbone_stages(net)
     n = sum(bool(l.weights) for s in stages for l in s)
     return _set_trainable(net, _n_frozen(n, stages, share, n_stages, 'freeze'), batchnorm)
@@ -255,8 +262,9 @@ def unfreeze(
     batchnorm=None, # train the open BatchNorm layers? None: only if the whole backbone is open
 )->keras.Model: # the net itself; compile it again
     "Let the upper part of the backbone learn and keep the rest as it is."
+    _check_amount(share, n_stages, 'unfreeze')
     lower = None if n_stages is None else len(backbone_stages(net)) - n_stages
-    return freeze(net, share if not 0 <= share <= 1 else 1 - share, lower, batchnorm)
+    return freeze(net, 1 - share, lower, batchnorm)
 
 # %% ../nbs/03_base_network.ipynb #1859cede
 def _settled(model):
@@ -266,12 +274,35 @@ def _settled(model):
     return model
 
 # %% ../nbs/03_base_network.ipynb #207d8b2d
+def _is_whole(n): return isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0
+
 def _check_dims(in_dims, out_dims):
     dims = tuple(in_dims) if isinstance(in_dims, (tuple, list)) else ()
-    if len(dims) != 3 or dims[2] != 3 or any(d is not None and not (isinstance(d, (int, np.integer)) and d > 0) for d in dims):
+    if len(dims) != 3 or dims[2] != 3 or not all(d is None or _is_whole(d) for d in dims):
         raise ValueError(f'base_network: in_dims is {in_dims}, not (height, width, 3)')
-    if not isinstance(out_dims, (int, np.integer)) or out_dims < 1: raise ValueError(f'base_network: out_dims is {out_dims}, not a positive whole number')
+    if not _is_whole(out_dims): raise ValueError(f'base_network: out_dims is {out_dims}, not a positive whole number')
     return dims, int(out_dims)
+
+def _check_head(hidden, activation, dropout):
+    "Complain about a head that cannot be built."
+    if not isinstance(hidden, (tuple, list)) or not all(map(_is_whole, hidden)):
+        raise ValueError(f'base_network: hidden is {hidden!r}, not widths of layers such as (1024,), or () for none')
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float, np.number)) or not 0 <= dropout < 1:
+        raise ValueError(f'base_network: dropout is {dropout!r}, not a share of at least 0 and below 1')
+    if activation in (None, 'l2') or callable(activation): return
+    try: keras.activations.get(activation)
+    except Exception:
+        raise ValueError(f"base_network: activation is {activation!r}, which is neither 'l2', None, nor the name "
+                         "of an activation of Keras such as 'sigmoid'") from None
+
+def _check_ways(weights, trainable):
+    "Complain about weights and a share that mean nothing."
+    if weights is not None and not isinstance(weights, str):
+        raise ValueError(f"base_network: weights is {weights!r}, not 'imagenet', None or the name of a file")
+    if weights not in (None, 'imagenet') and not os.path.isfile(weights):
+        raise FileNotFoundError(f'base_network: no weights file {weights}')
+    if not isinstance(trainable, (int, float, np.number)) or not 0 <= trainable <= 1:
+        raise ValueError(f'base_network: trainable is {trainable!r}, not True, False or a share between 0 and 1')
 
 # %% ../nbs/03_base_network.ipynb #d94efa41
 def base_network(
@@ -290,6 +321,8 @@ def base_network(
     "A network from photos to embeddings: input scaling, backbone, head."
     in_dims, out_dims = _check_dims(in_dims, out_dims)
     if isinstance(weights, os.PathLike): weights = os.fspath(weights)
+    _check_head(hidden, activation, dropout)
+    _check_ways(weights, trainable)
     backbone = _canonical(backbone)
     mode = _scaling(backbone, rescale, **kw)
     scaling = [InputScaling(mode, name='scaling')] if mode else []

@@ -277,6 +277,22 @@ def on_epoch_end(self:CollapseDoctor, epoch, logs=None):
     if found.cause == 'not a number': return self._stop_dead(f'at the end of epoch {epoch+1}')
     self._tell(found, f'epoch {epoch+1}: ')
 
+# %% ../nbs/13_doctor.ipynb #429d8377
+@patch
+def state_dict(self:CollapseDoctor)->dict: # numbers, text and lists of them
+    "Return what the doctor knows in the middle of a training, for a checkpoint."
+    return dict(looks=self.looks, start=self.start, told=sorted(self._told), dead=self._dead,
+                diagnosis=dict(vars(self.diagnosis)))
+
+@patch
+def load_state_dict(self:CollapseDoctor,
+    state, # that `state_dict` gave
+):
+    "Go on as if the training had never been interrupted."
+    self.looks, self.start = list(state['looks']), state['start']
+    self._told, self._dead = set(state['told']), bool(state['dead'])
+    self.diagnosis = Diagnosis(**state['diagnosis'])
+
 # %% ../nbs/13_doctor.ipynb #bed67e08
 def _base(model):
     "The network from one photo to one code."

@@ -216,6 +216,18 @@ class RetrievalCallback(keras.callbacks.Callback):
         looking, training = self.seconds
         return looking/training if training else None
 
+    def state_dict(self)->dict: # numbers and arrays
+        "Return what the callback knows in the middle of a training, for a checkpoint."
+        return dict(best=self.best, best_epoch=self.best_epoch, weights=self._weights, seconds=self.seconds,
+                    costs=self.costs, next=self._next)
+
+    def load_state_dict(self,
+        state, # that `state_dict` gave
+    ):
+        "Go on as if the training had never been interrupted."
+        self.best, self.best_epoch, self._weights = state['best'], state['best_epoch'], state['weights']
+        self.seconds, self.costs, self._next = state['seconds'], state['costs'], state['next']
+
 # %% ../nbs/16_evaluation.ipynb #d322ce03
 def _look(self):
     "The figures of the network as it is"

@@ -135,6 +135,18 @@ def _sync(path):
     try: os.fsync(handle)
     finally: os.close(handle)
 
+# %% ../../nbs/storage/00_files.ipynb #daf14311
+def _new_file(path, need):
+    "Make a file that was not there, and see that the disk, or what a user may take of it, has room for `need` bytes."
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        if need and hasattr(os, 'posix_fallocate'): os.posix_fallocate(handle, 0, need)
+    except OSError as e:
+        if e.errno in _FULL: raise   # others: a file system that cannot tell
+    finally:
+        os.ftruncate(handle, 0)
+        os.close(handle)
+
 # %% ../../nbs/storage/00_files.ipynb #c539db22
 @contextmanager
 def atomic_write(
@@ -152,7 +164,7 @@ def atomic_write(
     part = _temporary_path(path, suffix)
     try:
         if need > shutil.disk_usage(path.parent).free: raise _disk_full(path, need)
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        _new_file(part, need)
         yield part
         if path.exists(): shutil.copymode(path, part)
         _sync(part)

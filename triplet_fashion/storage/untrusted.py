@@ -106,14 +106,14 @@ def _check_function(part, known, path):
         if name in known: return
         if module in (None, 'builtins', 'keras.activations') and hasattr(keras.activations, name): return
     raise NotOpened(f'{path} uses the function {name}, which is not known here: import the module that '
-                    f"registers it, or pass load_model(..., custom_objects={{'{name}': ...}})")
+                    f"registers it, or pass custom_objects={{'{name}': ...}} to load_model or load_bundle")
 
 # %% ../../nbs/storage/01_untrusted.ipynb #f8e9de22
 def _refuse_code(name, path):
     "Raise the error of a layer that can run code."
     raise NotOpened(
         f'{path} uses the layer {name}, which can run code or open other files: not opened. If you trust '
-        f"who wrote the file, pass load_model(..., custom_objects={{'{name}': keras.layers.{name}}})")
+        f"who wrote it, pass custom_objects={{'{name}': keras.layers.{name}}} to load_model or load_bundle")
 
 def check_class(
     part, # what JSON says of an object: a dictionary with 'class_name'
@@ -132,7 +132,7 @@ def check_class(
     if found is None:
         raise NotOpened(
             f'{path} uses {registered or name}, which is not known here: import the module that registers it '
-            f"({module}), or pass load_model(..., custom_objects={{'{registered or name}': ...}})")
+            f"({module}), or pass custom_objects={{'{registered or name}': ...}} to load_model or load_bundle")
     code = CODE_LAYERS.intersection(k.__name__ for k in found.__mro__)
     if code and name not in known: _refuse_code(name, path)
     if name in _PIECES: _check_pieces(part, path)
