@@ -5,7 +5,8 @@ import keras, numpy as np, pytest
 
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog, draw_catalog
-from triplet_fashion.evaluation import BASELINES, RetrievalCallback, evaluate, scoreboard
+from triplet_fashion.evaluation import BASELINES, RetrievalCallback, baselines, evaluate, official, scoreboard
+from triplet_fashion.features import embed
 from triplet_fashion.metrics import Verification, knn_accuracy, pair_distances, retrieval_metrics
 from triplet_fashion.training import fit, plot_history
 
@@ -143,3 +144,89 @@ def test_the_cost_of_watching_is_measured(shops, monkeypatch):
         now[0] += 1000 if e == 0 else 10                                  # the first epoch compiles
         watch.on_epoch_end(e, {'loss': 1.})
     assert watch.cost == pytest.approx(6/40)                              # epochs 3 to 6, two of them looked at
+
+
+# ---- labels, folders, and photos that cannot be read
+
+@pytest.mark.parametrize('names', [[f'(000{i})coat' for i in range(4)], [4006381333931 + i for i in range(4)], [-1, 0, 7, 2**40]])
+def test_labels_are_whatever_the_user_has(names):
+    "Text, EAN codes of 13 digits, lists and arrays score what class ids do, and products of training are known by them."
+    x, ids = np.random.default_rng(0).normal(size=(24, 6)), np.repeat(np.arange(4), 6)
+    want = evaluate(x, ids, x[::-1], ids[::-1], ks=(1, 2), seen=[0, 3])
+    labels = [names[i] for i in ids]
+    got = evaluate(x, labels, x[::-1], np.array(labels)[::-1], ks=(1, 2), seen=[names[0], names[3]])
+    assert dict(got) == dict(want) and got.said == want.said
+    assert {k: dict(p) for k, p in got.parts.items()} == {k: dict(p) for k, p in want.parts.items()}
+
+
+def test_labels_that_cannot_be_meant():
+    x = np.random.default_rng(0).normal(size=(4, 6))
+    with pytest.raises(ValueError, match='labels: 1 of 4 photos have no label'): evaluate(x, [0, 0, 1, None])
+    with pytest.raises(ValueError, match='labels must hold one label a photo'): evaluate(x, [0, 0, 1])
+    with pytest.raises(ValueError, match='seen mix text .* and numbers'): evaluate(x, [0, 0, 1, 1], seen=['coat'])
+
+
+def test_products_seen_in_training_may_be_named(shops):
+    mine, *_ = shops
+    by_name = evaluate(colours(mine), mine, seen=mine.class_names[:2])
+    assert '2 of these 8' in by_name.said and by_name.parts.keys() == {'seen', 'unseen'}
+    assert dict(by_name.parts['seen']) == dict(evaluate(colours(mine), mine, seen=[0, 1]).parts['seen'])
+
+
+def test_a_folder_does_wherever_a_catalog_does(shops):
+    mine, _, other = shops
+    net, folder = small(), mine.root
+    for do in (lambda c: evaluate(colours(c), c, seen=c), lambda c: scoreboard({'it': colours}, c, c, seen=c), lambda c: baselines(net)['untrained network'](c).tolist(),
+               lambda c: official({'test': c}, colours), lambda c: RetrievalCallback(net, c, train=other.root).catalog.paths):
+        assert do(folder) == do(mine)
+    assert repr(scoreboard(BASELINES, folder)).startswith('32 queries of 8 products (Catalog mine)')
+    with pytest.raises(TypeError, match='embeddings must be numbers.*scoreboard takes networks'): evaluate(net, mine)
+    with pytest.raises(TypeError, match='catalog must be a Catalog or a folder'): scoreboard(BASELINES, 7)
+    with pytest.raises(TypeError, match='an embedding is a network'): scoreboard({'it': 7}, mine)
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    "Photos of which one has vanished and one has broken since they were listed, and those that are left."
+    shelf = draw_catalog(tmp_path/'shelf', n_products=4, n_views=4, seed=0)
+    os.unlink(shelf.paths[1])
+    with open(shelf.paths[6], 'r+b') as f: f.truncate(200)
+    return shelf, shelf.subset([i not in (1, 6) for i in range(16)])
+
+
+def test_photos_that_cannot_be_read_are_left_out_of_a_scoreboard_and_named(damaged):
+    "Of every row: all embeddings are judged on the same photos, as queries and as a gallery."
+    shelf, good = damaged
+    net = small()
+    ways = {'network': net, 'kept': lambda c: embed(net, c, {}), **BASELINES}
+    with pytest.warns(UserWarning, match='2 photos could not be read and were left out') as said: rows = scoreboard(ways, shelf)
+    assert shelf.paths[1] in str(said[0].message) and shelf.paths[6] in str(said[0].message)
+    assert rows == scoreboard(ways, good) and {r['queries'] for r in rows} == {14}
+    assert '14 queries' in rows.protocol and shelf.paths[6] in rows.protocol and [p for p, _ in rows.left_out] == [shelf.paths[1], shelf.paths[6]]
+    with pytest.warns(UserWarning, match='2 photos could not be read'): assert scoreboard(ways, good, shelf) == scoreboard(ways, good, good)
+    with pytest.warns(UserWarning, match='2 photos could not be read'): assert 'not those of the official protocol' in official({'test': shelf}, net).said
+
+
+def test_a_photo_that_vanishes_while_it_is_watched_does_not_end_the_training(tmp_path, shops):
+    *_, other = shops
+    shelf = draw_catalog(tmp_path/'shelf', n_products=4, n_views=4, seed=0)
+    class Thief(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            for path in {1: shelf.paths[:1], 2: shelf.paths[1:]}.get(epoch, []): os.unlink(path)
+    with pytest.warns(UserWarning) as said:
+        run = fit(other, valid=shelf, epochs=3, steps=1, P=2, K=2, callbacks=[Thief()], doctor=None, **SMALL)
+    told = ' '.join(str(w.message) for w in said)
+    assert 'those of the other 15 photos' in told and shelf.paths[0] in told and 'no photo is left to watch' in told
+    assert np.isfinite(run.history['val_MAP@R']).tolist() == [True, True, False] and len(run.history['loss']) == 3
+
+
+def test_embeddings_that_are_no_numbers_are_no_score(shops):
+    mine, *_ = shops
+    broken = lambda c: np.full((len(c), 4), np.nan)
+    with pytest.raises(ValueError, match='32 of 32 embeddings hold NaN'): scoreboard({'it': broken, **BASELINES}, mine)
+
+
+@pytest.mark.parametrize('given', [dict(every=0), dict(every=2.5), dict(photos=0), dict(share=0), dict(share=float('nan')), dict(photos='all')])
+def test_numbers_of_watching_that_mean_nothing_are_named(shops, given):
+    mine, *_ = shops
+    with pytest.raises(ValueError, match=f'{next(iter(given))}='): RetrievalCallback(small(), mine, **given)

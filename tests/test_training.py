@@ -1,5 +1,6 @@
 "Training: recipes, the frozen short cut, continuing, the seed's file names, and what must stop early."
 import re, shutil, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras, numpy as np, pytest
@@ -17,6 +18,26 @@ from triplet_fashion.training import (BASELINES, RECIPES, RetrievalCallback, See
 
 REFEREES = Path(__file__).parent/'referees'
 SMALL = dict(size=(32, 32), out_dims=16, verbose=0)
+
+
+def convolutions(norms=False):
+    "A backbone of a few layers."
+    layers, deep = keras.layers, [keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 5, strides=4, activation='relu')]
+    for _ in range(4 if norms else 1): deep += [layers.Conv2D(4, 3, padding='same', activation='relu')] + [layers.BatchNormalization()]*norms
+    return keras.Sequential([*deep, layers.Conv2D(4, 3), layers.GlobalAveragePooling2D()])
+
+
+def tiny(trainable=True, **kw):
+    "A network that is quick to build and to train."
+    return base_network((32, 32, 3), 8, convolutions(), hidden=(), **dict(activation='l2', trainable=trainable) | kw)
+
+
+@pytest.fixture(scope='module')
+def backbone(tmp_path_factory):
+    "A file with a small backbone, as one with pretrained weights is given."
+    path = tmp_path_factory.mktemp('backbone')/'mine.keras'
+    convolutions(norms=True).save(path)
+    return path
 
 
 def weights(net): return [np.asarray(w) for w in net.get_weights()]
@@ -129,7 +150,7 @@ def test_the_history_holds_what_was_watched(drawn):
 
 def test_the_seed_recipe_watches_the_loss_of_fixed_triplets(drawn):
     train, unseen = drawn.split(.25, seed=1)
-    run = fit(train, valid=unseen, recipe='seed', epochs=2, steps=2, batch_size=4, hidden=(), learning_rate=0., **SMALL)
+    run = fit(train, valid=unseen, recipe='seed', epochs=2, steps=2, batch_size=4, hidden=(), learning_rate=1e-9, **SMALL)
     signs = {"d+", "d-", "overlap", "rank", "saturated", "gradient"}
     assert signs <= set(run.history) and {len(v) for v in run.history.values()} == {2}
     assert signs <= set(run.history) and set(run.history) - signs - {"active", "stale"} == {'loss', 'val_loss', 'val_R@1', 'val_MAP@R', 'learning_rate'}
@@ -242,7 +263,7 @@ def test_retrieval_callback_is_fixed_and_honest(drawn):
 
 def test_fit_can_end_with_the_best_epoch(drawn):
     train, unseen = drawn.split(.5, seed=1)
-    run = fit(train, valid=unseen, epochs=4, P=5, restore_best=True, **SMALL)
+    run = fit(train, valid=unseen, net=tiny(False), epochs=4, P=5, restore_best=True, store={}, verbose=0)
     at = run.history['val_MAP@R']
     assert run.best_epoch == 1 + int(np.argmax(at))
     assert retrieval_metrics(embed(run.net, unseen), unseen.labels, ks=(1,))['MAP@R'] == pytest.approx(max(at), abs=1e-6)
@@ -287,25 +308,27 @@ def test_losses_by_name(drawn, loss):
 
 def test_a_memory_goes_through_fit_and_the_doctor_leaves_it_alone(drawn):
     memory = CrossBatchMemory(SupConLoss(), 400)
-    kw = dict(size=(32, 32), epochs=2, steps=3, P=4, K=2, out_dims=8, verbose=0)
-    fit(drawn, loss=memory, **kw)
+    kw = dict(epochs=2, steps=3, P=4, K=2, verbose=0)
+    keras.utils.set_random_seed(0)
+    fit(drawn, net=tiny(), loss=memory, **kw)
     kept = memory.labels.numpy()
     assert int(memory.filled) == 2*3*4*2                                # what was trained on, none of what the doctor looked at
     memory = CrossBatchMemory(SupConLoss(), 400)
-    fit(drawn, loss=memory, doctor=None, **kw)
+    keras.utils.set_random_seed(0)
+    fit(drawn, net=tiny(), loss=memory, doctor=None, **kw)
     np.testing.assert_array_equal(kept, memory.labels.numpy())
 
 
 def test_the_doctor_stops_what_cannot_learn(drawn):
     rows = np.ones((len(drawn), 8), 'float32')                       # every photo the same: whatever is learned, all codes are equal
-    kw = dict(size=(32, 32), epochs=8, steps=3, P=4, K=2, out_dims=8, verbose=0, loss='hard')
+    kw = dict(epochs=5, steps=2, P=4, K=2, verbose=0, loss='hard')
     class Blind(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None): self.model.layers[-2].set_weights([0*w for w in self.model.layers[-2].get_weights()])
-    with pytest.warns(TrainingTrouble, match='collapse'): run = fit(drawn, callbacks=[Blind()], doctor='stop', **kw)
-    assert len(run.history['loss']) < 8
-    with pytest.warns(TrainingTrouble, match='collapse'): run = fit(drawn, callbacks=[Blind()], **kw)
-    assert len(run.history['loss']) == 8
-    assert 'rank' not in fit(drawn, doctor=None, **kw | dict(epochs=1)).history
+    with pytest.warns(TrainingTrouble, match='collapse'): run = fit(drawn, net=tiny(), callbacks=[Blind()], doctor='stop', **kw)
+    assert len(run.history['loss']) < 5
+    with pytest.warns(TrainingTrouble, match='collapse'): run = fit(drawn, net=tiny(), callbacks=[Blind()], **kw)
+    assert len(run.history['loss']) == 5
+    assert 'rank' not in fit(drawn, net=tiny(), doctor=None, **kw | dict(epochs=1)).history
 
 
 def test_the_strong_recipe_stays_strong_for_a_frozen_network(drawn):
@@ -316,7 +339,7 @@ def test_the_strong_recipe_stays_strong_for_a_frozen_network(drawn):
 
 
 @pytest.mark.parametrize('kind', ['function', 'layer'])
-def test_an_augmentation_of_ones_own_is_the_one_that_is_used(drawn, lite0, kind):
+def test_an_augmentation_of_ones_own_is_the_one_that_is_used(drawn, backbone, kind):
     "As a function or a layer, in a run from scratch and in the second stage of a deep one; where it would do nothing that is said."
     seen = tf.Variable(0, dtype=tf.int64)
     def mine(images, seed=0):
@@ -327,20 +350,20 @@ def test_an_augmentation_of_ones_own_is_the_one_that_is_used(drawn, lite0, kind)
     augment = mine if kind == 'function' else Mine()
     fit(drawn, recipe='scratch', epochs=1, steps=2, P=4, doctor=None, augment=augment, **SMALL)
     assert seen.numpy() >= 2
-    before, kw = seen.numpy(), dict(backbone=str(lite0), size=(64, 64), epochs=1, steps=2, out_dims=16, hidden=(), verbose=0, doctor=None)
+    before, kw = seen.numpy(), dict(backbone=str(backbone), size=(32, 32), epochs=1, steps=2, out_dims=16, hidden=(), verbose=0, doctor=None)
     fit(drawn, recipe='deep', tune_epochs=1, copies=2, store={}, augment=augment, **kw)
     assert seen.numpy() > before
-    with pytest.raises(ValueError, match='augment: features of a frozen backbone'): fit(drawn, store={}, augment=augment, **kw)
+    with pytest.raises(ValueError, match='has no effect: features of a frozen backbone'): fit(drawn, store={}, augment=augment, **kw)
 
 
-def test_deep_trains_the_upper_part_on_what_lies_below_computed_once(drawn, lite0, tmp_path):
+def test_deep_trains_the_upper_part_on_what_lies_below_computed_once(drawn, backbone, tmp_path):
     train, unseen = drawn.split(valid=.3, by='product', seed=0)
-    kw = dict(recipe='deep', backbone=str(lite0), size=(64, 64), epochs=2, tune_epochs=2, copies=2, out_dims=16, hidden=(32,), verbose=0, doctor=None)
+    kw = dict(recipe='deep', backbone=str(backbone), size=(32, 32), epochs=2, tune_epochs=2, copies=2, out_dims=16, hidden=(32,), verbose=0, doctor=None)
     run = fit(train, valid=unseen, resume=tmp_path, **kw)
     assert run.settings['K'] == 6 and run.settings['P'] == len(train.products) and 'augmented copies' in run.plan['then']
     assert len(run.history['loss']) == len(run.history['val_MAP@R']) == 4 and run.best_epoch == 1 + int(np.argmax(run.history['val_MAP@R']))
     assert run.history['learning_rate'][-1] < 1e-5 < run.history['learning_rate'][2]
-    was, now = keras.models.load_model(lite0, compile=False).get_weights(), run.net.layers[0].get_weights()
+    was, now = keras.models.load_model(backbone, compile=False).get_weights(), backbone_of(run.net).get_weights()
     same = [np.array_equal(a, b) for a, b in zip(was, now)]
     assert .3 < np.mean(same) < .95 and same[0] and not all(same[-10:])     # the lower part, and every BatchNorm, as they were
     files = {p: p.stat().st_mtime_ns for p in (tmp_path/'features').iterdir()}
@@ -350,10 +373,10 @@ def test_deep_trains_the_upper_part_on_what_lies_below_computed_once(drawn, lite
     with pytest.raises(ValueError, match='tune_rate'): fit(train, valid=unseen, resume=tmp_path, **kw | dict(tune_rate=1e-5))
 
 
-def test_unfreezing_everything_trains_on_photos(drawn, lite0):
-    run = fit(drawn, recipe='deep', unfreeze=1., backbone=str(lite0), size=(32, 32), epochs=1, tune_epochs=1, steps=1, P=2, K=2, out_dims=8, hidden=(), verbose=0, doctor=None)
-    norms = [l for l in run.net.layers[0].layers if isinstance(l, keras.layers.BatchNormalization)]
-    assert len(run.history['loss']) == 2 and run.net.layers[0].trainable_weights and not any(l.trainable for l in norms)
+def test_unfreezing_everything_trains_on_photos(drawn, backbone):
+    run = fit(drawn, recipe='deep', unfreeze=1., backbone=str(backbone), size=(32, 32), epochs=1, tune_epochs=1, steps=1, P=2, K=2, out_dims=8, hidden=(), verbose=0, doctor=None)
+    norms = [l for l in run.net._flatten_layers() if isinstance(l, keras.layers.BatchNormalization)]
+    assert len(run.history['loss']) == 2 and backbone_of(run.net).trainable_weights and norms and not any(l.trainable for l in norms)
 
 
 def test_the_hand_fits_the_catalogue(drawn):
@@ -368,7 +391,8 @@ def test_the_hand_fits_the_catalogue(drawn):
 def test_landmarks_of_each_loss(loss, level):
     "The line at collapse is what the loss of a batch is whose codes are all but equal; none where that is not known."
     from triplet_fashion.training import _LOSSES, _levels
-    said = _levels(recipe('scratch', loss=loss, margin=.3, P=6, K=4), 10)
+    mined = {} if loss in _LOSSES else dict(margin=.3)
+    said = _levels(recipe('scratch', loss=loss, P=6, K=4, **mined), 10)
     if level == {}: assert said == {}; return
     loss = _LOSSES[loss]() if loss in _LOSSES else BatchTripletLoss(loss, margin=.3)
     codes = np.ones((24, 8)) + 1e-5*np.random.default_rng(0).normal(size=(24, 8))
@@ -544,3 +568,164 @@ def test_what_a_network_was_before_keeps_the_statistics_of_its_entrance(drawn):
     run = fit(drawn, net=net, size=(16, 16), recipe='scratch', epochs=1, steps=1, P=4, K=2, verbose=0, doctor=None)
     (found,) = before_training(run).values()
     np.testing.assert_allclose(found(drawn), was, rtol=1e-4, atol=1e-5)
+
+
+# ---- settings and arguments: looked at before a photo is read
+
+NAN = float('nan')
+MEANINGLESS = dict(
+    epochs=[0, 2.5, True, '3'], steps=[0], P=[1, 2.], K=[1], batch=[1], learning_rate=[NAN, -1, float('inf'), 0, '1e-3'], margin=[NAN, -1], dropout=[1., -.1], clipnorm=[0, -1],
+    weight_decay=[NAN, -1, 'much'], trainable=[2., 'no'], unfreeze=[2, -.1, NAN], out_dims=[0], hidden=[1024, (0,)], schedule=['x'], batches=['x'], loss=['x', 3], augment=['yes'],
+    precision=['float15'], size=[0, 2.5, (1, 2, 3), 'large'], seed=[NAN, -1, 1.5], doctor=['x'], callbacks=[7, [7]], recipe=['stronk', ['strong'], {'epoch': 3}, {'epochs': 3}])
+
+
+@pytest.mark.parametrize('name', MEANINGLESS)
+def test_values_that_mean_nothing_are_named_before_the_first_step(drawn, name):
+    for value in MEANINGLESS[name]:
+        with pytest.raises((ValueError, TypeError), match='unknown setting epoch:|recipe lacks' if isinstance(value, dict) else f'{name}=|{name} holds'):
+            fit(drawn, verbose=0, **{name: value})
+        if name in ('schedule', 'callbacks', 'doctor'): continue
+        with pytest.raises((ValueError, TypeError)): find_rate(drawn, **{name: value})
+
+
+@pytest.mark.parametrize('name, given', [
+    ('batch_size', {}), ('batch_size', dict(recipe='deep')), ('P', dict(recipe='seed')), ('K', dict(recipe='seed')), ('batch', dict(recipe='seed')), ('batch', dict(P=4)),
+    ('margin', dict(loss='supcon')), ('margin', dict(loss=SupConLoss())), ('margin', dict(recipe='seed')), ('copies', {}), ('tune_epochs', {}), ('tune_rate', dict(recipe='deep')),
+    ('unfreeze', dict(trainable=True)), ('copies', dict(unfreeze=1., trainable=False)), ('augment', dict(backbone='ResNet50')), ('augment', dict(backbone='ResNet50', unfreeze=.5, copies=1)),
+    ('weights', dict(backbone='mine.keras')), ('restore_best', {}), ('watch_share', {})])
+def test_a_setting_without_effect_is_an_error_that_says_so(drawn, name, given):
+    value = dict(batch_size=8, P=4, K=2, batch=32, margin=9., copies=7, tune_epochs=2, tune_rate=1e-5, unfreeze=.5, augment=True, weights=None, restore_best=True, watch_share=.1)[name]
+    with pytest.raises(ValueError, match=f'{name}={value} has no effect: .*(Give|Leave|use)'): fit(drawn, verbose=0, **given | {name: value})
+
+
+def test_a_setting_that_says_what_is_so_anyway_is_fine():
+    assert recipe('strong', backbone='ResNet50', augment=False, unfreeze=0., weights='imagenet') == recipe('strong', backbone='ResNet50')
+    assert recipe('scratch', margin=.5, loss='supcon')['loss'] == 'supcon' and recipe('seed', batch_size=16) == recipe('seed')
+    assert recipe('strong', backbone='ResNet50', unfreeze=.5)['copies'] == RECIPES['deep']['copies']      # a second stage has all it needs
+
+
+def test_the_settings_of_a_run_are_a_recipe(drawn, run):
+    assert recipe(run.settings) == {k: v for k, v in run.settings.items() if k != 'seed'}
+    with pytest.raises(ValueError, match='recipe holds seed=0, and the argument seed is 3'): fit(drawn, recipe=run.settings, seed=3)
+    assert recipe(RECIPES['strong'] | dict(backbone='ResNet50'))['backbone'] == 'ResNet50'
+
+
+def test_find_rate_says_what_it_does_not_look_at(drawn):
+    for given, words in ((dict(learning_rate=.1), 'learning_rate: no effect on find_rate'), (dict(epochs=3), 'epochs: no effect'), (dict(highest=NAN), 'highest=nan'), (dict(lowest=0.), 'lowest=0.0'),
+                         (dict(steps=12.5), '12.5 steps'), (dict(batch_size=8), 'batch_size=8 has no effect')):
+        with pytest.raises(ValueError, match=words): find_rate(drawn, **given)
+    with pytest.raises(TypeError, match='run must be what fit returns'): before_training(drawn)
+
+
+class Before(Exception): pass
+
+def plan_of(*args, **kw):
+    "The plan of a run that stops there."
+    plans = []
+    def stop(plan):
+        plans.append(plan)
+        raise Before
+    with pytest.raises(Before): fit(*args, show_plan=stop, verbose=0, **kw)
+    return plans[0]
+
+
+def test_the_plan_names_the_recipe_and_what_the_catalogue_made_of_it(drawn):
+    small = plan_of(drawn, size=32)
+    assert small['recipe'] == "scratch, as the backbone 'small' has no weights to start from" and small['photos in, numbers out'].startswith('32 x 32')
+    assert plan_of(drawn, size=32, recipe='seed', hidden=())['recipe'] == 'seed'
+    assert plan_of(drawn, net=tiny())['recipe'] == 'scratch, as the network that is given learns as a whole'
+    frozen = plan_of(drawn, net=tiny(False), store={})
+    assert frozen['recipe'] == 'strong' and frozen['a step'] == '12 products x 6 photos (K=8 was asked for, but half of the products have 6 photos or fewer)'
+    assert 'P=50 was asked for, but only 12 products have two photos' in plan_of(drawn, net=tiny(False), store={}, P=50, K=2)['a step']
+    assert plan_of(drawn, net=tiny(False), store={}, P=4, K=2)['a step'] == '4 products x 2 photos'
+
+
+def test_a_network_that_was_given_says_what_it_takes(drawn):
+    assert plan_of(drawn, net=tiny())['photos in, numbers out'].startswith('32 x 32')
+    with pytest.raises(ValueError, match='size=64, but net takes photos of 32 x 32'): fit(drawn, net=tiny(), size=64)
+    with pytest.raises(ValueError, match="recipe='deep': net learns as a whole"): fit(drawn, net=tiny(), recipe='deep')
+    with pytest.raises(ValueError, match='unfreeze=0.333, but trainable=0.5: the second stage'): fit(drawn, recipe='deep', backbone='ResNet50', trainable=.5)
+
+
+# ---- Keras' own callbacks
+
+def test_callbacks_that_set_the_learning_rate_need_a_run_without_a_schedule(drawn):
+    for call in (keras.callbacks.LearningRateScheduler(lambda e: 1e-3), keras.callbacks.ReduceLROnPlateau('loss')):
+        for given in ({}, dict(schedule=None, learning_rate=keras.optimizers.schedules.CosineDecay(.1, 9))):
+            with pytest.raises(ValueError, match=f'{type(call).__name__} sets the learning rate.*give schedule=None'): fit(drawn, callbacks=[call], **given)
+
+
+@pytest.mark.parametrize('call, rates', [(keras.callbacks.LearningRateScheduler(lambda e: .1/(1 + e)), [.1, .1/2, .1/3, .1/4, .1/5, .1/6]),
+                                         (keras.callbacks.ReduceLROnPlateau('loss', factor=.5, patience=0, mode='max', min_delta=99), [.1, .1, .05, .1, .1, .05])])
+def test_they_work_in_both_stages_without_one(drawn, call, rates):
+    run = fit(drawn, net=tiny(False), recipe='deep', schedule=None, learning_rate=.1, tune_rate=.1, epochs=3, tune_epochs=3, copies=2, steps=1, store={}, verbose=0, doctor=None, callbacks=[call])
+    assert run.history['learning_rate'] == pytest.approx(rates)
+
+
+def test_callbacks_that_would_go_wrong_are_refused_with_the_way_on(drawn, tmp_path):
+    calls, train, unseen = keras.callbacks, *drawn.split(.25, seed=1)
+    for call, words in ((calls.EarlyStopping(), "no figure 'val_loss' to monitor.*need valid="), (calls.ReduceLROnPlateau(), "no figure 'val_loss'"), (calls.EarlyStopping('val_map'), "no figure 'val_map'"),
+                        (calls.ModelCheckpoint(tmp_path/'m.keras', save_best_only=True), "no figure 'val_loss'"), (calls.BackupAndRestore(tmp_path), 'give resume=FOLDER'),
+                        (calls.SwapEMAWeights(), 'no average of the weights'), (calls.EarlyStopping('d+'), "mode='max' or mode='min'")):
+        with pytest.raises(ValueError, match=words): fit(drawn, callbacks=call, schedule=None)
+    for call, words in ((calls.EarlyStopping('val_loss'), "no figure 'val_loss' to monitor, only .*val_MAP@R"), (calls.EarlyStopping('val_MAP@R'), "Give it mode='max'")):
+        with pytest.raises(ValueError, match=words): fit(train, valid=unseen, callbacks=call)
+    with pytest.raises(ValueError, match='how fast the machine is'): fit(train, valid=unseen, restore_best=True, watch_share=.1)
+    with pytest.raises(ValueError, match='how fast the machine is'): fit(train, valid=unseen, callbacks=calls.EarlyStopping('val_MAP@R', mode='max'), watch_share=.1)
+    with pytest.warns(UserWarning, match='here the layers above the frozen ones'): plan_of(drawn, net=tiny(False), store={}, callbacks=calls.ModelCheckpoint(tmp_path/'m.keras'))
+
+
+def test_a_callback_of_ones_own_may_add_the_figure_that_another_one_waits_for(drawn):
+    class Mine(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None): logs['mine'] = epoch
+    stop = keras.callbacks.EarlyStopping('mine', mode='min', patience=1)
+    run = fit(drawn, net=tiny(), epochs=5, steps=1, P=4, K=2, verbose=0, doctor=None, callbacks=[Mine(), stop])
+    assert run.history['mine'] == [0, 1]
+
+
+# ---- photos that vanish, numbers that are none, two runs at once
+
+@pytest.mark.parametrize('trainable', [False, True])
+def test_photos_that_have_vanished_are_left_out_and_named(drawn, tmp_path, trainable):
+    "Listed, then gone: by a run on features, by one on photos that is to resume, and by a range test."
+    shutil.copytree(drawn.root, tmp_path/'photos')
+    catalog = Catalog.from_dir(tmp_path/'photos')
+    good = catalog.subset(np.arange(len(catalog)) != 2)
+    Path(catalog.paths[2]).unlink()
+    kw = dict(size=(32, 32), P=4, K=2, store={})
+    with pytest.warns(UserWarning, match=f'1 photos could not be read and were left out:\n  {re.escape(catalog.paths[2])}: missing'):
+        run = fit(catalog, net=tiny(trainable), epochs=1, steps=2, verbose=0, doctor=None, resume=tmp_path/'run', **kw)
+    assert len(run.history['loss']) == 1
+    with pytest.warns(UserWarning, match='1 photos could not be read'): found = find_rate(catalog, net=tiny(trainable), steps=10, highest=1e-2, **kw)
+    assert len(found.losses) == 10 and len(good) == len(catalog) - 1
+
+
+def test_a_photo_that_breaks_between_two_stages_is_left_out(drawn, tmp_path):
+    shutil.copytree(drawn.root, tmp_path/'photos')
+    train, unseen = Catalog.from_dir(tmp_path/'photos').split(.34, seed=1)
+    class Break(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            for c in (train, unseen): Path(c.paths[0]).write_bytes(b'no photo')
+    with pytest.warns(UserWarning, match='2 photos could not be read and were left out'):
+        run = fit(train, valid=unseen, net=tiny(False), recipe='deep', epochs=1, tune_epochs=1, copies=2, steps=1, store={}, verbose=0, doctor=None, callbacks=[Break()])
+    assert len(run.history['loss']) == len(run.history['val_MAP@R']) == 2 and np.isfinite(run.history['val_MAP@R']).all()
+
+
+@pytest.mark.parametrize('trainable', [False, True])
+def test_a_network_of_nan_is_never_a_trained_one(drawn, trainable):
+    "The loss of the only step is finite; what the step makes of the weights is not."
+    with pytest.raises(FloatingPointError, match='no longer finite after epoch 1: use a learning_rate below 1e'):
+        fit(drawn, net=tiny(trainable), loss='hard', schedule=None, learning_rate=1e38, epochs=1, steps=1, P=4, K=2, store={}, verbose=0, doctor=None)
+
+
+def test_a_second_stage_needs_no_temporary_folder(drawn, monkeypatch):
+    def none(*args, **kw): raise FileNotFoundError('no usable temporary directory')
+    monkeypatch.setattr('tempfile.mkdtemp', none)
+    run = fit(drawn, net=tiny(False), recipe='deep', epochs=1, tune_epochs=1, copies=1, steps=1, store={}, verbose=0, doctor=None)
+    assert len(run.history['loss']) == 2
+
+
+def test_two_runs_at_once_are_what_each_is_alone(drawn):
+    def one(seed): return fit(drawn, size=(32, 32), backbone='small', out_dims=8, dropout=.3, epochs=2, steps=2, P=4, K=2, seed=seed, verbose=0, doctor=None).history['loss']
+    alone = [one(seed) for seed in (1, 2)]
+    with ThreadPoolExecutor(2) as pool: assert list(pool.map(one, (1, 2))) == alone

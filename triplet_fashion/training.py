@@ -6,7 +6,8 @@
 __all__ = ['RECIPES', 'recipe', 'plot_history', 'Run', 'is_complete', 'fit', 'RateSearch', 'find_rate', 'before_training']
 
 # %% ../nbs/19_training.ipynb #86bb1158
-import math, re, tempfile, time, warnings
+import math, numbers, os, re, tempfile, time, warnings
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,9 +24,11 @@ from .mining import BatchTripletLoss
 from .contrast import MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
 from .doctor import CollapseDoctor
 from .model import compile_triplet, ready, triplet_model
-from .features import _cache_folder, _features_of, _frozen, _readable, cut_features, cut_network, embed, features
+from .features import _cache_folder, _frozen, cut_features, cut_network, embed, features
 from .runtimes import ENGINES, LazyRuntime, in_precision
-from .evaluation import BASELINES, Evaluation, RetrievalCallback, _check_watched, baselines, evaluate, official, scoreboard
+from .evaluation import BASELINES, Evaluation, RetrievalCallback, _check_watched
+from .evaluation import baselines, evaluate, left_out_report, official, readable_photos
+from .evaluation import scoreboard, seeded, without_unreadable
 from .checkpoints import Checkpoint, SeedCheckpoint, _newest, continue_from, run_epochs, run_identity
 from .workers import OnWorkers, _task, as_strategy, chief_first, part_of
 
@@ -38,29 +41,230 @@ RECIPES = {
 RECIPES['deep'] = RECIPES['strong'] | dict(unfreeze=1/3, tune_epochs=8, tune_rate=3e-4, copies=4)
 RECIPES['scratch'] = RECIPES['strong'] | dict(batch=64, K=3, loss='hard', weight_decay='auto', hidden=(), dropout=0., epochs=40, trainable=True, augment=True)
 
+# %% ../nbs/19_training.ipynb #6d47f75b
+@dataclass(frozen=True)
+class _Number:
+    "Which numbers a setting takes."
+    least: float|None = None
+    above: float|None = None
+    most: float|None = None
+    below: float|None = None
+    whole: bool = False
+    also: tuple = () # what may be given in place of a number
+
+    def takes(self, x):
+        "Tell whether `x` is one of them."
+        if any(type(x) is type(o) and x == o for o in self.also): return True
+        kind = numbers.Integral if self.whole else numbers.Real
+        if isinstance(x, bool) or not isinstance(x, kind): return False
+        low = (self.least is None or x >= self.least) and (self.above is None or x > self.above)
+        high = (self.most is None or x <= self.most) and (self.below is None or x < self.below)
+        return math.isfinite(x) and low and high
+
+    def __str__(self):
+        ends = {'{} or more': self.least, 'above {}': self.above, '{} or less': self.most}
+        ends |= {'below {}': self.below}
+        said = ['a whole number' if self.whole else 'a number']
+        said += [words.format(x) for words, x in ends.items() if x is not None]
+        return ', '.join([*said, *(f'or {o!r}' for o in self.also)])
+
+# %% ../nbs/19_training.ipynb #85e31513
+_COUNT, _RATE, _SHARE = _Number(least=1, whole=True), _Number(above=0), _Number(least=0, most=1)
+
+_VALUES = dict(
+    epochs=_COUNT,
+    steps=_Number(least=1, whole=True, also=(None,)),
+    batch_size=_COUNT,
+    batch=_Number(least=4, whole=True),
+    P=_Number(least=2, whole=True, also=(None,)),
+    K=_Number(least=2, whole=True),
+    margin=_Number(least=0),
+    out_dims=_COUNT,
+    dropout=_Number(least=0, below=1),
+    learning_rate=_RATE,
+    weight_decay=_Number(least=0, also=(None, 'auto')),
+    clipnorm=_Number(above=0, also=(None,)),
+    trainable=_Number(least=0, most=1, also=(True, False)),
+    unfreeze=_SHARE,
+    tune_epochs=_COUNT,
+    tune_rate=_RATE,
+    copies=_COUNT)
+
+_WORDS = dict(
+    batches=('pk', 'triplet'),
+    schedule=(None, 'cosine'),
+    precision=(None, 'float32', 'bfloat16', 'auto'))
+
+_MINED = 'semihard', 'all', 'nonzero', 'hard', 'easy'   # names of mining as losses, beside:
+_LOSSES = {'supcon': SupConLoss, 'multi-similarity': MultiSimilarityLoss}
+_LOSSES['weighted lossless'] = WeightedLosslessLoss
+
+# %% ../nbs/19_training.ipynb #7ae9e9ef
+def _is_schedule(rate): return isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+
+def _check_numbers(s):
+    "Raise where a number of settings `s` means nothing, naming it."
+    for k, wanted in _VALUES.items():
+        if k not in s or wanted.takes(s[k]): continue
+        if k == 'learning_rate' and _is_schedule(s[k]): continue
+        raise ValueError(f'{k}={s[k]!r}: expected {wanted}')
+    hidden = s.get('hidden', ())
+    if not isinstance(hidden, (tuple, list)) or not all(map(_COUNT.takes, hidden)):
+        raise ValueError(f'hidden={hidden!r}: expected widths of layers, (1024,), or () for none')
+
+def _check_words(s):
+    "Raise where a word of settings `s` is unknown, naming it."
+    for k, words in _WORDS.items():
+        if k not in s or any(type(s[k]) is type(o) and s[k] == o for o in words): continue
+        raise ValueError(f"{k}={s[k]!r} is unknown: use {' or '.join(map(repr, words))}")
+    if s['augment'] is not None and not (isinstance(s['augment'], bool) or callable(s['augment'])):
+        raise ValueError(f"augment={s['augment']!r}: expected True, False, a Keras layer, "
+                         'or a function (images, seed) -> images')
+    if _is_schedule(s['learning_rate']) and s['schedule']:
+        raise ValueError(f"schedule={s['schedule']!r}: learning_rate is one, give schedule=None")
+
+def _check_loss(s):
+    "Raise where the loss of settings `s` is unknown."
+    names = ('lossless',) if s['batches'] == 'triplet' else (*_LOSSES, *_MINED)
+    if s['loss'] in names if isinstance(s['loss'], str) else callable(s['loss']): return
+    raise ValueError(f"loss={s['loss']!r}: with batches={s['batches']!r} use "
+                     f"{', '.join(map(repr, names))}, or a Keras loss")
+
+# %% ../nbs/19_training.ipynb #2a4a6b6d
+def _second_stage(s): return bool(s['frozen'] and s.get('unfreeze'))
+def _below_is_kept(s): return _second_stage(s) and s['unfreeze'] < 1
+
+def _brings_weights(backbone):
+    "Tell whether a backbone is given with its weights, as a model or a file."
+    return isinstance(backbone, keras.Model) or str(backbone).endswith('.keras')
+
+@dataclass(frozen=True)
+class _Idle:
+    "Settings, when they have no effect, and what to do then."
+    names: tuple
+    when: object # function of the settings, and of 'frozen': is the backbone? -> bool
+    why: str # settings by name in braces
+
+# %% ../nbs/19_training.ipynb #d81b35d2
+_IDLE = [
+    _Idle(('batch_size',), lambda s: s['batches'] == 'pk',
+          'a step takes P products with K photos each. Give batch, or P and K'),
+    _Idle(('batch', 'P', 'K'), lambda s: s['batches'] == 'triplet',
+          'a step takes triplets. Give batch_size'),
+    _Idle(('batch',), lambda s: s['P'] is not None,
+          'P={P} is given, and a step takes P x K photos. Leave one of them out'),
+    _Idle(('margin',), lambda s: s['loss'] not in _MINED,
+          f"loss={{loss!r}} takes none here. Leave it out, or use {', '.join(map(repr, _MINED))}"),
+    _Idle(('unfreeze',), lambda s: not s['frozen'],
+          'the backbone learns from the first step on. Give trainable=False, or leave it out'),
+    _Idle(('tune_epochs', 'tune_rate', 'copies'), lambda s: not _second_stage(s),
+          "the run has no second stage. Give recipe='deep' and a backbone with pretrained weights"),
+    _Idle(('copies',), lambda s: s['unfreeze'] == 1,
+          'where the whole backbone learns, photos are augmented anew at each step. Leave it out'),
+    _Idle(('augment',), lambda s: s['augment'] and s['frozen'] and not s.get('unfreeze'),
+          'features of a frozen backbone are computed once, of each photo as it is. '
+          'Give unfreeze=1/3, whose second stage learns from augmented copies, or trainable=True'),
+    _Idle(('augment',), lambda s: s['augment'] and _below_is_kept(s) and s['copies'] == 1,
+          'copies=1 is the photo as it is. Give copies=4'),
+    _Idle(('weights',), lambda s: s['weights'] is None and _brings_weights(s['backbone']),
+          'the backbone brings its own. Leave it out')]
+
+# %% ../nbs/19_training.ipynb #be2f02a5
+def _equal(a, b):
+    "Tell whether two values of a setting are the same."
+    try: return a is b or bool(a == b)
+    except (ValueError, TypeError): return False
+
+def _check_effects(s, without, changes, frozen, said):
+    "Raise where one of the `changes` has no effect, saying why; `said` names the recipe."
+    given = {k for k, v in changes.items() if k not in without or not _equal(v, without[k])}
+    s = s | {'frozen': frozen}
+    for idle in _IDLE:
+        k = next((k for k in idle.names if k in given), None)
+        if k is None or not idle.when(s): continue
+        recipe = f' (recipe: {said})'*(',' in said)   # where it is not the one asked for
+        raise ValueError(f'{k}={s[k]!r} has no effect: {idle.why.format(**s)}{recipe}')
+    if s.get('unfreeze') and not frozen:
+        raise ValueError(f"unfreeze={s['unfreeze']:.3g}, but trainable={s.get('trainable')}: the second stage "
+                         'unfreezes what the first keeps frozen. Leave one of them out')
+
 # %% ../nbs/19_training.ipynb #e4178faf
 _NETWORK = dict(backbone='small', weights='imagenet', rescale='auto', precision=None)
 
-def recipe(
-    name='strong', # 'seed', 'strong', 'deep', 'scratch', or a dictionary of settings of your own
-    **changes, # settings to override, by name; `backbone`, `weights` and `rescale` as in `base_network`, `precision='bfloat16'`
-)->dict: # all settings of the run
-    "The settings of recipe `name` with `changes` applied; ValueError for an unknown recipe or setting."
-    if not isinstance(name, dict) and name not in RECIPES:
+def _check_known(name, changes):
+    "Raise where a recipe or a setting is unknown."
+    if not isinstance(name, dict) and not (isinstance(name, str) and name in RECIPES):
         raise ValueError(f'recipe={name!r} is unknown: use one of {", ".join(RECIPES)}, or a dictionary of settings')
     known = set(_NETWORK).union(*RECIPES.values())
-    if unknown := sorted(set(changes) - known):
-        raise ValueError(f'unknown setting {", ".join(unknown)}: known are {", ".join(sorted(known))}')
-    network = _NETWORK | {k: v for k, v in changes.items() if k in _NETWORK}
-    if name in ('strong', 'deep') and (network['backbone'] == 'small' or network['weights'] is None): name = 'scratch'
-    return (RECIPES[name] if isinstance(name, str) else name) | network | changes
+    own = set(name) - {'seed'} if isinstance(name, dict) else set()   # a run's settings hold it
+    unknown = ', '.join(sorted(map(str, own.union(changes) - known)))
+    if unknown: raise ValueError(f'unknown setting {unknown}: known are {", ".join(sorted(known))}')
+
+def _used(name, s, net=None):
+    "Return the recipe that is used where `name` is asked for, and why it is another, in words."
+    if name not in ('strong', 'deep'): return name, ''
+    if net is not None and name == 'deep' and not _frozen(net):
+        raise ValueError("recipe='deep': net learns as a whole from the first step on. "
+                         "freeze(net) first, or use recipe='scratch'")
+    why = ''
+    if net is not None:
+        if not _frozen(net): why = 'the network that is given learns as a whole'
+    elif s['weights'] is None and not _brings_weights(s['backbone']):
+        why = 'weights=None leaves the backbone nothing to start from'
+    elif s['backbone'] == 'small' and s['weights'] == 'imagenet':
+        why = "the backbone 'small' has no weights to start from"
+    return ('scratch', f', as {why}') if why else (name, '')
+
+# %% ../nbs/19_training.ipynb #f2e3863a
+_OF_THE_NETWORK = ('backbone', 'weights', 'rescale', 'precision', 'out_dims', 'hidden',
+                   'activation', 'dropout', 'trainable')
+_SECOND = {k: RECIPES['deep'][k] for k in ('tune_epochs', 'tune_rate', 'copies')}
+
+def _check_whole(s, net):
+    "Raise where a dictionary of settings lacks one that a run needs."
+    needed = set(RECIPES['seed' if s.get('batches') == 'triplet' else 'strong'])
+    needed -= {'unfreeze', 'weight_decay', 'margin'}
+    if net is not None: needed -= set(_OF_THE_NETWORK)
+    missing = ', '.join(sorted(needed - set(s)))
+    if missing:
+        raise ValueError(f"recipe lacks {missing}: begin with a recipe of the package, "
+                         "such as RECIPES['strong'] | {...}")
+
+def _merged(name, changes, net=None):
+    "Return (settings of a recipe with `changes`, those without them, words that name the recipe)."
+    _check_known(name, changes)
+    if isinstance(name, dict):
+        own, said = {k: v for k, v in name.items() if k != 'seed'}, 'settings of your own'
+    else:
+        used, why = _used(name, _NETWORK | changes, net)
+        own, said = RECIPES[used], used + why
+    without = _NETWORK | own
+    s = without | changes
+    if s.get('unfreeze'): s, without = _SECOND | s, _SECOND | without
+    _check_whole(s, net)
+    _check_numbers(s)
+    _check_words(s)
+    _check_loss(s)
+    return s, without, said
+
+# %% ../nbs/19_training.ipynb #4172e7c3
+def recipe(
+    name='strong', # 'seed', 'strong', 'deep', 'scratch', or a dictionary of settings of your own
+    **changes, # settings to override, by name; `backbone`, `weights` and `rescale` as in `base_network`
+)->dict: # all settings of the run
+    """Return the settings of recipe `name` with `changes`.
+
+    Raises ValueError for an unknown recipe, and for settings that are unknown, mean nothing or have no effect."""
+    s, without, said = _merged(name, changes)
+    _check_effects(s, without, changes, not s['trainable'], said)
+    return s
 
 # %% ../nbs/19_training.ipynb #e13d6880
 def _levels(s, products):
     "Landmarks of the loss in settings `s`."
     if s['batches'] == 'triplet': return loss_levels('lossless', N=s['out_dims'], n_classes=products) if s['loss'] == 'lossless' else {}
     if s['loss'] in ('supcon', 'multi-similarity'): return {'collapse': float(_LOSSES[s['loss']]()(np.repeat(np.arange(s['P']), s['K']), np.ones((s['P']*s['K'], 2), 'float32')))}
-    return {'collapse': s['margin']} if s['loss'] in ('semihard', 'all', 'nonzero', 'hard', 'easy') else {}
+    return {'collapse': s['margin']} if s['loss'] in _MINED else {}
 
 def _plot_losses(ax, history, levels):
     "Losses by epoch and their landmarks, those far above in words."
@@ -113,8 +317,6 @@ def plot_history(
     return fig
 
 # %% ../nbs/19_training.ipynb #db1b280a
-_settings = recipe   # `fit` has an argument of that name
-
 def _has_bfloat16():
     "Does the processor, or the GPU, multiply bfloat16 by itself? None: who knows."
     if gpus := tf.config.list_physical_devices('GPU'): return tf.config.experimental.get_device_details(gpus[0]).get('compute_capability', (8, 0)) >= (8, 0)
@@ -150,6 +352,17 @@ def _hand(catalog, s, devices=1):
     if not s['P']: P = next((p for p in range(P, 1, -1) if p*K % devices == 0), P)
     return s | dict(K=K, P=P)
 
+def _lowered(s, asked):
+    "Say which of P and K the catalogue made smaller than they were asked for."
+    if s['batches'] != 'pk': return ''
+    said = []
+    if s['K'] < asked['K']:
+        said.append(f"K={asked['K']} was asked for, but half of the products have {s['K']} photos "
+                    'or fewer')
+    if s['P'] < (asked['P'] or 0):
+        said.append(f"P={asked['P']} was asked for, but only {s['P']} products have two photos")
+    return f" ({', and '.join(said)})"*bool(said)
+
 def _shared_out(s, info, devices):
     "The settings for steps on so many devices: whole batches only, each of which divides among them."
     if devices == 1: return s
@@ -178,8 +391,6 @@ def _decay(s, steps):
     "What AdamW takes off the weights: 'auto' is 0.5, and in runs of over 512 steps so much less that it comes to the same in all."
     return min(.5, 256/steps) if s.get('weight_decay') == 'auto' else s.get('weight_decay')
 
-_LOSSES = {'supcon': SupConLoss, 'multi-similarity': MultiSimilarityLoss, 'weighted lossless': WeightedLosslessLoss}   # beside the names of mining
-
 def _compiled(learner, s, steps):
     "The Keras model that is trained: three inputs for triplets, the network itself for labelled batches."
     optimizer = keras.optimizers.Adam(_rate(s, steps), weight_decay=_decay(s, steps), clipnorm=s['clipnorm'])
@@ -191,16 +402,21 @@ def _compiled(learner, s, steps):
     return ready(learner)
 
 # %% ../nbs/19_training.ipynb #c28f72d6
-def _plan(net, learner, s, info, store=None):
-    "What is about to happen."
+def _plan(net, learner, s, info, store=None, said='', asked=None):
+    "Say what is about to happen."
     count = lambda weights: f'{sum(int(np.prod(w.shape)) for w in weights):,}'
+    lowered = _lowered(s, asked or s)
     step = f"{s['P']} products x {s['K']} photos" if s['batches'] == 'pk' else f"{s['batch_size']} triplets"
     name = s.get('backbone') or next((l for l in net.layers if isinstance(l, keras.Model)), net)
     name = name if isinstance(name, (str, Path)) else name.name
     kept = {'features are kept in': str(store)} if learner is not net and isinstance(store, (str, Path)) else {}
-    stages = {'then': f"the upper {s['unfreeze']:.0%} of the backbone learn for {s['tune_epochs']} epochs, on {s['copies']} augmented copies of each photo"} if s.get('unfreeze') else {}
-    return {'photos': info['photos'], 'products': info['products'], 'products with one photo, left out': len(info['left_out']),
-            'epochs': s['epochs'], 'steps an epoch': info['steps'], 'a step': step,
+    stages = {}
+    if s.get('unfreeze') and learner is not net:
+        stages['then'] = (f"the upper {s['unfreeze']:.0%} of the backbone learn for "
+                          f"{s['tune_epochs']} epochs, on {s['copies']} augmented copies of each photo")
+    return {'recipe': said, 'photos': info['photos'], 'products': info['products'],
+            'products with one photo, left out': len(info['left_out']),
+            'epochs': s['epochs'], 'steps an epoch': info['steps'], 'a step': step + lowered,
             'network': Path(name).name + (' (frozen; its features are computed once)' if learner is not net else ''), **kept,
             'photos in, numbers out': f'{net.input_shape[1]} x {net.input_shape[2]} pixels, {net.output_shape[-1]}',
             'parameters': f'{count(net.weights)}, of them learning {count(learner.trainable_weights)}'} | stages
@@ -220,7 +436,8 @@ def _expected(net, learner, s, info, n):
     rows = s['P']*s['K'] if s['batches'] == 'pk' else 3*s['batch_size']
     photo = seconds(backbone_of(net), 8)/8
     total = s['epochs']*info['steps']*((3*photo*rows if learner is net else 3*seconds(learner, rows)) + .005) + (0 if learner is net else photo*n)
-    return total + (n*(1 + s['copies'])*photo + s['tune_epochs']*info['steps']*rows*2*photo if s.get('unfreeze') else 0)
+    if not s.get('unfreeze') or learner is net: return total
+    return total + n*(1 + s['copies'])*photo + s['tune_epochs']*info['steps']*rows*2*photo
 
 def _minutes(s): return f'about {max(1, round(s)):,} seconds' if s < 90 else f'about {round(s/60):,} minutes'
 
@@ -321,14 +538,141 @@ def _stage(net, model, s, batches, catalog, valid, look, watched, first, end):
         log = run_epochs(model, made, s['epochs'], calls, kept, end['fixed'], verbose, first, make or None)
     for doc in care: log |= doc.history
     if data and (lost := bad_report(data[0])): warnings.warn(lost, stacklevel=3)
-    if not np.isfinite(log.get('loss', [0.])).all():
-        raise FloatingPointError(f"the loss is no longer finite in epoch {first + len(log['loss'])}: use a learning_rate below {s['learning_rate']}")
+    _check_finite(model, look, s, log, first)
     return {k: [float(o) for o in v] for k, v in log.items()}, watch[0].best_epoch if watch else None
 
 class _LogRate(keras.callbacks.Callback):
     "The learning rate in the history."
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None: logs['learning_rate'] = float(self.model.optimizer.learning_rate)
+
+# %% ../nbs/19_training.ipynb #64f01ca8
+def _embeds_finite(model, look):
+    "Tell whether `model` gives finite numbers for a few of the inputs that a doctor looks at."
+    x = look[0] if isinstance(look, tuple) else next(iter(look))[0]
+    few = keras.tree.map_structure(lambda o: np.asarray(o[:8], 'float32'), x)
+    if len(model.inputs) == 3 and not isinstance(few, (tuple, list)): few = [few]*3   # features
+    return np.isfinite(np.asarray(keras.ops.cast(model(few, training=False), 'float32'))).all()
+
+def _check_finite(model, look, s, log, first):
+    "Raise where loss, weights or embeddings are no longer finite at the end of a stage."
+    epoch = first + len(log.get('loss', [0]))
+    rate = f"{'tune_rate' if 'warmup' in s else 'learning_rate'} below {s['learning_rate']}"
+    if not np.isfinite(log.get('loss', [0.])).all():
+        raise FloatingPointError(f'the loss is no longer finite in epoch {epoch}: use a {rate}')
+    fine = all(np.isfinite(np.asarray(w)).all() for w in model.trainable_weights)
+    if not fine or not _embeds_finite(model, look):
+        raise FloatingPointError(f'weights or embeddings are no longer finite after epoch {epoch}: '
+                                 f'use a {rate}')
+
+# %% ../nbs/19_training.ipynb #3872929b
+def _adds_what_it_likes(c):
+    "Tell whether callback `c` may add any figure to the logs."
+    if isinstance(c, keras.callbacks.LambdaCallback): return True
+    return not type(c).__module__.startswith('keras') and not isinstance(c, RetrievalCallback)
+
+def _logged(callbacks, s, valid, doctor):
+    "Return the figures that will be in the logs of an epoch; None where that is not known."
+    if any(map(_adds_what_it_likes, callbacks)): return None
+    watching = [c for c in callbacks if isinstance(c, RetrievalCallback)]
+    figures = {'loss', 'learning_rate'} | {f'val_{f}' for c in watching for f in c.figures}
+    if valid is not None: figures |= {'val_R@1', 'val_MAP@R'}
+    if valid is not None and s['batches'] == 'triplet': figures.add('val_loss')
+    if doctor is not None: figures |= {'d+', 'd-'}
+    return figures
+
+# %% ../nbs/19_training.ipynb #70c5f021
+def _check_monitor(c, logged, has_valid):
+    "Raise where callback `c` waits for a figure that will not be there, or needs its direction."
+    name, what = type(c).__name__, c.monitor
+    if logged is not None and what not in logged:
+        hint = '. Figures that begin with val_ need valid=, photos to watch'
+        if has_valid or not what.startswith('val_'): hint = ''
+        there = ', '.join(sorted(logged))
+        raise ValueError(f'{name}: there will be no figure {what!r} to monitor, only {there}{hint}')
+    if c.mode == 'auto' and what not in ('loss', 'val_loss'):
+        best = "mode='max'" if what.startswith('val_') else "mode='max' or mode='min'"
+        raise ValueError(f'{name}(monitor={what!r}): Keras cannot guess whether more or less of it '
+                         f'is better. Give it {best}')
+
+def _check_callback(c, s):
+    "Raise where callback `c` cannot work here."
+    calls, name = keras.callbacks, type(c).__name__
+    if not isinstance(c, calls.Callback):
+        raise TypeError(f'callbacks holds {c!r}, a {name}: expected Keras callbacks')
+    has_schedule = s['schedule'] or _is_schedule(s['learning_rate'])
+    if has_schedule and isinstance(c, (calls.LearningRateScheduler, calls.ReduceLROnPlateau)):
+        raise ValueError(f'{name} sets the learning rate, and so does the schedule of the run, schedule='
+                         f'{s["schedule"]!r}: give schedule=None and a learning_rate that is a number')
+    if isinstance(c, calls.BackupAndRestore):
+        raise ValueError('BackupAndRestore would repeat batches after a restart: '
+                         'give resume=FOLDER, which goes on at the very step')
+    if isinstance(c, calls.SwapEMAWeights):
+        raise ValueError('SwapEMAWeights: the optimizer of fit keeps no average of the weights. '
+                         'Leave it out')
+
+# %% ../nbs/19_training.ipynb #5b7387d6
+def _checked_callbacks(callbacks, s, valid, doctor, frozen):
+    "Return callbacks as a list, checked before the first step."
+    calls = keras.callbacks
+    if isinstance(callbacks, calls.Callback): callbacks = [callbacks]
+    if not isinstance(callbacks, (list, tuple)):
+        raise TypeError(f'callbacks={callbacks!r}: expected a list of Keras callbacks')
+    for c in callbacks: _check_callback(c, s)
+    logged = _logged(callbacks, s, valid, doctor)
+    for c in callbacks:
+        saves = isinstance(c, calls.ModelCheckpoint)
+        waits = isinstance(c, (calls.EarlyStopping, calls.ReduceLROnPlateau))
+        if waits or saves and c.save_best_only: _check_monitor(c, logged, valid is not None)
+        if saves and frozen:
+            warnings.warn('ModelCheckpoint keeps the model that Keras trains, here the layers above the '
+                          'frozen ones, which take features and not photos: the whole network is .net '
+                          'of what fit returns', stacklevel=3)
+    return list(callbacks)
+
+# %% ../nbs/19_training.ipynb #03d56784
+_SEED, _TIMES = _Number(least=0, below=2**32, whole=True), _Number(above=0, also=(None,))
+
+def _check_watching(valid, callbacks, restore_best, watch_share):
+    "Raise where watching has no effect, or would make the network depend on the time."
+    for k, x in (('restore_best', restore_best), ('watch_share', watch_share)):
+        if x and valid is None:
+            raise ValueError(f'{k}={x!r} has no effect: no photos are watched. '
+                             'Give valid=, a Catalog or a folder')
+    waiting = ['restore_best']*bool(restore_best)
+    monitored = {type(c).__name__: str(getattr(c, 'monitor', '')) for c in callbacks}
+    waiting += [name for name, figure in monitored.items() if figure.startswith('val_')]
+    if watch_share and waiting:
+        raise ValueError(f'watch_share={watch_share} with {waiting[0]}: which epochs are looked at '
+                         'depends on how fast the machine is, and so would the network. '
+                         'Leave one of them out, or watch by a RetrievalCallback(every=...) among the callbacks')
+
+def _check_arguments(seed, watch_share, doctor):
+    "Raise where arguments of `fit` mean nothing."
+    if not _SEED.takes(seed): raise ValueError(f'seed={seed!r}: expected {_SEED}')
+    if not _TIMES.takes(watch_share):
+        raise ValueError(f'watch_share={watch_share!r}: expected {_TIMES}')
+    if doctor not in (None, 'warn', 'stop'):
+        raise ValueError(f"doctor={doctor!r}: use 'warn', 'stop' or None")
+
+# %% ../nbs/19_training.ipynb #48c3b830
+def _sides(size):
+    "Return (height, width) of `size`, which may be one side."
+    sides = tuple(size) if isinstance(size, (tuple, list, np.ndarray)) else (size, size)
+    if len(sides) == 2 and all(map(_COUNT.takes, sides)): return int(sides[0]), int(sides[1])
+    raise ValueError(f'size={size!r}: expected (height, width) in pixels, or one side of a square')
+
+def _size_for(size, net):
+    "Return (height, width) at which photos are read: what a network that was given takes."
+    if net is None: return (224, 224) if size is None else _sides(size)
+    takes = tuple(net.input_shape[1:3])
+    if None in takes:
+        raise ValueError(f'net {net.name} takes photos of any size, {net.input_shape}: '
+                         'build it for one, such as base_network((224, 224, 3))')
+    if size is not None and _sides(size) != takes:
+        raise ValueError(f'size={size!r}, but net takes photos of {takes[0]} x {takes[1]} pixels: '
+                         'leave size out')
+    return takes
 
 # %% ../nbs/19_training.ipynb #f86fbe67
 def _in_blocks(model, rows, n=256):
@@ -344,32 +688,77 @@ def _engine_of_a_run(model, *numbers):
     "The engine for so many photos in all: it does not depend on what is kept already."
     return LazyRuntime(model, photos=sum(numbers))
 
-def _tuning(net, catalog, valid, s, seed, folder, bar, workers=None):
-    "(model to train, function (epoch, step) -> batches, what a doctor looks at, function Catalog -> embeddings) of the second stage."
-    if s['unfreeze'] >= 1:
-        unfreeze(net, batchnorm=False)
-        data = lambda e, i, **part: _batches(catalog, s | {'augment': s['augment'] or True}, seed, e, net.input_shape[1:3], None, first_step=i, **part)
-        return net, data, _batches(catalog, s | {'augment': False, 'steps': 1}, seed, 0, net.input_shape[1:3], None, fresh=False), None
+# %% ../nbs/19_training.ipynb #7c94a6a4
+@dataclass
+class _Upper:
+    "The second stage of a run, ready to train."
+    model: object # to train
+    data: object # function (epoch, step) -> batches
+    look: object # what a doctor looks at
+    catalog: Catalog # learned from
+    valid: Catalog|None # watched
+    watched: object = None # function Catalog -> embeddings; None: through the network
+
+def _whole_upper(net, catalog, valid, s, seed):
+    "Prepare the second stage where the whole backbone learns, from photos."
+    unfreeze(net, batchnorm=False)
+    size, s = net.input_shape[1:3], s | {'augment': s['augment'] or True}
+    def data(epoch, step, **part):
+        return _batches(catalog, s, seed, epoch, size, None, first_step=step, **part)
+    look = _batches(catalog, s | {'augment': False, 'steps': 1}, seed, 0, size, None, fresh=False)
+    return _Upper(net, data, look, catalog, valid)
+
+# %% ../nbs/19_training.ipynb #06ca86e8
+def _below_the_cut(lower, catalog, s, seed, folder, bar, workers, runtime, copies=1):
+    """Compute what `lower` gives, for each photo and for its augmented copies.
+
+    Returns ((features of photos, of copies), the photos they are of, [(path, problem)] of the others)."""
+    augmented = dict(copies=copies, augment=s['augment'] or True, seed=seed)
+    def make(photos, engine):
+        how = dict(progress=bool(bar), engine=engine)
+        plain = cut_features(lower, photos, folder, **how)
+        if copies == 1: return plain, plain
+        return plain, cut_features(lower, photos, folder, **how, **augmented)
+    def readable(engine): return without_unreadable(lambda photos: make(photos, engine), catalog)
+    return _by_the_chief(workers, runtime, readable)
+
+def _part_upper(net, catalog, valid, s, seed, folder, bar, workers=None):
+    "Prepare the second stage where the upper part learns, from what the lower one gives."
     lower, upper = cut_network(unfreeze(net, s['unfreeze']))
-    say = (lambda text: print(text, flush=True)) if bar else (lambda text: None)
-    say(f"what stays as it is makes {' x '.join(map(str, lower.output_shape[1:]))} numbers of a photo: computed once, {s['copies']} copies of each")
-    runtime = _engine_of_a_run(lower, len(catalog)*(1 + s['copies']), 0 if valid is None else len(valid))
-    made = lambda c, **kw: _by_the_chief(workers, runtime, lambda engine: cut_features(lower, c, folder, progress=bool(bar), engine=engine, **kw))
-    below = {id(c): made(c) for c in (catalog, valid) if c is not None}
-    inputs = made(catalog, copies=s['copies'], augment=s['augment'] or True, seed=seed) if s['copies'] > 1 else below[id(catalog)]
-    data = lambda e, i, **part: _batches(catalog, s | {'augment': False}, seed, e, net.input_shape[1:3], inputs, first_step=i, copies=inputs.shape[1], **part)
-    watched = lambda c: _in_blocks(upper, below[id(c)])
+    shape, copies = ' x '.join(map(str, lower.output_shape[1:])), s['copies']
+    said = f'what is frozen gives {shape} numbers a photo: computed once, {copies} copies of each'
+    if bar: print(said, flush=True)
+    runtime = _engine_of_a_run(lower, len(catalog)*(1 + copies), 0 if valid is None else len(valid))
+    how = s, seed, folder, bar, workers, runtime
+    (rows, inputs), catalog, bad = _below_the_cut(lower, catalog, *how, copies)
+    seen, more = None, []
+    if valid is not None: (seen, _), valid, more = _below_the_cut(lower, valid, *how)
+    if bad + more: warnings.warn(left_out_report(bad + more), stacklevel=4)
+    s, size = _hand(catalog, s) | {'augment': False}, net.input_shape[1:3]
+    if copies == 1: inputs = inputs[:, 0]
+    def data(epoch, step, **part):
+        how = dict(first_step=step, copies=copies) | part
+        return _batches(catalog, s, seed, epoch, size, inputs, **how)
     some = np.sort(np.random.default_rng(seed).permutation(len(catalog))[:256])
-    return upper, data, (np.asarray(below[id(catalog)][some, 0], 'float32'), catalog.labels[some]), watched
+    look = np.asarray(rows[some, 0], 'float32'), catalog.labels[some]
+    return _Upper(upper, data, look, catalog, valid, lambda c: _in_blocks(upper, seen))
 
 # %% ../nbs/19_training.ipynb #80a83726
-_OF_THE_NETWORK = 'backbone', 'weights', 'rescale', 'precision', 'out_dims', 'hidden', 'activation', 'dropout', 'trainable'
-
-def _given(net, s, changes):
-    "The settings of a run with a network that was given: what it is made of is not theirs to say."
-    if both := [k for k in _OF_THE_NETWORK if k in changes]:
+def _asked(recipe, net, seed, changes):
+    "Return (settings asked for, words that name the recipe), checked before any work."
+    own = recipe.get('seed', seed) if isinstance(recipe, dict) else seed
+    if own != seed:
+        raise ValueError(f'recipe holds seed={own}, and the argument seed is {seed}: '
+                         f'give seed={own} too, or leave it out of the recipe')
+    both = [k for k in _OF_THE_NETWORK if k in changes] if net is not None else []
+    if both:
         raise ValueError(f"{', '.join(both)}: settings of a network that is made here, but net is given. Build it with them (see base_network), or leave net out")
-    return {k: v for k, v in s.items() if k not in _OF_THE_NETWORK} | dict(out_dims=net.output_shape[-1])
+    s, without, said = _merged(recipe, changes, net)
+    frozen = not s['trainable'] if net is None else _frozen(net)
+    _check_effects(s, without, changes, frozen, said)
+    if net is None: return s, said
+    s = {k: v for k, v in s.items() if k not in _OF_THE_NETWORK}
+    return s | dict(out_dims=net.output_shape[-1]), said
 
 def _fitting(catalog, s, seed, size, part, devices):
     "(settings as they fit catalogue and devices, what is known of the batches)."
@@ -377,30 +766,35 @@ def _fitting(catalog, s, seed, size, part, devices):
     s = _shared_out(s, _batches(catalog, s, seed, 0, size, None).info, devices)
     return s, _batches(catalog, s, seed, 0, size, None, part=part).info
 
-def _begin(catalog, recipe, size, net, seed, part, devices, changes):
-    "(settings asked for, as they fit, network, what is known of the batches); says at once, no photo read, what is wrong with the catalogue or the settings."
-    if recipe == 'strong' and net is not None and _frozen(net): recipe = RECIPES['strong']     # pretrained: not what 'small' needs
-    if recipe == 'deep' and net is not None: recipe = RECIPES['deep']
-    asked = _settings(recipe, **changes)
-    if net is not None: asked = _given(net, asked, changes)
-    if changes.get('augment') and not asked.get('unfreeze') and (not asked['trainable'] if net is None else _frozen(net)):
-        raise ValueError('augment: features of a frozen backbone are computed once, of each photo as it is. Give unfreeze=1/3, whose second stage learns from augmented copies, or trainable=True')
+def _begin(catalog, asked, size, net, seed, part, devices):
+    "(settings asked for, as they fit, network, what is known of the batches), no photo read."
     s, info = _fitting(catalog, asked, seed, size, part, devices)
-    keras.utils.set_random_seed(seed)
-    if net is not None: return asked, s, net, info
-    net, precision = _network(s, size)
+    with seeded(seed):
+        if net is not None: return asked, s, net, info
+        net, precision = _network(s, size)
     return asked | dict(precision=precision), s | dict(precision=precision), net, info
 
 # %% ../nbs/19_training.ipynb #9f83b072
+def _folder_below(store, kept, stack):
+    "Return the folder for what lies below the cut; None, for memory, where none can be made."
+    if isinstance(store, (str, os.PathLike)): return store
+    if kept: return kept
+    try: return stack.enter_context(tempfile.TemporaryDirectory())
+    except OSError: return None
+
 def _deepen(net, catalog, valid, s, steps, store, first, end):
     "The second stage of a run, whose epochs count on from `first`: (model, history, best epoch)."
     for c in end['callbacks']:
         if isinstance(c, keras.callbacks.CSVLogger): c.append = True
-    with tempfile.TemporaryDirectory() as tmp:
-        folder, s = store if isinstance(store, (str, Path)) else end['kept'] or tmp, s | dict(epochs=first + s['tune_epochs'], learning_rate=s['tune_rate'], warmup=steps)
-        model, data, look, watched = _tuning(net, catalog, valid, s, end['seed'], folder, int(bool(end['verbose'])), end['workers'])
-        model = _compiled(model, s, s['tune_epochs']*steps)
-        return model, *_stage(net, model, s, data, catalog, valid, look, watched, first, end)
+    s = s | dict(epochs=first + s['tune_epochs'], learning_rate=s['tune_rate'], warmup=steps)
+    with ExitStack() as stack:
+        if s['unfreeze'] == 1: upper = _whole_upper(net, catalog, valid, s, end['seed'])
+        else:
+            folder, bar = _folder_below(store, end['kept'], stack), int(bool(end['verbose']))
+            upper = _part_upper(net, catalog, valid, s, end['seed'], folder, bar, end['workers'])
+        model = _compiled(upper.model, s, s['tune_epochs']*steps)
+        inside = upper.data, upper.catalog, upper.valid, upper.look, upper.watched
+        return model, *_stage(net, model, s, *inside, first, end)
 
 def _joined(log, more):
     "One history of two stages; NaN where one of them has no such figure."
@@ -420,13 +814,23 @@ def _store(store, resume, frozen):
     if store is not None: return store
     return (_folder(resume)/'features' if resume else _cache_folder() or {}) if frozen else {}
 
+def _there(catalog):
+    "Return the photos that are still there, and [(path, problem)] of the others."
+    gone = np.array([not os.path.exists(p) for p in catalog.paths], bool)
+    if not gone.any(): return catalog, []
+    names = [str(catalog.paths[i]) for i in np.flatnonzero(gone)]
+    return catalog.subset(~gone), [(name, 'missing: no such file') for name in names]
+
 def _seen_by_the_head(net, catalog, valid, store, bar, workers):
     "((features, photos) to learn from, the same to watch, [(path, problem)] of photos that cannot be read)."
-    if not _frozen(net):   # what is learned from is replaced as it is read
-        valid, bad = (valid, []) if valid is None else _readable(valid)
-        return (None, catalog), (None, valid), bad
+    if not _frozen(net):   # a broken one that is learned from is replaced as it is read
+        catalog, bad = _there(catalog)
+        valid, more = (valid, []) if valid is None else readable_photos(valid)
+        return (None, catalog), (None, valid), bad + more
     runtime = _engine_of_a_run(backbone_of(net), len(catalog), 0 if valid is None else len(valid))
-    made = lambda c: _by_the_chief(workers, runtime, lambda engine: _features_of(net, c, store, verbose=bar, engine=engine))
+    def made(photos):
+        def ways(engine): return lambda c: features(net, c, store, verbose=bar, engine=engine)
+        return _by_the_chief(workers, runtime, lambda engine: without_unreadable(ways(engine), photos))
     rows, catalog, bad = made(catalog)
     seen, valid, more = made(valid) if valid is not None else (None, None, [])
     return (rows, catalog), (seen, valid), bad + more
@@ -443,38 +847,47 @@ def _tuned(checkpoints):
     if isinstance(checkpoints, SeedCheckpoint): return SeedCheckpoint(checkpoints.folder/'tuned', checkpoints.keep)
     return checkpoints and Path(checkpoints)/'tuned'
 
-def _left_out(bad): return f'{len(bad)} photos could not be read and were left out:\n' + '\n'.join(f'  {p}: {problem}' for p, problem in bad)
-
 # %% ../nbs/19_training.ipynb #3b6f351e
 def fit(
     catalog, # `Catalog` to learn from, or a folder of product folders
     valid=None, # photos watched after each epoch, best of products not in `catalog`: a `Catalog` or a folder; None: none
     recipe='strong', # 'seed', 'strong', 'deep', 'scratch', or a dictionary of settings
-    size=(224, 224), # height and width at which photos are read, pixels
+    size=None, # height and width of photos, pixels, or one side; None: 224 x 224, or what `net` takes
     net=None, # network made by `base_network`; None: made from the settings
     weights_from=None, # checkpoint to continue from, see `continue_from`
     checkpoints=None, # folder for a `SeedCheckpoint` after each epoch, or such a callback; None: none
-    callbacks=(), # more Keras callbacks
+    callbacks=(), # more Keras callbacks; those that set the learning rate need schedule=None
     store=None, # folder for the features of a frozen backbone, or a dictionary to keep them in memory; None: beside the checkpoints, else the user's cache
     seed=0, # of weights, batches and augmentation
     verbose='auto', # Keras' progress bar: 0, 1, 2 or 'auto'
     show_plan=None, # function called with the plan before the first step; None: print it unless verbose=0
     restore_best=False, # end with the weights of the epoch that was best by MAP@R on `valid`
-    watch_share=None, # of an epoch's time that a look at `valid` may take on average: where it takes more, not after every epoch; None: after every one
+    watch_share=None, # of the time for looks at `valid`, at other epochs on each machine; None: any
     doctor='warn', # what a `CollapseDoctor` does about a training that goes wrong: 'warn', 'stop'; None: no doctor
     resume=None, # folder for `Checkpoint`s: the same call goes on where a killed run was, to the same end; None: none
     workers=None, # 'mirrored': all devices of this machine; 'multi': all machines in TF_CONFIG; 'auto'; a `tf.distribute` strategy; None: one device
     **changes, # settings to override: epochs, backbone, P, K, learning_rate, ...
 )->Run: # network, history, settings and plan
-    "Train an embedding network. ValueError for photos or settings that cannot train, FloatingPointError for a loss that is not finite."
+    """Train an embedding network.
+
+    Raises ValueError or TypeError, before a photo is read, for settings and arguments that cannot train,
+    mean nothing or have no effect; FloatingPointError for a loss or weights that are not finite.
+    Photos that cannot be read are left out and named in a warning."""
+    asked, said = _asked(recipe, net, seed, changes)
+    _check_arguments(seed, watch_share, doctor)
+    frozen = not asked['trainable'] if net is None else _frozen(net)
+    callbacks = _checked_callbacks(callbacks, asked, valid, doctor, frozen)
+    _check_watching(valid, callbacks, restore_best, watch_share)
+    size = _size_for(size, net)
     workers, part, devices = _staff(workers, resume)   # before anything else wakes TensorFlow
     if part[0]: verbose, checkpoints = 0, None   # files are for the chief
-    catalog, valid = (Catalog.from_dir(c) if isinstance(c, (str, Path)) else c for c in (catalog, valid))
+    catalog, valid = Catalog.of(catalog), valid if valid is None else Catalog.of(valid, 'valid')
     if valid is not None: _check_watched(valid, catalog)
-    asked, s, net, info = _begin(catalog, recipe, size, net, seed, part, devices, changes)
-    store, bar, deep, size = _store(store, resume, _frozen(net)), int(bool(verbose)), s.get('unfreeze') and _frozen(net), net.input_shape[1:3]
+    asked, s, net, info = _begin(catalog, asked, size, net, seed, part, devices)
+    store, bar = _store(store, resume, _frozen(net)), int(bool(verbose))
+    deep = s.get('unfreeze') and _frozen(net)
     learner, start = head_of(net) if _frozen(net) else net, net.get_weights() if deep or not _frozen(net) else None
-    plan = _plan(net, learner, s, info, store)
+    plan = _plan(net, learner, s, info, store, said, asked)
     if show_plan or bar: (show_plan or _print_plan)(plan | {'expected time': _minutes(_expected(net, learner, s, info, len(catalog)))})
     (inputs, catalog), (seen, valid), bad = _seen_by_the_head(net, catalog, valid, store, bar, workers)
     if bad: s, info = _fitting(catalog, asked, seed, size, part, devices)
@@ -489,7 +902,7 @@ def fit(
         end |= dict(resume=_within(resume, 'tuned'), fixed=None, checkpoints=_tuned(checkpoints), weights_from=None)
         model, more, best = _deepen(net, catalog, valid, s, info['steps'], store, first + len(log['loss']), end)
         log = _joined(log, more)
-    if bad: warnings.warn(_left_out(bad), stacklevel=2)
+    if bad: warnings.warn(left_out_report(bad), stacklevel=2)
     if bar and clock.share is not None: print(f'{clock.share:.1%} of the steps went by waiting for data', flush=True)
     return Run(net, model, log, s | {'seed': seed}, plan, best, end['watch'] and end['watch'].cost, clock.share, start)
 
@@ -522,11 +935,36 @@ def _steepest(rates, losses):
     return smooth.tolist(), rates[int(np.argmin(np.gradient(smooth[:last], np.log(rates[:last]))))]
 
 # %% ../nbs/19_training.ipynb #2cd377cc
+def _check_range(lowest, highest, steps, changes):
+    "Raise where a range test cannot be made of what was given."
+    for k, x in (('lowest', lowest), ('highest', highest)):
+        if not _RATE.takes(x): raise ValueError(f'find_rate: {k}={x!r}: expected {_RATE}')
+    if not _COUNT.takes(steps) or not lowest < highest or steps < 10:
+        raise ValueError(f'find_rate: {steps} steps from {lowest} to {highest}: '
+                         'give 10 or more, from a low rate to a higher one')
+    own = 'learning_rate', 'schedule', 'epochs', 'unfreeze', *_SECOND
+    idle = ', '.join(k for k in own if k in changes)
+    if idle:
+        raise ValueError(f'{idle}: no effect on find_rate, which takes `steps` steps, '
+                         'at rates from `lowest` to `highest`. Leave it out')
+
+def _losses_at(model, rates, data):
+    "Return the loss of a step at each rate, up to where it breaks."
+    losses = []
+    for rate, (x, y) in zip(rates, data):
+        model.optimizer.learning_rate = rate
+        model.reset_metrics()
+        losses.append(float(np.ravel(model.train_on_batch(x, y))[0]))
+        if not np.isfinite(losses[-1]) or losses[-1] > 4*losses[0] + 1: break
+    while losses and not np.isfinite(losses[-1]): losses.pop()
+    return losses
+
+# %% ../nbs/19_training.ipynb #ded1858a
 def find_rate(
     catalog, # `Catalog` to learn from, or a folder of product folders
     recipe='strong', # as in `fit`
-    size=(224, 224), # height and width at which photos are read, pixels
-    net=None, # network made by `base_network`, which keeps its weights; None: made from the settings
+    size=None, # as in `fit`
+    net=None, # network made by `base_network`, which keeps its weights; None: made here
     lowest=1e-6, # first learning rate
     highest=1., # last one; earlier where the loss breaks
     steps=100, # from one to the other
@@ -534,35 +972,43 @@ def find_rate(
     seed=0, # of weights and batches
     **changes, # settings to override
 )->RateSearch: # `.best`, `.plot()`
-    "Try learning rates from low to high, a step each."
-    catalog = Catalog.from_dir(catalog) if isinstance(catalog, (str, Path)) else catalog
-    if not 0 < lowest < highest or steps < 10: raise ValueError(f'find_rate: {steps} steps from {lowest} to {highest}: give 10 or more, from a low rate to a higher one')
-    _, s, net, _ = _begin(catalog, recipe, size, net, seed, (0, 1), 1, changes | dict(schedule=None, learning_rate=lowest))
-    before, inputs = net.get_weights(), features(net, catalog, _store(store, None, True)) if _frozen(net) else None
-    model, losses = _compiled(head_of(net) if _frozen(net) else net, s, steps), []
+    "Try learning rates from low to high, a step each. Raises as `fit` does."
+    _check_range(lowest, highest, steps, changes)
+    _check_arguments(seed, None, None)
+    asked, _ = _asked(recipe, net, seed, changes)
+    asked |= dict(schedule=None, learning_rate=lowest)
+    catalog, size = Catalog.of(catalog), _size_for(size, net)
+    asked, s, net, _ = _begin(catalog, asked, size, net, seed, (0, 1), 1)
+    kept = _store(store, None, True)
+    (inputs, catalog), _, bad = _seen_by_the_head(net, catalog, None, kept, 0, None)
+    if bad:
+        warnings.warn(left_out_report(bad), stacklevel=2)
+        s, _ = _fitting(catalog, asked, seed, size, (0, 1), 1)
+    before, model = net.get_weights(), _compiled(head_of(net) if _frozen(net) else net, s, steps)
     rates = np.geomspace(lowest, highest, steps).tolist()
-    data = iter(_batches(catalog, s | dict(steps=steps), seed, 0, net.input_shape[1:3], inputs))
-    for rate, (x, y) in zip(rates, data):
-        model.optimizer.learning_rate = rate
-        model.reset_metrics()
-        losses.append(float(np.ravel(model.train_on_batch(x, y))[0]))
-        if not np.isfinite(losses[-1]) or losses[-1] > 4*losses[0] + 1: break
+    data = iter(_batches(catalog, s | dict(steps=steps), seed, 0, size, inputs))
+    losses = _losses_at(model, rates, data)
     net.set_weights(before)
-    while losses and not np.isfinite(losses[-1]): losses.pop()
-    if len(losses) < 10: raise FloatingPointError(f'find_rate: the loss breaks after {len(losses)} steps already: give a lower one than lowest={lowest}')
+    if len(losses) < 10:
+        raise FloatingPointError(f'find_rate: the loss breaks after {len(losses)} steps already: '
+                                 f'give a lower one than lowest={lowest}')
     return RateSearch(rates[:len(losses)], losses, *_steepest(rates[:len(losses)], losses))
 
 # %% ../nbs/19_training.ipynb #3535be5c
 def before_training(
     run, # a `Run`
     store=None, # see `features`
-)->dict: # {name: function from a `Catalog` to embeddings (n, d)}, one entry
-    "What the network of `run` was before its first step."
+)->dict: # {name: function from a `Catalog` or folder to embeddings (n, d)}, one entry
+    "Give what the network of `run` was before its first step."
+    if not isinstance(run, Run):
+        raise TypeError(f'run must be what fit returns, not a {type(run).__name__}')
     s = run.settings
-    if run.start is None: return {'frozen backbone': lambda c: features(run.net, c, store)}
+    if run.start is None:
+        return {'frozen backbone': lambda c: features(run.net, Catalog.of(c), store)}
     net = keras.models.clone_model(run.net)
     net.set_weights(run.start)
     _settled(net)
-    if 'weights' not in s: return {'network before training': lambda c: embed(net, c)}
-    if s['backbone'] == 'small' or s['weights'] is None: return {'untrained network': lambda c: embed(net, c)}
-    return {'pretrained backbone': lambda c: features(net, c, store)}
+    if 'weights' not in s: return {'network before training': lambda c: embed(net, Catalog.of(c))}
+    if s['backbone'] == 'small' or s['weights'] is None:
+        return {'untrained network': lambda c: embed(net, Catalog.of(c))}
+    return {'pretrained backbone': lambda c: features(net, Catalog.of(c), store)}
