@@ -313,7 +313,9 @@ def _rows(self:Audit):
 def __repr__(self:Audit):
     rows = self._rows()
     wide = max((len(r[1]) for r in rows), default=0)
-    lines,group = [f'{self.catalog.name}: {len(self.catalog.paths):,} photos examined, {len(self.table):,} to leave out'],None
+    whose = f'folder {self.catalog.name}' if getattr(self.catalog, 'root', None) else self.catalog.name
+    found = f'{len(self.catalog.paths):,} photos examined, {len(self.table):,} to leave out'
+    lines,group = [f'{whose}: {found}'],None
     for g,k,n,e in rows:
         if g != group: lines.append(f' {g}'); group = g
         lines.append(f'  {k:{wide}} {n:7,}  {e}')

@@ -409,7 +409,9 @@ def paths(self:ImageIndex)->list:
 def __repr__(self:ImageIndex):
     known = [] if self.labels is None else np.unique(self.labels[self.labels != -1])
     products = '' if self.labels is None else f'{len(known)} products, '
-    return f'ImageIndex of {len(self)} photos, {products}{self.dims} dims, {self.metric} distance{"" if self._net is not None else ", no network"}'
+    whose = f' of folder {os.path.basename(os.path.abspath(self.root))}' if self.root else ''
+    network = '' if self._net is not None else ', no network'
+    return f'ImageIndex of {len(self)} photos{whose}, {products}{self.dims} dims, {self.metric} distance{network}'
 
 # %% ../nbs/24_search.ipynb #83a0cdd5
 def _in_size(net, size=None):
