@@ -505,7 +505,7 @@ def test_find_rate_knows_the_range_and_leaves_the_network_alone(drawn):
     assert found == again and 1e-5 < found.best < .3 and len(found.rates) == len(found.losses) == len(found.smooth)
     assert np.mean(found.losses[:5]) > min(found.smooth) + .1
     assert found.plot().get_xscale() == 'log'
-    for kw, words in ((dict(steps=5), '10 or more'), (dict(lowest=0.), '10 or more'), (dict(stps=5), 'stps')):
+    for kw, words in ((dict(steps=5), '10 or more'), (dict(lowest=0.), 'lowest=0.0'), (dict(lowest=.1, highest=.01), '10 or more'), (dict(stps=5), 'stps')):
         with pytest.raises(ValueError, match=words): find_rate(drawn, size=(32, 32), **kw)
 
 

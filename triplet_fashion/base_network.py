@@ -229,6 +229,7 @@ def _check_amount(share, n_stages, arg):
 
 def _n_frozen(n, stages, share, n_stages, arg):
     "How many of the n layers with weights, counted from the photo up, `share` or `n_stages` stand for."
+    _check_amount(share, n_stages, arg)
     if n_stages is None: return round(share*n)
     if not 0 <= n_stages <= len(stages): raise ValueError(f'{arg}: n_stages is {n_stages}, the backbone has {len(stages)} stages')
     return sum(bool(l.weights) for s in stages[:n_stages] for l in s)
@@ -250,7 +251,6 @@ def freeze(
     batchnorm=None, # train the BatchNorm layers above the line? None: only if nothing is frozen
 )->keras.Model: # the net itself; compile it again
     "Keep the lower part of the backbone as it is and let the rest learn."
-    _check_amount(share, n_stages, 'freeze')
     stages = backbone_stages(net)
     n = sum(bool(l.weights) for s in stages for l in s)
     return _set_trainable(net, _n_frozen(n, stages, share, n_stages, 'freeze'), batchnorm)

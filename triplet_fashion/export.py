@@ -51,6 +51,7 @@ def _walk(more, step, *state):
 
 # %% ../nbs/21_export.ipynb #a7e85b5f
 _ENTRIES = 512   # of a table that are looked at
+_TABLES = b'II*\0', b'MM\0*', b'II\0*', b'MM*\0'   # how a table begins; the last two are wrong, and read all the same
 
 def _last_entry(b, start, little):
     "Where the last entry for the orientation begins in the table at `start`, or -1."
@@ -63,12 +64,12 @@ def _last_entry(b, start, little):
 def _table_orientation(b, start):
     "The EXIF orientation, 1 to 8, in the note at `start`; 1 where there is none."
     for _ in range(2): start += 6*tf.cast(_says(b, start, b'Exif\0\0'), tf.int32)
-    little = _says(b, start, b'II*\0')
+    little = _says(b, start, b'II')
     entry = _last_entry(b, start, little)
     kind, times = _number(b, entry + 2, 2, little), _number(b, entry + 4, 4, little)
     value = tf.where(kind == 3, _number(b, entry + 8, 2, little), _number(b, entry + 8, 4, little))
     known = (kind == 3) & ((times == 1) | (times == 2)) | (kind == 4) & (times == 1)
-    known &= (entry >= 0) & (little | _says(b, start, b'MM\0*'))
+    known &= (entry >= 0) & tf.reduce_any([_says(b, start, mark) for mark in _TABLES])
     return tf.where(known & (value >= 1) & (value <= 8), value, 1)
 
 # %% ../nbs/21_export.ipynb #dcecccb1
