@@ -67,7 +67,7 @@ whole, rng, kills = start('whole'), random.Random(int(seed)), 0
 while not (Path(out)/'cut.json').exists():
     before, child, ended = files(), start('cut'), 0
     early = mode == 'frozen' and not kills     # once while features are computed, before there is any checkpoint
-    while not ended and (not files('*.engine') if early else files() == before): ended = os.waitpid(child, os.WNOHANG)[0]; time.sleep(.002)
+    while not ended and (not files('.*.npy.*.part') if early else files() == before): ended = os.waitpid(child, os.WNOHANG)[0]; time.sleep(.002)
     if kills < int(most) and not ended:
         time.sleep(0 if early else rng.random()*.1)
         os.kill(child, signal.SIGKILL)
