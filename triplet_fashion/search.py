@@ -634,14 +634,15 @@ def _problem(self:ImageIndex, q):
 
 @patch
 def _hits(self:ImageIndex, q, dist, idx, k, exclude_self):
-    held,root = self._held,self.root or ''
+    held,folder = self._held,os.path.join(self.root or '', '')
     found = zip(dist.tolist(), idx.tolist())
     keep = [(d, i) for d,i in found if not (exclude_self and i == q.at)][:k]
-    labels = [held.label(i) for _,i in keep]
-    ids = [held.ids[i] for _,i in keep]
-    rows = enumerate(zip(ids, labels, keep), 1)
-    hits = [Hit(r, i, c, held.class_names.get(c, ''), d, os.path.join(root, i)) for r,(i, c, (d, _)) in rows]
-    return Hits(hits, q.photo, q.label, q.name, self.metric)
+    hits = Hits((), q.photo, q.label, q.name, self.metric)
+    for rank,(distance, i) in enumerate(keep, 1):
+        id,label = held.ids[i],held.label(i)
+        path = id if os.path.isabs(id) else folder + id   # a fifth of the time of os.path.join
+        hits.append(Hit(rank, id, label, held.class_names.get(label, ''), distance, path))
+    return hits
 
 # %% ../nbs/24_search.ipynb #50c26e05
 def _write_whole(file, data):
