@@ -587,13 +587,13 @@ def _chosen(run, watched):
 
 # %% ../nbs/26_cli.ipynb #50a463af
 @command(epochs=_count, steps=_count, size=_count, checkpoints=_count, rate=_positive, learn=_share, seed=_from_zero,
-         recipe=('strong', 'deep', 'scratch', 'seed'), precision=('float32', 'bfloat16', 'auto'))
+         recipe=('strong', 'products', 'deep', 'scratch', 'seed'), precision=('float32', 'bfloat16', 'auto'))
 def triplet_train(
     folder:str, # folder of product folders
     val:str=None, # folder to judge on, same layout; without it a fifth of the products is kept aside
     backbone:str='small', # a name in keras.applications, a FILE.keras, or small
     weights:str=None, # of a named backbone: imagenet, none, or a file (default: imagenet)
-    recipe:str='strong', # strong; deep, which trains the upper part of a pretrained backbone too; scratch, for small; or seed
+    recipe:str='strong', # strong; products, which uses all stages of a pretrained backbone; deep, which trains its upper part too; scratch, for small; or seed
     out:str='run', # folder for the network, the figures and the report
     size:int=None, # side of the photos as the network sees them, pixels (default: 64 for small, else 224)
     epochs:int=None, # passes over the photos (default: the recipe's)

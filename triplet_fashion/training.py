@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .base_network import _settled, backbone_of, base_network, head_of, unfreeze
+from .base_network import _settled, backbone_of, base_network, head_of, standardize, unfreeze
 from .catalog import Catalog
 from .generator import bad_report, pk_dataset, triplet_dataset
 from .loss import loss_levels
@@ -38,6 +38,7 @@ RECIPES = {
                  epochs=30, steps=None, learning_rate=1e-4, schedule=None, weight_decay=None, clipnorm=5., trainable=True, augment=False),
     'strong': dict(batches='pk', batch=80, P=None, K=8, loss='supcon', margin=0.5, activation='l2', out_dims=128, hidden=(1024,), dropout=0.2,
                    epochs=30, steps=None, learning_rate=2e-3, schedule='cosine', weight_decay=None, clipnorm=None, trainable=False, augment=False, unfreeze=0.)}
+RECIPES['products'] = RECIPES['strong'] | dict(stages='all', hidden=(), dropout=.6, epochs=60)
 RECIPES['deep'] = RECIPES['strong'] | dict(unfreeze=1/3, tune_epochs=8, tune_rate=3e-4, copies=4)
 RECIPES['scratch'] = RECIPES['strong'] | dict(batch=64, K=3, loss='hard', weight_decay='auto', hidden=(), dropout=0., epochs=40, trainable=True, augment=True)
 
@@ -184,12 +185,15 @@ def _check_effects(s, without, changes, frozen, said):
         if k is None or not idle.when(s): continue
         recipe = f' (recipe: {said})'*(',' in said)   # where it is not the one asked for
         raise ValueError(f'{k}={s[k]!r} has no effect: {idle.why.format(**s)}{recipe}')
+    if _below_is_kept(s) and s.get('stages', 'last') != 'last':
+        raise ValueError(f"unfreeze={s['unfreeze']:.3g}, but stages={s['stages']!r}: features of several stages come "
+                         "from below the part that would learn. Give stages='last', or unfreeze=1 for the whole backbone")
     if s.get('unfreeze') and not frozen:
         raise ValueError(f"unfreeze={s['unfreeze']:.3g}, but trainable={s.get('trainable')}: the second stage "
                          'unfreezes what the first keeps frozen. Leave one of them out')
 
 # %% ../nbs/19_training.ipynb #e4178faf
-_NETWORK = dict(backbone='small', weights='imagenet', rescale='auto', precision=None)
+_NETWORK = dict(backbone='small', weights='imagenet', rescale='auto', precision=None, stages='last')
 
 def _check_known(name, changes):
     "Raise where a recipe or a setting is unknown."
@@ -202,7 +206,7 @@ def _check_known(name, changes):
 
 def _used(name, s, net=None):
     "Return the recipe that is used where `name` is asked for, and why it is another, in words."
-    if name not in ('strong', 'deep'): return name, ''
+    if name not in ('strong', 'deep', 'products'): return name, ''
     if net is not None and name == 'deep' and not _frozen(net):
         raise ValueError("recipe='deep': net learns as a whole from the first step on. "
                          "freeze(net) first, or use recipe='scratch'")
@@ -217,7 +221,7 @@ def _used(name, s, net=None):
 
 # %% ../nbs/19_training.ipynb #f2e3863a
 _OF_THE_NETWORK = ('backbone', 'weights', 'rescale', 'precision', 'out_dims', 'hidden',
-                   'activation', 'dropout', 'trainable')
+                   'activation', 'dropout', 'trainable', 'stages')
 _SECOND = {k: RECIPES['deep'][k] for k in ('tune_epochs', 'tune_rate', 'copies')}
 
 def _check_whole(s, net):
@@ -249,7 +253,7 @@ def _merged(name, changes, net=None):
 
 # %% ../nbs/19_training.ipynb #4172e7c3
 def recipe(
-    name='strong', # 'seed', 'strong', 'deep', 'scratch', or a dictionary of settings of your own
+    name='strong', # 'seed', 'strong', 'products', 'deep', 'scratch', or a dictionary of settings of your own
     **changes, # settings to override, by name; `backbone`, `weights` and `rescale` as in `base_network`
 )->dict: # all settings of the run
     """Return the settings of recipe `name` with `changes`.
@@ -336,7 +340,7 @@ def _policy(precision):
 
 def _network(s, size):
     "(an embedding network for the settings, its precision)."
-    keys = 'out_dims', 'backbone', 'weights', 'hidden', 'activation', 'dropout', 'rescale'
+    keys = 'out_dims', 'backbone', 'weights', 'hidden', 'activation', 'dropout', 'rescale', 'stages'
     net, precision = base_network((*size, 3), **{k: s[k] for k in keys}), s.get('precision')
     if precision == 'auto': precision = 'bfloat16' if _gains_from_bfloat16(net) else 'float32'
     if precision not in (None, 'float32'): net = in_precision(net, _policy(precision))
@@ -851,7 +855,7 @@ def _tuned(checkpoints):
 def fit(
     catalog, # `Catalog` to learn from, or a folder of product folders
     valid=None, # photos watched after each epoch, best of products not in `catalog`: a `Catalog` or a folder; None: none
-    recipe='strong', # 'seed', 'strong', 'deep', 'scratch', or a dictionary of settings
+    recipe='strong', # 'seed', 'strong', 'products', 'deep', 'scratch', or a dictionary of settings
     size=None, # height and width of photos, pixels, or one side; None: 224 x 224, or what `net` takes
     net=None, # network made by `base_network`; None: made from the settings
     weights_from=None, # checkpoint to continue from, see `continue_from`
@@ -891,6 +895,7 @@ def fit(
     if show_plan or bar: (show_plan or _print_plan)(plan | {'expected time': _minutes(_expected(net, learner, s, info, len(catalog)))})
     (inputs, catalog), (seen, valid), bad = _seen_by_the_head(net, catalog, valid, store, bar, workers)
     if bad: s, info = _fitting(catalog, asked, seed, size, part, devices)
+    if inputs is not None: standardize(net, inputs)
     model = _compiled(learner, s, s['epochs']*info['steps'])
     first, clock = _from(model, weights_from, s['epochs']), _Waiting()
     end = dict(workers=workers, resume=_within(resume, 'head') if deep else resume, callbacks=callbacks, verbose=verbose, seed=seed, store=store, restore_best=restore_best, watch=None, watch_share=watch_share, kept=resume and _folder(resume)/'features', clock=clock,
@@ -984,17 +989,25 @@ def find_rate(
     if bad:
         warnings.warn(left_out_report(bad), stacklevel=2)
         s, _ = _fitting(catalog, asked, seed, size, (0, 1), 1)
-    before, model = net.get_weights(), _compiled(head_of(net) if _frozen(net) else net, s, steps)
+    before = net.get_weights()
+    if inputs is not None: standardize(net, inputs)
+    model = _compiled(head_of(net) if _frozen(net) else net, s, steps)
     rates = np.geomspace(lowest, highest, steps).tolist()
     data = iter(_batches(catalog, s | dict(steps=steps), seed, 0, size, inputs))
     losses = _losses_at(model, rates, data)
     net.set_weights(before)
+    _settled(net)
     if len(losses) < 10:
         raise FloatingPointError(f'find_rate: the loss breaks after {len(losses)} steps already: '
                                  f'give a lower one than lowest={lowest}')
     return RateSearch(rates[:len(losses)], losses, *_steepest(rates[:len(losses)], losses))
 
 # %% ../nbs/19_training.ipynb #3535be5c
+def _standardized(net, rows):
+    "Return features as the head of `net` gets them after its own layer for that, if it has one."
+    first = head_of(net).layers[0]
+    return np.asarray(first(rows)) if isinstance(first, keras.layers.Normalization) else rows
+
 def before_training(
     run, # a `Run`
     store=None, # see `features`
@@ -1004,7 +1017,7 @@ def before_training(
         raise TypeError(f'run must be what fit returns, not a {type(run).__name__}')
     s = run.settings
     if run.start is None:
-        return {'frozen backbone': lambda c: features(run.net, Catalog.of(c), store)}
+        return {'frozen backbone': lambda c: _standardized(run.net, features(run.net, Catalog.of(c), store))}
     net = keras.models.clone_model(run.net)
     net.set_weights(run.start)
     _settled(net)

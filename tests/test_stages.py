@@ -1,0 +1,147 @@
+"Features of several stages: pooled as NumPy pools them, standardized in the network, and everywhere a network goes."
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from triplet_fashion.base_network import MeanAndDeviation, backbone_of, backbone_stages, base_network, head_of, standardize
+from triplet_fashion.encoding import encode
+from triplet_fashion.features import features
+from triplet_fashion.persistence import load_bundle, save_bundle
+from triplet_fashion.runtimes import runtime
+from triplet_fashion.training import before_training, find_rate, fit, recipe
+
+rng = np.random.default_rng(0)
+PHOTOS = rng.integers(0, 256, (6, 48, 48, 3)).astype('uint8')
+
+
+def pretrained(path):
+    "Save a small backbone with a sum in it, as one that was learned elsewhere is given, and return the name of the file."
+    x = photo = keras.Input((None, None, 3))
+    for width in 8, 12:
+        x = layers.Conv2D(width, 3, strides=2, padding='same', activation='relu')(x)
+        x = layers.Add()([x, layers.Conv2D(width, 3, padding='same')(x)])
+    keras.Model(photo, layers.GlobalAveragePooling2D()(x)).save(path)
+    return str(path)
+
+
+@pytest.fixture(scope='module')
+def backbone(tmp_path_factory): return pretrained(tmp_path_factory.mktemp('backbone')/'mine.keras')
+
+
+@pytest.fixture(scope='module')
+def net(backbone):
+    keras.utils.set_random_seed(0)
+    made = base_network((48, 48, 3), 8, backbone, hidden=(), activation='l2', trainable=False, stages='all')
+    return standardize(made, backbone_of(made).predict(PHOTOS, verbose=0))
+
+
+@pytest.mark.parametrize('policy', ['float32', 'mixed_bfloat16'])
+def test_means_and_deviations_are_those_of_numpy(policy):
+    x = rng.normal(3, 2, (2, 7, 5, 4)).astype('float32')
+    want = np.concatenate([x.mean((1, 2)), x.std((1, 2))], axis=1)
+    got = np.asarray(keras.ops.cast(MeanAndDeviation(dtype=policy)(x), 'float32'))
+    np.testing.assert_allclose(got, want, rtol=1e-5 if policy == 'float32' else 1e-2)
+
+
+def test_a_flat_channel_has_a_gradient():
+    import tensorflow as tf
+    x = tf.Variable(np.ones((1, 3, 3, 2), 'float32'))
+    with tf.GradientTape() as tape: out = tf.reduce_sum(MeanAndDeviation()(x))
+    assert np.isfinite(tape.gradient(out, x).numpy()).all()
+
+
+@pytest.mark.parametrize('name', ['ResNet50', 'MobileNetV2', 'EfficientNetB0', 'VGG16'])
+def test_the_last_means_are_what_the_backbone_pools_itself(name):
+    keras.utils.set_random_seed(1)
+    last = base_network((64, 64, 3), 4, name, weights=None, hidden=())
+    keras.utils.set_random_seed(1)
+    several = base_network((64, 64, 3), 4, name, weights=None, hidden=(), stages='all')
+    photos = rng.integers(0, 256, (2, 64, 64, 3)).astype('float32')
+    usual, more = (backbone_of(n).predict(photos, verbose=0) for n in (last, several))
+    width = usual.shape[1]
+    np.testing.assert_allclose(more[:, -2*width:-width], usual, rtol=1e-3, atol=1e-5)
+    assert more.shape[1] > 2*width
+
+
+@pytest.mark.parametrize('name, n', [('EfficientNetB0', 6), ('MobileNetV3Small', 5), ('ResNet50', 5)])
+def test_blocks_that_squeeze_are_no_stages(name, n):
+    made = base_network((224, 224, 3), 4, name, weights=None, hidden=())
+    assert len(backbone_stages(made)) == n
+
+
+def test_numbers_choose_stages(backbone):
+    keras.utils.set_random_seed(0)
+    all_of_them = base_network((48, 48, 3), 4, backbone, hidden=(), stages='all')
+    first = base_network((48, 48, 3), 4, backbone, hidden=(), stages=[1])
+    both = backbone_of(all_of_them).predict(PHOTOS, verbose=0)
+    np.testing.assert_allclose(backbone_of(first).predict(PHOTOS, verbose=0), both[:, :16], rtol=1e-6)
+    assert both.shape[1] == 2*8 + 2*12
+
+
+@pytest.mark.parametrize('stages', ['first', None, [], [0], [3], [1.5], [True], 2])
+def test_stages_that_are_not_there_are_named(backbone, stages):
+    with pytest.raises(ValueError, match=r"stages is .*such as \[1, 2\].* has 2"):
+        base_network((48, 48, 3), 4, backbone, stages=stages)
+
+
+def test_a_channel_that_never_changes_is_not_blown_up(backbone):
+    made = base_network((48, 48, 3), 4, backbone, hidden=(), stages='all')
+    x = rng.normal(size=(20, 40)).astype('float32')
+    x[:, 3] = 5.
+    standardize(made, x)
+    x[:, 3] = 5.001
+    assert np.abs(np.asarray(made.get_layer('standardize')(x))).max() < 5
+
+
+def test_a_head_without_standardization_stays_as_it_is(backbone):
+    usual = base_network((48, 48, 3), 4, backbone, hidden=())
+    before = usual.get_weights()
+    assert standardize(usual, np.ones((3, 12))) is usual
+    for a, b in zip(before, usual.get_weights()): np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize('engine', ['litert', 'openvino', 'onnxruntime'])
+def test_every_engine_computes_them(net, engine):
+    want = net.predict(PHOTOS.astype('float32'), verbose=0)
+    try: run = runtime(net, engine, PHOTOS.astype('float32'))
+    except (ImportError, ValueError) as e:
+        if 'not installed' in str(e): pytest.skip(str(e))
+        raise
+    np.testing.assert_allclose(run(PHOTOS.astype('float32')), want, atol=1e-4)
+
+
+def test_a_bundle_keeps_statistics_and_embeddings(net, tmp_path):
+    save_bundle(tmp_path/'bundle', net)
+    again, _ = load_bundle(tmp_path/'bundle')
+    np.testing.assert_allclose(encode(PHOTOS, again), encode(PHOTOS, net), atol=1e-6)
+    for name in 'mean', 'variance':
+        np.testing.assert_allclose(getattr(again.get_layer('standardize'), name), getattr(net.get_layer('standardize'), name), rtol=1e-6)
+
+
+def test_fit_standardizes_with_the_photos_it_learns_from(drawn, backbone):
+    run = fit(drawn, recipe='products', backbone=backbone, size=(48, 48), out_dims=8, epochs=2, verbose=0)
+    assert run.settings['stages'] == 'all' and run.plan['recipe'] == 'products'
+    rows = np.asarray(run.net.get_layer('standardize')(features(run.net, drawn)))
+    np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-3)
+    (name, before), = before_training(run).items()
+    np.testing.assert_allclose(before(drawn), rows, rtol=1e-4, atol=1e-4)
+    assert name == 'frozen backbone' and head_of(run.net).layers[0].name == 'standardize'
+
+
+def test_the_same_seed_gives_the_same_network(drawn, backbone, tmp_path):
+    how = dict(recipe='products', backbone=backbone, size=(48, 48), out_dims=8, epochs=2, verbose=0, seed=3)
+    a, b = fit(drawn, **how), fit(drawn, resume=tmp_path/'run', **how)
+    for x, y in zip(a.net.get_weights(), b.net.get_weights()): np.testing.assert_array_equal(x, y)
+
+
+def test_a_range_test_leaves_the_network_as_it_was(drawn, net):
+    before = net.predict(PHOTOS, verbose=0)
+    find_rate(drawn, 'products', net=net, steps=12)
+    np.testing.assert_array_equal(net.predict(PHOTOS, verbose=0), before)
+
+
+def test_what_does_not_go_together_is_said(drawn, backbone):
+    with pytest.raises(ValueError, match="unfreeze=0.333, but stages='all'"): recipe('deep', backbone=backbone, stages='all')
+    with pytest.raises(ValueError, match="stages is 'none'"): fit(drawn, recipe='products', backbone=backbone, size=48, stages='none', verbose=0)
+    assert fit(drawn, recipe='products', size=(32, 32), epochs=1, steps=1, verbose=0).plan['recipe'].startswith('scratch, as')
