@@ -1,10 +1,12 @@
 """How well recipes tell products apart that they have never seen, on a folder of real photos.
 
     python .ci/bench_products.py PRODUCTS --backbone FILE.keras [--distractors FOLDER] [--recipes strong products] [--splits 5] [--seeds 1]
+    python .ci/bench_products.py PRODUCTS --queries FOLDER --backbone FILE.keras
 
 PRODUCTS holds a folder of photos for each product. In each split 70 % of the products are learned from and the others are judged: a query is one photo of
 those that has another of its product, searched among all of their photos and those of the distractors, and a hit is a photo of the same product. R@1, R@5: share of queries
-with a hit among the 1 or 5 nearest; MAP@R as in metrics. Each figure is a mean over queries, splits and seeds. Ahead: the mean difference in R@1 from the
+with a hit among the 1 or 5 nearest. With --queries, a folder of other photos of the same products, those of the products held out are the queries, and all
+photos of PRODUCTS are searched; those of the products learned from are learned from too. MAP@R as in metrics. Each figure is a mean over queries, splits and seeds. Ahead: the mean difference in R@1 from the
 colour histogram on the same queries, with the interval (95 %) of it over products drawn anew. Seconds: of training, features computed before.
 """
 import argparse
@@ -25,14 +27,26 @@ from triplet_fashion.training import fit
 FIGURES = 'R@1', 'R@5', 'MAP@R'
 
 
-def judged(way, valid, others):
-    "Return the figures of an embedding of photos, each searched among the others and the distractors."
+def names(catalog): return np.array([str(catalog.class_names[i]) for i in catalog.labels])
+
+
+def judged(way, valid, others=None, queries=None):
+    "Return the figures of an embedding: of queries in `valid`, or of its own photos, each among the others and the distractors."
     own = np.asarray(way(valid))
+    if queries: return retrieval_metrics(np.asarray(way(queries)), names(queries), own, names(valid), ks=(1, 5))
     rest = np.asarray(way(others)) if others else np.empty((0, own.shape[1]), own.dtype)
     ids = np.arange(len(own) + len(rest))
-    labels = valid.labels.tolist() + [None]*len(rest)
-    return retrieval_metrics(own, valid.labels, np.concatenate([own, rest]), labels, ks=(1, 5),
+    labels = names(valid).tolist() + [None]*len(rest)
+    return retrieval_metrics(own, names(valid), np.concatenate([own, rest]), labels, ks=(1, 5),
                              query_ids=ids[:len(own)], gallery_ids=ids)
+
+
+def parts(catalog, others, queries, seed):
+    "Return the photos to learn from, and what `judged` takes after the embedding."
+    train, valid = catalog.split(.3, seed=seed)
+    if not queries: return train, (valid, others)
+    mine = np.isin(names(queries), np.unique(names(train)))
+    return train + queries.subset(mine), (catalog, None, queries.subset(~mine))
 
 
 def trained(recipe, seed, train, args, store):
@@ -65,6 +79,7 @@ def main():
     p.add_argument('products')
     p.add_argument('--backbone', required=True)
     p.add_argument('--distractors')
+    p.add_argument('--queries')
     p.add_argument('--recipes', nargs='+', default=['strong', 'products', 'scratch'])
     p.add_argument('--size', type=int, default=224)
     p.add_argument('--splits', type=int, default=5)
@@ -73,8 +88,9 @@ def main():
     warnings.filterwarnings('ignore', 'optimizer')
     catalog = Catalog.of(args.products)
     others = Catalog.of(args.distractors) if args.distractors else None
-    splits = [catalog.split(.3, seed=i) for i in range(args.splits)]
-    histogram = [judged(BASELINES['colour histogram'], valid, others) for _, valid in splits]
+    queries = Catalog.of(args.queries) if args.queries else None
+    splits = [parts(catalog, others, queries, i) for i in range(args.splits)]
+    histogram = [judged(BASELINES['colour histogram'], *photos) for _, photos in splits]
     print(f'{"way":20}' + ''.join(f'{f:>8}' for f in FIGURES) + '   ahead of the histogram   seconds', flush=True)
 
     def line(name, found, base, seconds=None):
@@ -84,16 +100,16 @@ def main():
 
     with tempfile.TemporaryDirectory() as store:
         for name in ('colour histogram', 'raw pixels'):
-            line(name, [judged(BASELINES[name], valid, others) for _, valid in splits], histogram)
+            line(name, [judged(BASELINES[name], *photos) for _, photos in splits], histogram)
         for stages in ('last', 'all'):
             net = base_network((args.size, args.size, 3), backbone=args.backbone, stages=stages, trainable=False)
-            line(f'frozen, {stages}', [judged(lambda c: features(net, c, store), v, others) for _, v in splits], histogram)
+            line(f'frozen, {stages}', [judged(lambda c: features(net, c, store), *photos) for _, photos in splits], histogram)
         for recipe in args.recipes:
             found, seconds = [], []
             for seed in range(args.seeds):
-                for train, valid in splits:
+                for train, photos in splits:
                     way, took = trained(recipe, seed, train, args, store)
-                    found.append(judged(way, valid, others))
+                    found.append(judged(way, *photos))
                     seconds.append(took)
             line(recipe, found, histogram*args.seeds, seconds)
 

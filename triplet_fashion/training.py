@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .base_network import _settled, backbone_of, base_network, head_of, standardize, unfreeze
+from .base_network import _settled, backbone_of, base_network, head_of, separate, standardize, unfreeze
 from .catalog import Catalog
 from .generator import bad_report, pk_dataset, triplet_dataset
 from .loss import loss_levels
@@ -38,7 +38,7 @@ RECIPES = {
                  epochs=30, steps=None, learning_rate=1e-4, schedule=None, weight_decay=None, clipnorm=5., trainable=True, augment=False),
     'strong': dict(batches='pk', batch=80, P=None, K=8, loss='supcon', margin=0.5, activation='l2', out_dims=128, hidden=(1024,), dropout=0.2,
                    epochs=30, steps=None, learning_rate=2e-3, schedule='cosine', weight_decay=None, clipnorm=None, trainable=False, augment=False, unfreeze=0.)}
-RECIPES['products'] = RECIPES['strong'] | dict(stages='all', hidden=(), dropout=.6, epochs=60)
+RECIPES['products'] = RECIPES['strong'] | dict(stages='all', discriminant=128, hidden=(), dropout=.5)
 RECIPES['deep'] = RECIPES['strong'] | dict(unfreeze=1/3, tune_epochs=8, tune_rate=3e-4, copies=4)
 RECIPES['scratch'] = RECIPES['strong'] | dict(batch=64, K=3, loss='hard', weight_decay='auto', hidden=(), dropout=0., epochs=40, trainable=True, augment=True)
 
@@ -193,7 +193,7 @@ def _check_effects(s, without, changes, frozen, said):
                          'unfreezes what the first keeps frozen. Leave one of them out')
 
 # %% ../nbs/19_training.ipynb #e4178faf
-_NETWORK = dict(backbone='small', weights='imagenet', rescale='auto', precision=None, stages='last')
+_NETWORK = dict(backbone='small', weights='imagenet', rescale='auto', precision=None, stages='last', discriminant=0)
 
 def _check_known(name, changes):
     "Raise where a recipe or a setting is unknown."
@@ -221,7 +221,7 @@ def _used(name, s, net=None):
 
 # %% ../nbs/19_training.ipynb #f2e3863a
 _OF_THE_NETWORK = ('backbone', 'weights', 'rescale', 'precision', 'out_dims', 'hidden',
-                   'activation', 'dropout', 'trainable', 'stages')
+                   'activation', 'dropout', 'trainable', 'stages', 'discriminant')
 _SECOND = {k: RECIPES['deep'][k] for k in ('tune_epochs', 'tune_rate', 'copies')}
 
 def _check_whole(s, net):
@@ -340,8 +340,9 @@ def _policy(precision):
 
 def _network(s, size):
     "(an embedding network for the settings, its precision)."
-    keys = 'out_dims', 'backbone', 'weights', 'hidden', 'activation', 'dropout', 'rescale', 'stages'
-    net, precision = base_network((*size, 3), **{k: s[k] for k in keys}), s.get('precision')
+    keys = 'out_dims', 'backbone', 'weights', 'hidden', 'activation', 'dropout', 'rescale', 'stages', 'discriminant'
+    net = base_network((*size, 3), trainable=bool(s['trainable']), **{k: s[k] for k in keys})
+    precision = s.get('precision')
     if precision == 'auto': precision = 'bfloat16' if _gains_from_bfloat16(net) else 'float32'
     if precision not in (None, 'float32'): net = in_precision(net, _policy(precision))
     return net if s['trainable'] is True else unfreeze(net, float(s['trainable'])), precision
@@ -895,7 +896,7 @@ def fit(
     if show_plan or bar: (show_plan or _print_plan)(plan | {'expected time': _minutes(_expected(net, learner, s, info, len(catalog)))})
     (inputs, catalog), (seen, valid), bad = _seen_by_the_head(net, catalog, valid, store, bar, workers)
     if bad: s, info = _fitting(catalog, asked, seed, size, part, devices)
-    if inputs is not None: standardize(net, inputs)
+    if inputs is not None: separate(standardize(net, inputs), inputs, catalog.labels)
     model = _compiled(learner, s, s['epochs']*info['steps'])
     first, clock = _from(model, weights_from, s['epochs']), _Waiting()
     end = dict(workers=workers, resume=_within(resume, 'head') if deep else resume, callbacks=callbacks, verbose=verbose, seed=seed, store=store, restore_best=restore_best, watch=None, watch_share=watch_share, kept=resume and _folder(resume)/'features', clock=clock,
@@ -990,7 +991,7 @@ def find_rate(
         warnings.warn(left_out_report(bad), stacklevel=2)
         s, _ = _fitting(catalog, asked, seed, size, (0, 1), 1)
     before = net.get_weights()
-    if inputs is not None: standardize(net, inputs)
+    if inputs is not None: separate(standardize(net, inputs), inputs, catalog.labels)
     model = _compiled(head_of(net) if _frozen(net) else net, s, steps)
     rates = np.geomspace(lowest, highest, steps).tolist()
     data = iter(_batches(catalog, s | dict(steps=steps), seed, 0, size, inputs))
