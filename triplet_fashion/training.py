@@ -407,6 +407,12 @@ def _compiled(learner, s, steps):
     return ready(learner)
 
 # %% ../nbs/19_training.ipynb #c28f72d6
+def _situation(info, frozen):
+    "Say whether the photos look like products or like kinds, and which recipe suits those."
+    each = info['photos']/max(1, info['products'])
+    what, suits = ('kinds', 'strong') if each >= 100 else ('products', 'products')
+    return f"{what}, {each:.1f} photos each" + f", for which there is recipe='{suits}'"*frozen
+
 def _plan(net, learner, s, info, store=None, said='', asked=None):
     "Say what is about to happen."
     count = lambda weights: f'{sum(int(np.prod(w.shape)) for w in weights):,}'
@@ -419,7 +425,7 @@ def _plan(net, learner, s, info, store=None, said='', asked=None):
     if s.get('unfreeze') and learner is not net:
         stages['then'] = (f"the upper {s['unfreeze']:.0%} of the backbone learn for "
                           f"{s['tune_epochs']} epochs, on {s['copies']} augmented copies of each photo")
-    return {'recipe': said, 'photos': info['photos'], 'products': info['products'],
+    return {'recipe': said, 'they look like': _situation(info, learner is not net), 'photos': info['photos'], 'products': info['products'],
             'products with one photo, left out': len(info['left_out']),
             'epochs': s['epochs'], 'steps an epoch': info['steps'], 'a step': step + lowered,
             'network': Path(name).name + (' (frozen; its features are computed once)' if learner is not net else ''), **kept,
