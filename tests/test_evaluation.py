@@ -230,3 +230,16 @@ def test_embeddings_that_are_no_numbers_are_no_score(shops):
 def test_numbers_of_watching_that_mean_nothing_are_named(shops, given):
     mine, *_ = shops
     with pytest.raises(ValueError, match=f'{next(iter(given))}='): RetrievalCallback(small(), mine, **given)
+
+
+def test_a_scoreboard_says_when_colours_alone_find_as_much(drawn):
+    "The first embedding is the one that is judged; products seen and unseen are compared with their own."
+    histogram = BASELINES['colour histogram']
+    blind = lambda c: np.random.default_rng(0).normal(size=(len(c), 8))
+    worse = scoreboard({'mine': blind, 'colour histogram': histogram}, drawn)
+    assert 'mine' in worse.warning and f"{worse[1]['R@1']:.3f}" in worse.warning and worse.warning in repr(worse)
+    better = scoreboard({'mine': lambda c: np.eye(99)[c.labels], 'colour histogram': histogram}, drawn)
+    assert better.warning == '' and scoreboard({'mine': blind}, drawn).warning == ''
+    some = drawn.subset(drawn.labels < 6)
+    parts = scoreboard({'mine': blind, 'colour histogram': histogram}, drawn, seen=some)
+    assert ', seen products' in parts.warning or ', unseen products' in parts.warning

@@ -363,7 +363,12 @@ def _result_blocks(judged):
     "Return the figures of a network, then the scoreboard, as blocks of a page."
     best = judged.rows[0]
     cards = {n: (best[n], _sure(best, n) + _MEANING[n]) for n in _FIGURES if n in best}
-    return [f"Of {best['embedding']}:", cards, _scores(judged.rows, judged.protocol)]
+    warning = judged.rows.warning
+    return [f"Of {best['embedding']}:", cards, *[warning]*bool(warning), _scores(judged.rows, judged.protocol)]
+
+def _scored(judged):
+    "Return the same as text."
+    return '\n\n'.join(filter(None, [judged.protocol, _table(judged.rows), judged.rows.warning]))
 
 def _worst_blocks(judged):
     "Return the worst triplets as blocks of a page; a sentence where there are none."
@@ -472,7 +477,7 @@ def _finish(out, title, run, train, queries, others, audit, store, started, more
         e.add_note(f'The network is kept: triplet_eval {out} {queries.root} judges it')
         raise
     try: report_page(out/'report.html', title, judged, run, audit, time.time() - started)
-    finally: print(f'\n{said}\n\n{judged.protocol}\n\n{_table(judged.rows)}', flush=True)
+    finally: print(f'\n{said}\n\n{_scored(judged)}', flush=True)
     print(f"\nnetwork {out/'network'}\nreport  {out/'report.html'}\nsearch  triplet_search {out} PHOTO --catalog {queries.root}", flush=True)
     return judged.rows
 
@@ -728,7 +733,7 @@ def triplet_eval(
                 title = f'{Path(run).name} on {Path(folder).resolve().name}'
                 report_page(out, title, judged, audit=audit, seconds=time.time() - started, more=more)
     finally:
-        print(f'\n{judged.protocol}\n\n{_table(judged.rows)}', flush=True)
+        print(f'\n{_scored(judged)}', flush=True)
         for _, figures, what in pairs: print(f'\n{what}\n{figures}', flush=True)
     if failures: print(f'failures {failures}')
     if out: print(f'report {out}')

@@ -202,7 +202,18 @@ class Scoreboard(list):
         header = list(dict.fromkeys(k for row in self for k in row if not k.endswith('interval')))
         return Table([{k: row.get(k, '') for k in header} for row in self], header, self.protocol)
 
-    def __repr__(self): return f'{self.protocol}\n{self.table()!r}'
+    @property
+    def warning(self)->str: # '' where there is nothing to say
+        "Say where the colour histogram, which has learned nothing, finds as much as the first embedding."
+        if not self: return ''
+        first, *kind = self[0]['embedding'].rsplit(', ', 1)
+        name = ', '.join(['colour histogram', *kind])
+        plain = next((row for row in self[1:] if row['embedding'] == name), None)
+        if plain is None or plain['R@1'] < self[0]['R@1']: return ''
+        return (f"The colour histogram finds a photo of the same product first for {plain['R@1']:.3f} of the queries, "
+                f"{self[0]['embedding']} for {self[0]['R@1']:.3f}: it is no better than looking at the colours alone.")
+
+    def __repr__(self): return f'{self.protocol}\n{self.table()!r}' + f'\n{self.warning}'*bool(self.warning)
     def _repr_html_(self): return self.table()._repr_html_()
 
 # %% ../nbs/16_evaluation.ipynb #15a00ddd
