@@ -30,7 +30,9 @@ def _whitening(within, shrinkage):
     "Return the map (r, r) under which the covariance `within`, shrunk, is the identity."
     r = len(within)
     values, vectors = np.linalg.eigh(within + shrinkage*np.trace(within)/r*np.eye(r))
-    if values[0] <= 0: raise ValueError('discriminant: photos of one product do not differ at all: there is nothing to learn from')
+    if values[0] <= 0:
+        raise ValueError('discriminant: photos of one product do not differ at all: '
+                         'there is nothing to learn from')
     return vectors/np.sqrt(values)
 
 # %% ../nbs/internals/01_discriminant.ipynb #08fe9ff5
@@ -42,11 +44,14 @@ def discriminant(
 )->tuple: # (kernel (d, dims), bias (dims,)) float32: `features@kernel + bias`, of length 1 on average
     """Compute the map by which photos of one product lie together and products apart.
 
-    Raises ValueError where no product has two photos, or there is but one. Source: Fisher 1936, Friedman 1989."""
+    Raises ValueError where no product has two photos, or there is but one product.
+    Source: Fisher 1936, Friedman 1989."""
     x = np.asarray(features, 'float64')
     classes = np.unique(labels, return_inverse=True)[1].reshape(-1)
-    if not shrinkage > 0: raise ValueError(f'discriminant: shrinkage is {shrinkage!r}, not above 0')
-    if len(x) != len(classes): raise ValueError(f'discriminant: {len(x)} rows of features, {len(classes)} labels')
+    if not shrinkage > 0:
+        raise ValueError(f'discriminant: shrinkage is {shrinkage!r}, not above 0')
+    if len(x) != len(classes):
+        raise ValueError(f'discriminant: {len(x)} rows of features, {len(classes)} labels')
     if classes.max(initial=0) < 1 or np.bincount(classes).max() < 2:
         raise ValueError('discriminant: expected two products or more, one of them with two photos')
     middle = x.mean(axis=0)
