@@ -123,3 +123,12 @@ def test_it_needs_features_that_stay(backbone):
         with pytest.raises(ValueError, match='give trainable=False'):
             base_network((48, 48, 3), 4, backbone, trainable=learns, discriminant=8)
     assert recipe('products', backbone=str(backbone))['discriminant'] == 128
+
+
+def test_a_network_that_was_trained_keeps_what_its_embedding_rests_on(drawn, backbone):
+    how = dict(size=(48, 48), epochs=1, verbose=0)
+    net = fit(drawn, recipe='products', backbone=backbone, **how).net
+    before = [net.get_layer(name).get_weights() for name in ('standardize', 'discriminant')]
+    fit(drawn.subset(drawn.labels < 6), recipe='strong', net=net, **how)
+    for name, weights in zip(('standardize', 'discriminant'), before):
+        for a, b in zip(weights, net.get_layer(name).get_weights()): np.testing.assert_array_equal(a, b)

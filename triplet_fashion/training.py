@@ -847,6 +847,13 @@ def _seen_by_the_head(net, catalog, valid, store, bar, workers):
     return (rows, catalog), (seen, valid), bad + more
 
 # %% ../nbs/19_training.ipynb #67213809
+def _prepare_head(net, rows, labels):
+    "Set the parts of a head that are computed of features, unless they were set before: what was trained rests on them."
+    zero_at_first = {'standardize': 0, 'discriminant': 1}   # its mean, its bias
+    for layer in head_of(net).layers:
+        if layer.name in zero_at_first and np.any(layer.get_weights()[zero_at_first[layer.name]]): return
+    separate(standardize(net, rows), rows, labels)
+
 def _from(model, path, epochs):
     "The epoch to begin at, after `model` took the weights in `path`; ValueError where none is left."
     first = continue_from(model, path) if path else 0
@@ -902,7 +909,7 @@ def fit(
     if show_plan or bar: (show_plan or _print_plan)(plan | {'expected time': _minutes(_expected(net, learner, s, info, len(catalog)))})
     (inputs, catalog), (seen, valid), bad = _seen_by_the_head(net, catalog, valid, store, bar, workers)
     if bad: s, info = _fitting(catalog, asked, seed, size, part, devices)
-    if inputs is not None: separate(standardize(net, inputs), inputs, catalog.labels)
+    if inputs is not None: _prepare_head(net, inputs, catalog.labels)
     model = _compiled(learner, s, s['epochs']*info['steps'])
     first, clock = _from(model, weights_from, s['epochs']), _Waiting()
     end = dict(workers=workers, resume=_within(resume, 'head') if deep else resume, callbacks=callbacks, verbose=verbose, seed=seed, store=store, restore_best=restore_best, watch=None, watch_share=watch_share, kept=resume and _folder(resume)/'features', clock=clock,
@@ -997,7 +1004,7 @@ def find_rate(
         warnings.warn(left_out_report(bad), stacklevel=2)
         s, _ = _fitting(catalog, asked, seed, size, (0, 1), 1)
     before = net.get_weights()
-    if inputs is not None: separate(standardize(net, inputs), inputs, catalog.labels)
+    if inputs is not None: _prepare_head(net, inputs, catalog.labels)
     model = _compiled(head_of(net) if _frozen(net) else net, s, steps)
     rates = np.geomspace(lowest, highest, steps).tolist()
     data = iter(_batches(catalog, s | dict(steps=steps), seed, 0, size, inputs))
