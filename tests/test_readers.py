@@ -301,3 +301,26 @@ def test_sop_by_hand(tmp_path):
         (home/f'Ebay_{s}.txt').write_text(keep)
     text(home/'Ebay_test.txt', ['path', 'x'])
     with pytest.raises(ValueError, match='Ebay_test.txt is not a list'): read_sop(home)
+
+
+def test_totals_where_splits_have_no_published_size(tmp_path, monkeypatch):
+    "Consumer-to-shop's list with as many photos and items as the benchmark has (its page), and with one photo less."
+    monkeypatch.setattr(os.path, 'isfile', lambda p: True)
+    (tmp_path/'Img/img').mkdir(parents=True)
+    each = spread(239557-33881, 33881)                # customers' photos, and one of the shop for each item
+    status = lambda c: 'train' if c < 20000 else 'val' if c < 25000 else 'test'
+    rows = [f'img/C/D/id_{c:08}/comsumer_{k}.jpg img/C/D/id_{c:08}/shop_1.jpg id_{c:08} {status(c)}' for k, c in enumerate(each)]
+    def read(rows):
+        text(tmp_path/'Eval/list_eval_partition.txt', [str(len(rows)), 'image_pair_name_1 image_pair_name_2 item_id evaluation_status', *rows])
+        return read_consumer2shop(tmp_path)
+    b = read(rows)
+    assert b.complete and 'photos in the list: 239,557, the official number' in repr(b)
+    b = read(rows[:-1])
+    assert not b.complete and 'photos in the list: 239,556, officially 239,557' in repr(b) and '239,556' in b._repr_html_()
+
+
+def test_photos_of_deepfashion2_beside_what_was_released(at):
+    b = READ['deepfashion2'](at('deepfashion2'))
+    here = {what: n for what, (n, _) in b.totals.items()}
+    assert here['photos in train'] == len(set(b.train.paths)) and here["customers' photos in validation"] == len(set(b.query.paths))
+    assert not b.complete and 'officially 32,153' in repr(b)

@@ -29,9 +29,11 @@ class Benchmark(dict):
         pairs=None,    # dict split -> int (m, 2): positions that show one product, see the reader
         boxes=None,    # dict split -> float (n, 4): x1, y1, x2, y2 in pixels of the garment in each photo
         shop=None,     # dict split -> bool (n,): a photo of the shop, and not of a customer
+        totals=None,   # dict what is counted -> (number here, published number): where sizes are not published by split
     ):
         super().__init__(splits)
-        self.name,self.protocol,self.official,self.pairs,self.boxes,self.shop = name,protocol,official or {},pairs or {},boxes or {},shop or {}
+        self.name, self.protocol, self.official, self.totals = name, protocol, official or {}, totals or {}
+        self.pairs, self.boxes, self.shop = pairs or {}, boxes or {}, shop or {}
 
     def __getattr__(self, k):
         if k in self: return self[k]
@@ -39,14 +41,35 @@ class Benchmark(dict):
 
     @property
     def sizes(self): return {k: (len(c), len(c.products)) for k,c in self.items()}
-    @property
-    def complete(self): return bool(self.official) and all(self.sizes[k] == n for k,n in self.official.items())
 
-    def _rows(self): return [(k, *self.sizes[k], '' if k not in self.official else 'official size' if self.official[k] == self.sizes[k] else '{:,} of {:,} officially'.format(*self.official[k])) for k in self]
-    def __repr__(self): return '\n'.join([self.name] + [f'  {k:10} {n:8,} photos of {c:7,} products  {o}'.rstrip() for k,n,c,o in self._rows()] + [f'  {self.protocol}'])
+    @property
+    def complete(self):
+        "Whether all sizes that are published are those of the folder; False where none is."
+        same = [self.sizes[k] == n for k,n in self.official.items()] + [n == published for n,published in self.totals.values()]
+        return bool(same) and all(same)
+
+    def _rows(self):
+        "Rows (split, photos, products, how that compares with the published size)."
+        for k,size in self.sizes.items():
+            published = self.official.get(k)
+            if published is None: yield k, *size, ''
+            elif published == size: yield k, *size, 'official size'
+            else: yield k, *size, '{:,} of {:,} officially'.format(*published)
+
+    def _counted(self):
+        "Sentences about what is published of the whole benchmark."
+        return [f'{what}: {n:,}, the official number' if n == published else f'{what}: {n:,}, officially {published:,}'
+                for what,(n,published) in self.totals.items()]
+
+    def __repr__(self):
+        rows = [f'{k:12} {n:8,} photos of {c:7,} products  {o}'.rstrip() for k,n,c,o in self._rows()]
+        return '\n  '.join([self.name, *rows, *self._counted(), self.protocol])
+
     def _repr_html_(self):
         rows = ''.join(f'<tr><td style="text-align:left">{_escape(k)}</td><td>{n:,}</td><td>{c:,}</td><td>{o}</td></tr>' for k,n,c,o in self._rows())
-        return f'<b>{_escape(self.name)}</b><table><thead><tr><th>split</th><th>photos</th><th>products</th><th></th></tr></thead><tbody>{rows}</tbody></table><p>{_escape(self.protocol)}</p>'
+        head = '<tr><th>split</th><th>photos</th><th>products</th><th></th></tr>'
+        below = ''.join(f'<p>{_escape(o)}</p>' for o in [*self._counted(), self.protocol])
+        return f'<b>{_escape(self.name)}</b><table><thead>{head}</thead><tbody>{rows}</tbody></table>{below}'
 
 # %% ../nbs/08_readers.ipynb #43f4ced4
 def _find(root, places, what):
@@ -173,7 +196,8 @@ def read_consumer2shop(
     for p,_,item,_ in rows: kinds.setdefault(item, '/'.join(p.split('/')[1:3]))
     columns,pairs,shop = _pair_columns(rows, [o if good.issuperset(o) else (None, None) for o in files], gallery)
     protocol = f"Each customer's photo of the test items is looked for among {_GALLERIES[gallery]}; a hit shows the same item."
-    return Benchmark(_C2S, _splits(os.fspath(root), columns, sorted(kinds), kinds, lost), protocol, pairs=pairs, shop=shop)
+    return Benchmark(_C2S, _splits(os.fspath(root), columns, sorted(kinds), kinds, lost), protocol, pairs=pairs, shop=shop,
+                     totals={'photos in the list': (len({f for o in files for f in o}), 239557), 'items in the list': (len(kinds), 33881)})
 
 # %% ../nbs/08_readers.ipynb #bd57035e
 _DF2 = 'DeepFashion2 retrieval'
@@ -195,6 +219,13 @@ def _annotations(root, split, progress):
         except (ValueError, KeyError, TypeError) as e: raise ValueError(f'{path} is not an annotation of {_DF2}: {type(e).__name__} {e}') from None
     if not rows: raise FileNotFoundError(f'{annos} holds no .json file')
     return rows
+
+def _released_photos(rows):
+    "How many photos with a garment there are, beside what was released; `rows` are those of each split."
+    photos = {s: len({r[0] for r in o}) for s,o in rows.items()}
+    customers = len({r[0] for r in rows['validation'] if r[4] == 'user'})
+    return {'photos in train': (photos['train'], 191961), 'photos in validation': (photos['validation'], 32153),
+            "customers' photos in validation": (customers, 10844)}
 
 # %% ../nbs/08_readers.ipynb #1684c9bd
 def _cut(row, target):
@@ -229,8 +260,9 @@ def read_deepfashion2(
 )->Benchmark:         # train, query, gallery
     "DeepFashion2 consumer-to-shop retrieval, garment by garment. Source: github.com/switchablenorms/DeepFashion2"
     rows,lost = {},[]
-    for s in ('train', 'validation'):
-        rows[s] = _annotations(root, s, progress)
+    for s in ('train', 'validation'): rows[s] = _annotations(root, s, progress)
+    totals = _released_photos(rows)
+    for s in rows:
         good,gone = _there([r[0] for r in rows[s]], f'{s}/annos', missing, f'unpack the photos in {s}/image')
         rows[s],lost = [r for r in rows[s] if r[0] in good],lost+gone
         if crops: rows[s],bad = _cut_all(rows[s], os.fspath(crops), s, progress); lost += bad
@@ -245,7 +277,7 @@ def read_deepfashion2(
     within = _same_product(splits['train'].labels[user], splits['train'].labels[at])
     pairs = dict(train=np.stack([user[within[:, 0]], at[within[:, 1]]], 1), query=_same_product(splits['query'].labels, splits['gallery'].labels))
     return Benchmark(_DF2, splits, "Each customer's garment of the validation photos is looked for among all garments of its shop photos; a hit has the same pair and style. Boxes are given, not detected.",
-                     pairs=pairs, boxes={} if crops else {k: np.array([r[1] for r in o]).reshape(-1, 4) for k,o in part.items()}, shop=dict(train=shop))
+                     pairs=pairs, boxes={} if crops else {k: np.array([r[1] for r in o]).reshape(-1, 4) for k,o in part.items()}, shop=dict(train=shop), totals=totals)
 
 # %% ../nbs/08_readers.ipynb #fb30d8b5
 _SOP = 'Stanford Online Products'
