@@ -246,9 +246,12 @@ def _chosen(stages, n, backbone):
     raise ValueError(f"base_network: stages is {stages!r}, not 'last', 'all', or numbers of stages "
                      f'such as [1, 2]: {backbone} has {n}')
 
+_MOST_FEATURES = 16384   # of a photo, beyond which the ends of stages have to do
+
 def _of_stages(model, in_dims, stages):
     "Return a model of the same layers that gives the pooled features of several stages, (n, d)."
     ends = _ends_of_blocks(model, in_dims)
+    if 2*sum(o.shape[-1] for outs in ends for o in outs) > _MOST_FEATURES: ends = [outs[-1:] for outs in ends]
     maps = [o for i in _chosen(stages, len(ends), model.name) for o in ends[i-1]]
     pooled = [MeanAndDeviation(name=f'pool_{i}')(x) for i, x in enumerate(maps, 1)]
     out = layers.Concatenate(name='stages')(pooled) if len(pooled) > 1 else pooled[0]

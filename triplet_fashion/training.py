@@ -37,10 +37,10 @@ RECIPES = {
     'seed': dict(batches='triplet', batch_size=16, loss='lossless', activation='sigmoid', out_dims=128, hidden=(1024,), dropout=0.,
                  epochs=30, steps=None, learning_rate=1e-4, schedule=None, weight_decay=None, clipnorm=5., trainable=True, augment=False),
     'strong': dict(batches='pk', batch=80, P=None, K=8, loss='supcon', margin=0.5, activation='l2', out_dims=128, hidden=(1024,), dropout=0.2,
-                   epochs=30, steps=None, learning_rate=2e-3, schedule='cosine', weight_decay=None, clipnorm=None, trainable=False, augment=False, unfreeze=0.)}
-RECIPES['products'] = RECIPES['strong'] | dict(stages='all', discriminant=128, hidden=(), dropout=.5)
-RECIPES['deep'] = RECIPES['strong'] | dict(unfreeze=1/3, tune_epochs=8, tune_rate=3e-4, copies=4)
-RECIPES['scratch'] = RECIPES['strong'] | dict(batch=64, K=3, loss='hard', weight_decay='auto', hidden=(), dropout=0., epochs=40, trainable=True, augment=True)
+                   epochs=30, steps=None, learning_rate=2e-3, schedule='cosine', weight_decay=None, clipnorm=None, trainable=False, augment=False, unfreeze=0., stages='all')}
+RECIPES['products'] = RECIPES['strong'] | dict(discriminant=128, hidden=(), dropout=.5, learning_rate=5e-4, size=320)
+RECIPES['deep'] = RECIPES['strong'] | dict(stages='last', unfreeze=1/3, tune_epochs=8, tune_rate=3e-4, copies=4)
+RECIPES['scratch'] = RECIPES['strong'] | dict(stages='last', batch=64, K=3, loss='hard', weight_decay='auto', hidden=(), dropout=0., epochs=40, trainable=True, augment=True)
 
 # %% ../nbs/19_training.ipynb #6d47f75b
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ def _check_numbers(s):
     hidden = s.get('hidden', ())
     if not isinstance(hidden, (tuple, list)) or not all(map(_COUNT.takes, hidden)):
         raise ValueError(f'hidden={hidden!r}: expected widths of layers, (1024,), or () for none')
+    if 'size' in s: _sides(s['size'])
 
 def _check_words(s):
     "Raise where a word of settings `s` is unknown, naming it."
@@ -193,10 +194,12 @@ def _check_effects(s, without, changes, frozen, said):
                          'unfreezes what the first keeps frozen. Leave one of them out')
 
 # %% ../nbs/19_training.ipynb #e4178faf
-_NETWORK = dict(backbone='small', weights='imagenet', rescale='auto', precision=None, stages='last', discriminant=0)
+_NETWORK = dict(backbone='small', weights='imagenet', rescale='auto', precision=None, stages='last', discriminant=0, size=224)
 
 def _check_known(name, changes):
     "Raise where a recipe or a setting is unknown."
+    if isinstance(name, str) and name == 'auto':
+        raise ValueError(f"recipe='auto' is chosen by the photos, in fit: here use one of {', '.join(RECIPES)}")
     if not isinstance(name, dict) and not (isinstance(name, str) and name in RECIPES):
         raise ValueError(f'recipe={name!r} is unknown: use one of {", ".join(RECIPES)}, or a dictionary of settings')
     known = set(_NETWORK).union(*RECIPES.values())
@@ -221,7 +224,7 @@ def _used(name, s, net=None):
 
 # %% ../nbs/19_training.ipynb #f2e3863a
 _OF_THE_NETWORK = ('backbone', 'weights', 'rescale', 'precision', 'out_dims', 'hidden',
-                   'activation', 'dropout', 'trainable', 'stages', 'discriminant')
+                   'activation', 'dropout', 'trainable', 'stages', 'discriminant', 'size')
 _SECOND = {k: RECIPES['deep'][k] for k in ('tune_epochs', 'tune_rate', 'copies')}
 
 def _check_whole(s, net):
@@ -233,6 +236,12 @@ def _check_whole(s, net):
     if missing:
         raise ValueError(f"recipe lacks {missing}: begin with a recipe of the package, "
                          "such as RECIPES['strong'] | {...}")
+
+def _learns_in_part(s):
+    "Tell whether a part of the backbone learns, at once or later, so that only its last features stand above all of that."
+    return bool(s.get('trainable')) or 0 < s.get('unfreeze', 0) < 1
+
+_LAST = dict(stages='last')
 
 def _merged(name, changes, net=None):
     "Return (settings of a recipe with `changes`, those without them, words that name the recipe)."
@@ -247,6 +256,7 @@ def _merged(name, changes, net=None):
     if s.get('unfreeze'): s, without = _SECOND | s, _SECOND | without
     _check_whole(s, net)
     _check_numbers(s)
+    if isinstance(name, str) and 'stages' not in changes and _learns_in_part(s): s, without = s | _LAST, without | _LAST
     _check_words(s)
     _check_loss(s)
     return s, without, said
@@ -407,11 +417,21 @@ def _compiled(learner, s, steps):
     return ready(learner)
 
 # %% ../nbs/19_training.ipynb #c28f72d6
-def _situation(info, frozen):
-    "Say whether the photos look like products or like kinds, and which recipe suits those."
-    each = info['photos']/max(1, info['products'])
-    what, suits = ('kinds', 'strong') if each >= 100 else ('products', 'products')
-    return f"{what}, {each:.1f} photos each" + f", for which there is recipe='{suits}'"*frozen
+def _kind_of(photos, products):
+    "Return what so many photos of so many products look like, the recipe for those, and how many photos each has."
+    each = photos/max(1, products)
+    return (*(('kinds', 'strong') if each >= 100 else ('products', 'products')), each)
+
+def _situation(info, frozen, used=''):
+    "Say whether the photos look like products or like kinds, and which recipe suits those where another is used."
+    what, suits, each = _kind_of(info['photos'], info['products'])
+    return f"{what}, {each:.1f} photos each" + f", for which there is recipe='{suits}'"*(frozen and used != suits)
+
+def _suiting(catalog):
+    "Return the recipe that suits the photos of a catalog, and why."
+    counts = catalog.counts()[catalog.counts() > 1]
+    what, suits, each = _kind_of(counts.sum(), len(counts))
+    return suits, f', as the photos look like {what}: {each:.1f} each'
 
 def _plan(net, learner, s, info, store=None, said='', asked=None):
     "Say what is about to happen."
@@ -425,7 +445,7 @@ def _plan(net, learner, s, info, store=None, said='', asked=None):
     if s.get('unfreeze') and learner is not net:
         stages['then'] = (f"the upper {s['unfreeze']:.0%} of the backbone learn for "
                           f"{s['tune_epochs']} epochs, on {s['copies']} augmented copies of each photo")
-    return {'recipe': said, 'they look like': _situation(info, learner is not net), 'photos': info['photos'], 'products': info['products'],
+    return {'recipe': said, 'they look like': _situation(info, learner is not net, said.split(',')[0]), 'photos': info['photos'], 'products': info['products'],
             'products with one photo, left out': len(info['left_out']),
             'epochs': s['epochs'], 'steps an epoch': info['steps'], 'a step': step + lowered,
             'network': Path(name).name + (' (frozen; its features are computed once)' if learner is not net else ''), **kept,
@@ -673,9 +693,9 @@ def _sides(size):
     if len(sides) == 2 and all(map(_COUNT.takes, sides)): return int(sides[0]), int(sides[1])
     raise ValueError(f'size={size!r}: expected (height, width) in pixels, or one side of a square')
 
-def _size_for(size, net):
-    "Return (height, width) at which photos are read: what a network that was given takes."
-    if net is None: return (224, 224) if size is None else _sides(size)
+def _size_for(size, net, s):
+    "Return (height, width) at which photos are read: as asked for, what `net` takes, or as settings `s` say."
+    if net is None: return _sides(s['size'] if size is None else size)
     takes = tuple(net.input_shape[1:3])
     if None in takes:
         raise ValueError(f'net {net.name} takes photos of any size, {net.input_shape}: '
@@ -755,8 +775,23 @@ def _part_upper(net, catalog, valid, s, seed, folder, bar, workers=None):
     return _Upper(upper, data, look, catalog, valid, lambda c: _in_blocks(upper, seen))
 
 # %% ../nbs/19_training.ipynb #80a83726
-def _asked(recipe, net, seed, changes):
-    "Return (settings asked for, words that name the recipe), checked before any work."
+def _has_discriminant(net):
+    "Tell whether the head of a network computes a linear discriminant."
+    return any(l.name == 'discriminant' for l in net._flatten_layers())
+
+def _by_the_photos(recipe, catalog, net):
+    """Return (recipe, why, catalog), the last one read from its folder where `recipe` is 'auto'.
+
+    'auto' is what suits the network, if one is given, and else the photos."""
+    if not (isinstance(recipe, str) and recipe == 'auto'): return recipe, '', catalog
+    if net is not None: return 'products' if _has_discriminant(net) else 'strong', '', catalog
+    catalog = Catalog.of(catalog)
+    return *_suiting(catalog), catalog
+
+def _asked(recipe, net, seed, changes, why=''):
+    """Return (settings asked for, words that name the recipe), checked before any work.
+
+    `why` says for what reason it is this recipe."""
     own = recipe.get('seed', seed) if isinstance(recipe, dict) else seed
     if own != seed:
         raise ValueError(f'recipe holds seed={own}, and the argument seed is {seed}: '
@@ -765,6 +800,7 @@ def _asked(recipe, net, seed, changes):
     if both:
         raise ValueError(f"{', '.join(both)}: settings of a network that is made here, but net is given. Build it with them (see base_network), or leave net out")
     s, without, said = _merged(recipe, changes, net)
+    if said == recipe: said += why
     frozen = not s['trainable'] if net is None else _frozen(net)
     _check_effects(s, without, changes, frozen, said)
     if net is None: return s, said
@@ -869,8 +905,8 @@ def _tuned(checkpoints):
 def fit(
     catalog, # `Catalog` to learn from, or a folder of product folders
     valid=None, # photos watched after each epoch, best of products not in `catalog`: a `Catalog` or a folder; None: none
-    recipe='strong', # 'seed', 'strong', 'products', 'deep', 'scratch', or a dictionary of settings
-    size=None, # height and width of photos, pixels, or one side; None: 224 x 224, or what `net` takes
+    recipe='auto', # 'products', 'strong', 'deep', 'scratch', 'seed', or a dictionary of settings; 'auto': products or strong, as the photos are
+    size=None, # height and width of photos, pixels, or one side; None: as the recipe says, or what `net` takes
     net=None, # network made by `base_network`; None: made from the settings
     weights_from=None, # checkpoint to continue from, see `continue_from`
     checkpoints=None, # folder for a `SeedCheckpoint` after each epoch, or such a callback; None: none
@@ -891,12 +927,14 @@ def fit(
     Raises ValueError or TypeError, before a photo is read, for settings and arguments that cannot train,
     mean nothing or have no effect; FloatingPointError for a loss or weights that are not finite.
     Photos that cannot be read are left out and named in a warning."""
-    asked, said = _asked(recipe, net, seed, changes)
+    recipe, why, catalog = _by_the_photos(recipe, catalog, net)
+    asked, said = _asked(recipe, net, seed, changes, why)
     _check_arguments(seed, watch_share, doctor)
     frozen = not asked['trainable'] if net is None else _frozen(net)
     callbacks = _checked_callbacks(callbacks, asked, valid, doctor, frozen)
     _check_watching(valid, callbacks, restore_best, watch_share)
-    size = _size_for(size, net)
+    size = _size_for(size, net, asked)
+    asked |= dict(size=size)
     workers, part, devices = _staff(workers, resume)   # before anything else wakes TensorFlow
     if part[0]: verbose, checkpoints = 0, None   # files are for the chief
     catalog, valid = Catalog.of(catalog), valid if valid is None else Catalog.of(valid, 'valid')
@@ -981,7 +1019,7 @@ def _losses_at(model, rates, data):
 # %% ../nbs/19_training.ipynb #ded1858a
 def find_rate(
     catalog, # `Catalog` to learn from, or a folder of product folders
-    recipe='strong', # as in `fit`
+    recipe='auto', # as in `fit`
     size=None, # as in `fit`
     net=None, # network made by `base_network`, which keeps its weights; None: made here
     lowest=1e-6, # first learning rate
@@ -994,9 +1032,10 @@ def find_rate(
     "Try learning rates from low to high, a step each. Raises as `fit` does."
     _check_range(lowest, highest, steps, changes)
     _check_arguments(seed, None, None)
+    recipe, _, catalog = _by_the_photos(recipe, catalog, net)
     asked, _ = _asked(recipe, net, seed, changes)
-    asked |= dict(schedule=None, learning_rate=lowest)
-    catalog, size = Catalog.of(catalog), _size_for(size, net)
+    catalog, size = Catalog.of(catalog), _size_for(size, net, asked)
+    asked |= dict(schedule=None, learning_rate=lowest, size=size)
     asked, s, net, _ = _begin(catalog, asked, size, net, seed, (0, 1), 1)
     kept = _store(store, None, True)
     (inputs, catalog), _, bad = _seen_by_the_head(net, catalog, None, kept, 0, None)
