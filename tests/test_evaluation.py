@@ -7,7 +7,8 @@ from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog, draw_catalog
 from triplet_fashion.evaluation import BASELINES, RetrievalCallback, baselines, evaluate, official, scoreboard
 from triplet_fashion.features import embed
-from triplet_fashion.metrics import Verification, knn_accuracy, pair_distances, retrieval_metrics
+from triplet_fashion.metrics import Verification, color_histogram, knn_accuracy, pair_distances, retrieval_metrics
+from triplet_fashion.photo import load_images
 from triplet_fashion.training import fit, plot_history
 
 SMALL = dict(size=(32, 32), out_dims=16, verbose=0)
@@ -243,3 +244,13 @@ def test_a_scoreboard_says_when_colours_alone_find_as_much(drawn):
     some = drawn.subset(drawn.labels < 6)
     parts = scoreboard({'mine': blind, 'colour histogram': histogram}, drawn, seen=some)
     assert ', seen products' in parts.warning or ', unseen products' in parts.warning
+
+
+def test_the_histogram_compares_roots_of_shares(shops):
+    "Which have length 1: their cosine is the Bhattacharyya coefficient of the shares."
+    mine, *_ = shops
+    shares = color_histogram(load_images(mine.paths, (64, 64)))
+    np.testing.assert_allclose(colours(mine)**2, shares, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(colours(mine), axis=1), 1, rtol=1e-5)
+    got, *_ = scoreboard({'colour histogram': colours}, mine)
+    assert got['MAP@R'] == retrieval_metrics(shares**.5, mine.labels)['MAP@R'] != retrieval_metrics(shares, mine.labels)['MAP@R']

@@ -185,7 +185,9 @@ def left_out_report(
 # %% ../nbs/16_evaluation.ipynb #74d56990
 def _small_photos(catalog): return load_images(Catalog.of(catalog).paths, (64, 64))
 
-BASELINES = {'chance': None, 'colour histogram': lambda c: color_histogram(_small_photos(c)), 'raw pixels': lambda c: raw_pixels(_small_photos(c))}
+BASELINES = {'chance': None,
+             'colour histogram': lambda c: np.sqrt(color_histogram(_small_photos(c))),   # Hellinger
+             'raw pixels': lambda c: raw_pixels(_small_photos(c))}
 
 class Scoreboard(list):
     "Rows of figures, a dictionary an embedding."
