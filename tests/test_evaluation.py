@@ -7,7 +7,8 @@ from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog, draw_catalog
 from triplet_fashion.evaluation import BASELINES, RetrievalCallback, baselines, evaluate, official, scoreboard
 from triplet_fashion.features import embed
-from triplet_fashion.metrics import Verification, knn_accuracy, pair_distances, retrieval_metrics
+from triplet_fashion.metrics import Verification, color_histogram, knn_accuracy, pair_distances, retrieval_metrics
+from triplet_fashion.photo import load_images
 from triplet_fashion.training import fit, plot_history
 
 SMALL = dict(size=(32, 32), out_dims=16, verbose=0)
@@ -37,7 +38,7 @@ def test_a_gallery_is_searched_by_name(shops):
     front, back = mine.labels*0 + np.arange(32)%4 < 2, np.arange(32)%4 >= 2
     x = colours(mine)
     want = retrieval_metrics(x[front], mine.labels[front], x[back], mine.labels[back])
-    got, = scoreboard({'it': colours}, mine.subset(front), shifted.subset(back))
+    got, *_ = scoreboard({'it': colours}, mine.subset(front), shifted.subset(back))
     assert {k: got[k] for k in want} == dict(want)
     with pytest.raises(ValueError, match='none of the 32 queries'): scoreboard({'it': colours}, mine, other)
     with pytest.raises(ValueError, match='gallery_labels is a Catalog'): evaluate(x, mine.labels, x, mine)
@@ -46,7 +47,7 @@ def test_a_gallery_is_searched_by_name(shops):
 def test_a_photo_that_is_in_the_gallery_does_not_find_itself(shops):
     mine, shifted, _ = shops
     x = colours(mine)
-    alone, (both,) = evaluate(x, mine), scoreboard({'it': colours}, mine, shifted)
+    alone, (both, *_) = evaluate(x, mine), scoreboard({'it': colours}, mine, shifted)
     assert {k: both[k] for k in alone} == dict(alone) and both['R@1'] < 1
     assert both['5-NN'] == knn_accuracy(x, mine.labels)
     by_id = evaluate(x, mine.labels, x, mine.labels, query_ids=mine.ids, gallery_ids=mine.ids, seen=[0, 1])
@@ -232,14 +233,77 @@ def test_numbers_of_watching_that_mean_nothing_are_named(shops, given):
     with pytest.raises(ValueError, match=f'{next(iter(given))}='): RetrievalCallback(small(), mine, **given)
 
 
-def test_a_scoreboard_says_when_colours_alone_find_as_much(drawn):
-    "The first embedding is the one that is judged; products seen and unseen are compared with their own."
-    histogram = BASELINES['colour histogram']
-    blind = lambda c: np.random.default_rng(0).normal(size=(len(c), 8))
-    worse = scoreboard({'mine': blind, 'colour histogram': histogram}, drawn)
-    assert 'mine' in worse.warning and f"{worse[1]['R@1']:.3f}" in worse.warning and worse.warning in repr(worse)
-    better = scoreboard({'mine': lambda c: np.eye(99)[c.labels], 'colour histogram': histogram}, drawn)
-    assert better.warning == '' and scoreboard({'mine': blind}, drawn).warning == ''
-    some = drawn.subset(drawn.labels < 6)
-    parts = scoreboard({'mine': blind, 'colour histogram': histogram}, drawn, seen=some)
-    assert ', seen products' in parts.warning or ', unseen products' in parts.warning
+# ---- the colour histogram, asked for or not
+
+def blind(catalog): return np.random.default_rng(0).normal(size=(len(catalog), 8))
+def sighted(catalog): return np.eye(99)[catalog.labels]
+
+
+def names(rows): return [row['embedding'] for row in rows]
+
+
+def test_the_histogram_compares_roots_of_shares(shops):
+    "Which have length 1: their cosine is the Bhattacharyya coefficient of the shares."
+    mine, *_ = shops
+    shares = color_histogram(load_images(mine.paths, (64, 64)))
+    np.testing.assert_allclose(colours(mine)**2, shares, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(colours(mine), axis=1), 1, rtol=1e-5)
+    got, *_ = scoreboard({'colour histogram': colours}, mine)
+    assert got['MAP@R'] == retrieval_metrics(shares**.5, mine.labels)['MAP@R'] != retrieval_metrics(shares, mine.labels)['MAP@R']
+
+
+def test_the_histogram_is_shown_whether_it_was_asked_for_or_not(shops):
+    "After what was given and before chance; where it was given, in its own place and once."
+    mine, other = shops[0], shops[2]
+    rows = scoreboard({'chance': None, 'mine': blind, 'yours': sighted}, mine)
+    assert names(rows) == ['mine', 'yours', 'colour histogram', 'chance']
+    asked = scoreboard({'colour histogram': colours, 'mine': blind}, mine)
+    assert names(asked) == ['colour histogram', 'mine'] and asked[0] == rows[2] and asked[1] == rows[0]
+    assert names(scoreboard({'luck': None}, mine)) == ['colour histogram', 'luck']
+    own = scoreboard({'colour histogram': sighted}, mine)          # the name is taken
+    assert names(own) == ['colour histogram'] and own[0]['R@1'] == 1
+    front = np.arange(len(mine))%4 < 2
+    apart = scoreboard({'mine': blind}, mine.subset(front), mine.subset(~front), seen=mine.subset(mine.labels < 3))
+    assert names(apart) == [f'{n}, {kind} products' for n in ('mine', 'colour histogram') for kind in ('unseen', 'seen')]
+
+
+def test_photos_that_only_the_histogram_reads_change_no_other_row(damaged, recwarn):
+    "Embeddings made elsewhere are judged on all photos, though some, or all, are not on disk."
+    shelf, good = damaged
+    gone = Catalog([f'{path}.gone' for path in shelf.paths], shelf.labels, shelf.class_names)
+    ways = {'elsewhere': sighted, 'chance': None}
+    for some in (shelf, gone):
+        rows = scoreboard(ways, some)
+        assert names(rows) == ['elsewhere', 'chance'] and rows[0]['queries'] == 16 and rows.left_out == []
+        assert 'The colour histogram is left out' in rows.protocol and 'no such file' in rows.protocol
+        assert names(scoreboard(ways, good, some)) == ['elsewhere', 'chance']      # or not in the gallery
+        assert names(scoreboard({'luck': None}, some)) == ['luck']
+    assert not any('could not be read' in str(w.message) for w in recwarn)
+    whole = scoreboard(ways, good)
+    assert names(whole) == ['elsewhere', 'colour histogram', 'chance'] and 'left out' not in whole.protocol
+
+
+def test_the_histogram_is_judged_on_the_photos_of_the_others(damaged):
+    "A photo that a network cannot read is in no row; that of the histogram says the same as where it was asked for."
+    shelf, good = damaged
+    with pytest.warns(UserWarning, match='2 photos could not be read'): rows = scoreboard({'network': small()}, shelf)
+    assert {row['queries'] for row in rows} == {14} and rows[1] == scoreboard({'colour histogram': colours}, good)[0]
+    with pytest.warns(UserWarning, match='2 photos could not be read'): asked = scoreboard({'elsewhere': sighted, **BASELINES}, shelf)
+    assert {row['queries'] for row in asked} == {14}                               # as whatever was asked for
+
+
+def test_a_scoreboard_says_what_is_no_better_than_what_learned_nothing(drawn):
+    "The first embedding is judged by the best plain row, asked for or not; products seen and unseen by their own."
+    worse = scoreboard({'mine': blind}, drawn)
+    assert "'mine'" in worse.warning and f"{worse[1]['R@1']:.3f} of 'colour histogram'" in worse.warning
+    assert worse.warning in repr(worse) and '<p>R@1 of' in worse._repr_html_()
+    assert scoreboard({'mine': sighted}, drawn).warning == '' and scoreboard(BASELINES, drawn).warning == ''
+    assert 'mine, too' in scoreboard({'mine, too': blind}, drawn).warning          # a comma in a name means nothing
+    better = scoreboard({'mine': blind, 'colour histogram': blind, 'raw pixels': sighted}, drawn)
+    assert "1.000 of 'raw pixels'" in better.warning
+    parts = scoreboard({'mine': blind}, drawn, seen=drawn.subset(drawn.labels < 6))
+    assert "of 'mine, unseen products'" in parts.warning and "of 'colour histogram, unseen products'" in parts.warning
+
+
+def test_without_recall_at_1_the_warning_speaks_of_another_figure(drawn):
+    assert scoreboard({'mine': blind}, drawn, ks=(5,)).warning.startswith('MAP@R of')

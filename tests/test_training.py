@@ -48,8 +48,8 @@ def run(drawn): return fit(drawn, epochs=4, P=6, **SMALL)
 
 
 def test_strong_beats_untrained(drawn, run):
-    before, = scoreboard(before_training(run), drawn)
-    after, = scoreboard({'trained': run.net}, drawn)
+    before, *_ = scoreboard(before_training(run), drawn)
+    after, *_ = scoreboard({'trained': run.net}, drawn)
     assert run.history['loss'][-1] < run.history['loss'][0]
     assert after['R@1'] > before['R@1']
 
@@ -294,7 +294,7 @@ def test_lite0_features_are_computed_once(drawn, lite0):
     run = fit(drawn, backbone=str(lite0), size=(96, 96), epochs=2, verbose=0, store=store)
     assert [v.shape for v in store.values()] == [(len(drawn), *head_of(run.net).input_shape[1:])]
     assert 'frozen' in run.plan['network']
-    before, = scoreboard(before_training(run, store), drawn)
+    before, *_ = scoreboard(before_training(run, store), drawn)
     assert before['embedding'] == 'frozen backbone' and before['R@1'] > .5
 
 

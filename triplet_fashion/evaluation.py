@@ -7,7 +7,7 @@ __all__ = ['BASELINES', 'Evaluation', 'evaluate', 'readable_photos', 'without_un
            'scoreboard', 'seeded', 'baselines', 'official', 'RetrievalCallback']
 
 # %% ../nbs/16_evaluation.ipynb #02c9b812
-import math, numbers, os, threading, time, warnings
+import html, math, numbers, os, threading, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -185,7 +185,9 @@ def left_out_report(
 # %% ../nbs/16_evaluation.ipynb #74d56990
 def _small_photos(catalog): return load_images(Catalog.of(catalog).paths, (64, 64))
 
-BASELINES = {'chance': None, 'colour histogram': lambda c: color_histogram(_small_photos(c)), 'raw pixels': lambda c: raw_pixels(_small_photos(c))}
+BASELINES = {'chance': None,
+             'colour histogram': lambda c: np.sqrt(color_histogram(_small_photos(c))),   # Hellinger
+             'raw pixels': lambda c: raw_pixels(_small_photos(c))}
 
 class Scoreboard(list):
     "Rows of figures, a dictionary an embedding."
@@ -204,17 +206,31 @@ class Scoreboard(list):
 
     @property
     def warning(self)->str: # '' where there is nothing to say
-        "Say where the colour histogram, which has learned nothing, finds as much as the first embedding."
-        if not self: return ''
-        first, *kind = self[0]['embedding'].rsplit(', ', 1)
-        name = ', '.join(['colour histogram', *kind])
-        plain = next((row for row in self[1:] if row['embedding'] == name), None)
-        if plain is None or plain['R@1'] < self[0]['R@1']: return ''
-        return (f"The colour histogram finds a photo of the same product first for {plain['R@1']:.3f} of the queries, "
-                f"{self[0]['embedding']} for {self[0]['R@1']:.3f}: it is no better than looking at the colours alone.")
+        "Say where the best of `BASELINES`, which learn nothing, is as good as the first embedding."
+        first, plain = _first_and_plain(self)
+        if not plain: return ''
+        figure = 'R@1' if 'R@1' in first else 'MAP@R'
+        best = max(plain, key=lambda row: row[figure])
+        if best[figure] < first[figure]: return ''
+        return (f"{figure} of '{first['embedding']}' is {first[figure]:.3f}, no better than the "
+                f"{best[figure]:.3f} of '{best['embedding']}', which has learned nothing.")
 
     def __repr__(self): return f'{self.protocol}\n{self.table()!r}' + f'\n{self.warning}'*bool(self.warning)
-    def _repr_html_(self): return self.table()._repr_html_()
+
+    def _repr_html_(self):
+        said = f'<p>{html.escape(self.warning)}</p>'*bool(self.warning)
+        return self.table()._repr_html_() + said
+
+_KINDS = ', seen products', ', unseen products'
+
+def _first_and_plain(rows):
+    "Return the first row, and those of `BASELINES` on the same products unless it is one of them."
+    if not rows: return None, []
+    name = rows[0]['embedding']
+    kind = next((k for k in _KINDS if name.endswith(k)), '')
+    plain = [f'{baseline}{kind}' for baseline in BASELINES]
+    if name in plain: return rows[0], []
+    return rows[0], [row for row in rows if row['embedding'] in plain]
 
 # %% ../nbs/16_evaluation.ipynb #15a00ddd
 def _embedder(way, store, verbose):
@@ -244,6 +260,14 @@ def _measured(ways, queries, gallery, ks, seen):
     return found, queries, gallery, out
 
 # %% ../nbs/16_evaluation.ipynb #f824731f
+def _histogram(queries, gallery, ks, seen):
+    "Return the Evaluation of the colour histogram, or None and a sentence that says why."
+    make = BASELINES['colour histogram']
+    try: x, y = make(queries), None if gallery is None else make(gallery)
+    except (PhotoError, OSError) as e:
+        return None, f' The colour histogram is left out, as it needs the photos themselves: {e}.'
+    return evaluate(x, queries, y, gallery, ks=ks, seen=seen), ''
+
 def _protocol(queries, gallery, out):
     "Say what is a query, what is searched, what is a hit, and which photos were left out."
     among = f'the other {len(queries) - 1:,} photos'
@@ -277,24 +301,34 @@ def scoreboard(
     seen=None, # products of training, a `Catalog`, a folder, or labels: they get rows of their own
     ks=(1, 5, 10, 20), # cut-offs of Recall@K, Precision@K and nDCG@K
 )->Scoreboard: # a list of a dict per embedder
-    """Measure several embeddings on the same queries and gallery.
+    """Measure several embeddings, and the colour histogram, on the same queries and gallery.
 
     A row holds 'embedding', the figures of `evaluate`, and 'R@1 interval' and 'MAP@R interval'
-    (95 %, products redrawn). No photo finds itself. One that cannot be read is left out
-    of all rows, with a warning that names it."""
+    (95 %, products redrawn). No photo finds itself. One that an embedder cannot read is left out
+    of all rows, with a warning that names it.
+
+    The row 'colour histogram' stands before chance where `embedders` does not hold it. It never
+    changes the others: where it cannot read one of their photos, as where embeddings were made
+    elsewhere, it is left out itself, and `protocol` says so."""
     if not embedders:
         raise ValueError('embedders is empty: give some, such as {"mine": net, **BASELINES}')
     queries, (seen,) = Catalog.of(catalog), _listed(seen=seen)
     if gallery is not None: gallery = Catalog.of(gallery, 'gallery')
-    given = {name: way for name, way in embedders.items() if way is not None}
+    given = {name: way for name, way in embedders.items() if way is not None} or {'chance': None}
     ways = {name: _embedder(way, store, verbose) for name, way in given.items()}
-    ways = ways or {'chance': _embedder(None, store, verbose)}
     found, queries, gallery, out = _measured(ways, queries, gallery, ks, seen)
-    last = [*found.values()][-1]   # whose queries and gallery are those of chance
+    any_of_them = [*found.values()][-1]   # chance is the same for all
+    embedders, said = dict(embedders), ''
+    if 'colour histogram' not in embedders:
+        histogram, said = _histogram(queries, gallery, ks, seen)
+        if histogram:
+            found['colour histogram'] = histogram
+            embedders['colour histogram'] = BASELINES['colour histogram']
     order = sorted(embedders.items(), key=lambda o: o[1] is None)
-    rows = [row for name, way in order for row in _rows_of(name, way, found.get(name, last))]
+    rows = [row for name, way in order
+            for row in _rows_of(name, way, found.get(name, any_of_them))]
     if out: warnings.warn(left_out_report(out), stacklevel=2)
-    return Scoreboard(rows, _protocol(queries, gallery, out), out)
+    return Scoreboard(rows, _protocol(queries, gallery, out) + said, out)
 
 # %% ../nbs/16_evaluation.ipynb #394bcc06
 _MAKING = threading.Lock()   # Keras' random state is one for the whole process
