@@ -5,6 +5,7 @@ import pytest
 from keras import layers
 
 from triplet_fashion.base_network import MeanAndDeviation, backbone_of, backbone_stages, base_network, head_of, standardize
+from triplet_fashion.catalog import Catalog
 from triplet_fashion.encoding import encode
 from triplet_fashion.features import features
 from triplet_fashion.persistence import load_bundle, save_bundle
@@ -145,3 +146,51 @@ def test_what_does_not_go_together_is_said(drawn, backbone):
     with pytest.raises(ValueError, match="unfreeze=0.333, but stages='all'"): recipe('deep', backbone=backbone, stages='all')
     with pytest.raises(ValueError, match="stages is 'none'"): fit(drawn, recipe='products', backbone=backbone, size=48, stages='none', verbose=0)
     assert fit(drawn, recipe='products', size=(32, 32), epochs=1, steps=1, verbose=0).plan['recipe'].startswith('scratch, as')
+
+
+def many_each(catalog, each):
+    "The photos of `catalog` again and again, until two products have so many each."
+    kept = catalog.subset(np.isin(catalog.labels, catalog.products[:2]))
+    times = -(-each*2//len(kept))
+    return Catalog(list(kept.paths)*times, list(kept.labels)*times, kept.class_names, kept.root)
+
+
+@pytest.mark.parametrize('photos,chosen', [('few', 'products'), ('many', 'strong')])
+def test_the_photos_choose_the_recipe(drawn, backbone, photos, chosen):
+    catalog = drawn if photos == 'few' else many_each(drawn, 100)
+    run = fit(catalog, backbone=backbone, size=48, epochs=1, steps=1, out_dims=8, verbose=0, doctor=None)
+    assert run.plan['recipe'].startswith(f'{chosen}, as the photos look like')
+    assert run.settings['stages'] == 'all' and bool(run.settings['discriminant']) == (chosen == 'products')
+
+
+def test_the_network_chooses_the_recipe(drawn, backbone, net):
+    how = dict(epochs=1, steps=1, verbose=0, doctor=None)
+    assert fit(drawn, net=net, **how).plan['recipe'] == 'strong'
+    own = base_network((48, 48, 3), 4, backbone, hidden=(), stages='all', discriminant=4, trainable=False)
+    assert fit(drawn, net=own, **how).plan['recipe'] == 'products'
+    assert fit(drawn, size=32, **how).plan['recipe'].startswith('scratch, as')
+    with pytest.raises(ValueError, match="recipe='auto' is chosen by the photos"): recipe('auto')
+
+
+def test_the_recipe_says_at_which_size_photos_are_read(drawn, backbone, tmp_path):
+    how = dict(backbone=backbone, epochs=1, steps=1, out_dims=8, verbose=0, doctor=None)
+    wide = fit(drawn, recipe=recipe('products', backbone=str(backbone), size=64), epochs=1, steps=1, verbose=0, doctor=None)
+    assert wide.net.input_shape[1:3] == wide.settings['size'] == (64, 64)
+    assert recipe('products')['size'] == 224 and recipe('products', backbone=str(backbone))['size'] == 320   # from scratch, and not
+    x = keras.Input((40, 56, 3))
+    fixed = keras.Model(x, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(x)))
+    fixed.save(tmp_path/'fixed.keras')
+    for own in fixed, str(tmp_path/'fixed.keras'):   # takes no other size
+        assert fit(drawn, **how | dict(backbone=own)).net.input_shape[1:3] == (40, 56)
+    with pytest.raises(ValueError, match="size=0: expected"): recipe('strong', backbone='ResNet50', size=0)
+
+
+def test_only_the_last_stage_where_a_part_of_the_backbone_learns(backbone):
+    own = dict(backbone=str(backbone))
+    assert recipe('strong', **own)['stages'] == 'all'
+    assert recipe('strong', unfreeze=.5, **own)['stages'] == recipe('deep', **own)['stages'] == recipe('strong', trainable=.5, **own)['stages'] == 'last'
+
+
+def test_networks_with_wide_blocks_are_asked_at_the_ends_of_stages():
+    every = base_network((64, 64, 3), 8, 'ResNet50', weights=None, stages='all', trainable=False)
+    assert head_of(every).input_shape == (None, 2*(64 + 256 + 512 + 1024 + 2048))

@@ -592,15 +592,15 @@ def _chosen(run, watched):
 
 # %% ../nbs/26_cli.ipynb #50a463af
 @command(epochs=_count, steps=_count, size=_count, checkpoints=_count, rate=_positive, learn=_share, seed=_from_zero,
-         recipe=('strong', 'products', 'deep', 'scratch', 'seed'), precision=('float32', 'bfloat16', 'auto'))
+         recipe=('auto', 'products', 'strong', 'deep', 'scratch', 'seed'), precision=('float32', 'bfloat16', 'auto'))
 def triplet_train(
     folder:str, # folder of product folders
     val:str=None, # folder to judge on, same layout; without it a fifth of the products is kept aside
     backbone:str='small', # a name in keras.applications, a FILE.keras, or small
     weights:str=None, # of a named backbone: imagenet, none, or a file (default: imagenet)
-    recipe:str='strong', # strong; products, which uses all stages of a pretrained backbone; deep, which trains its upper part too; scratch, for small; or seed
+    recipe:str='auto', # auto: by the photos, products (few of each) or strong (many); deep, which trains the upper part of a pretrained backbone too; scratch, for small; or seed
     out:str='run', # folder for the network, the figures and the report
-    size:int=None, # side of the photos as the network sees them, pixels (default: 64 for small, else 224)
+    size:int=None, # side of the photos as the network sees them, pixels (default: 64 for small, else the recipe's, 224 or 320)
     epochs:int=None, # passes over the photos (default: the recipe's)
     steps:int=None, # steps an epoch (default: every photo once)
     rate:float=None, # learning rate (default: the recipe's)
@@ -632,8 +632,8 @@ def triplet_train(
     _protocol(queries, train)
     watched = _watched(queries, restore_best)
     changes = _changes(backbone, weights, precision, epochs=epochs, steps=steps, learning_rate=rate, trainable=learn)
-    size = size or (64 if backbone == 'small' else 224)
-    run = fit(train, valid=watched, recipe=recipe, size=(size, size), seed=seed, restore_best=restore_best,
+    size = size or (64 if backbone == 'small' else None)
+    run = fit(train, valid=watched, recipe=recipe, size=size, seed=seed, restore_best=restore_best,
               checkpoints=SeedCheckpoint(out/'checkpoints', checkpoints), callbacks=_logs(chief and log),
               show_plan=partial(_say_plan, quiet=quiet) if chief else None, verbose=_bar(quiet),
               store=store, workers=workers, **going_on, **changes)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .base_network import _settled, backbone_of, base_network, head_of, separate, standardize, unfreeze
+from .base_network import _from_file, _settled, backbone_of, base_network, head_of, separate, standardize, unfreeze
 from .catalog import Catalog
 from .generator import bad_report, pk_dataset, triplet_dataset
 from .loss import loss_levels
@@ -693,9 +693,19 @@ def _sides(size):
     if len(sides) == 2 and all(map(_COUNT.takes, sides)): return int(sides[0]), int(sides[1])
     raise ValueError(f'size={size!r}: expected (height, width) in pixels, or one side of a square')
 
+def _fixed_size(backbone):
+    "Return (height, width) of the only photos that a backbone takes; None where it takes others too."
+    if str(backbone).endswith('.keras'): backbone = _from_file(os.fspath(backbone))
+    shape = getattr(backbone, 'input_shape', None)
+    fixed = isinstance(backbone, keras.Model) and isinstance(shape, tuple) and len(shape) == 4
+    return shape[1:3] if fixed and None not in shape[1:3] else None
+
 def _size_for(size, net, s):
-    "Return (height, width) at which photos are read: as asked for, what `net` takes, or as settings `s` say."
-    if net is None: return _sides(s['size'] if size is None else size)
+    """Return (height, width) at which photos are read.
+
+    As asked for, what `net` takes, the only size that the backbone takes, or as settings `s` say."""
+    if net is None and size is not None: return _sides(size)
+    if net is None: return _fixed_size(s['backbone']) or _sides(s['size'])
     takes = tuple(net.input_shape[1:3])
     if None in takes:
         raise ValueError(f'net {net.name} takes photos of any size, {net.input_shape}: '
