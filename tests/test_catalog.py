@@ -483,6 +483,17 @@ def test_drawn_catalogue_is_the_same_byte_for_byte(tmp_path):
     assert {k: v for k, v in tree(tmp_path/'a').items() if k.endswith('jpg')}.items() <= tree(tmp_path/'more').items() and len(part) == 12
 
 
+def test_a_harder_drawn_catalogue(tmp_path):
+    easy, a, b = (draw_catalog(tmp_path/n, 3, 4, size=(32, 48), **k) for n, k in (('easy', {}), ('a', dict(hard=True)), ('b', dict(hard=True))))
+    assert tree(tmp_path/'a') == tree(tmp_path/'b') and a.ids == easy.ids and a.categories == easy.categories
+    jpgs = [{v for k, v in tree(tmp_path/n).items() if k.endswith('jpg')} for n in ('easy', 'a')]
+    assert not jpgs[0] & jpgs[1]
+    assert 'hard' not in (tmp_path/'easy/.drawn.json').read_text()   # a folder drawn before there was a choice is known again
+    assert draw_catalog(tmp_path/'a', 3, 4, size=(32, 48), hard=True).paths == a.paths
+    with pytest.raises(FileExistsError): draw_catalog(tmp_path/'a', 3, 4, size=(32, 48))
+    with pytest.raises(TypeError, match="hard='very'"): draw_catalog(tmp_path/'c', 3, 4, hard='very')
+
+
 def test_drawn_catalogue_is_complete_or_not_there(tmp_path, monkeypatch):
     real, calls = room.draw_photo, []
     def breaks(*a, **k):

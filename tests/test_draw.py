@@ -19,7 +19,7 @@ def digest(pairs, **kw): return hashlib.sha256(b''.join(draw_photo(p, v, **kw).t
 
 
 def forget():
-    for f in (draw_flat, fabric, draw._stock, draw._deck): f.cache_clear()
+    for f in (draw_flat, fabric, draw._stock, draw._wearer, draw._deck): f.cache_clear()
 
 
 # ---- the same everywhere
@@ -191,6 +191,116 @@ def test_light_falls_on_the_side_that_faces_it():
     assert draw._relief(slope, (0., -1.), .1)[5, 5] == 1
 
 
+# ---- as a shop takes them
+
+def shop(n, views=4, **kw): return [[photo_view(p, v, hard=True, **kw) for v in range(views)] for p in range(n)]
+
+
+# Twelve photos as they were drawn before there was a harder setting: their mean levels (red, green, blue).
+PLAIN = {
+    (1, 0): [81.0, 80.5, 91.7], (2, 0): [133.1, 132.7, 128.3], (5, 3): [210.6, 174.2, 156.4],
+    (9, 7): [152.5, 121.9, 97.9], (18, 4): [146.5, 126.0, 102.4], (33, 1): [147.9, 115.2, 106.2],
+    (40, 2): [114.2, 112.1, 111.7], (61, 6): [142.5, 159.7, 151.3], (77, 5): [188.4, 165.7, 151.6],
+    (120, 0): [158.4, 153.3, 163.4], (200, 2): [123.3, 91.8, 78.6], (450, 9): [123.1, 127.5, 132.4],
+}
+
+
+def test_photos_are_as_they_were():
+    for pair, levels in PLAIN.items():
+        assert np.abs(draw_photo(*pair).mean((0, 1)) - levels).max() < 1
+        assert np.array_equal(draw_photo(*pair), draw_photo(*pair, hard=False))
+        v = photo_view(*pair)
+        assert (v.side, v.color, v.model, v.stage) == ('front', '', None, ())
+
+
+@few
+@given(number, st.integers(0, 40), st.integers(0, 2**40), st.sampled_from([(16, 16), (64, 64), (40, 97), (90, 33)]))
+def test_every_number_is_a_photo_of_a_shop(product, view, seed, size):
+    a = draw_photo(product, view, seed=seed, size=size, hard=True)
+    assert a.shape == (*size, 3) and a.dtype == np.uint8 and a.std() > 4
+    forget()
+    assert np.array_equal(a, draw_photo(product, view, seed=seed, size=size, hard=True))
+
+
+def test_a_shop_is_the_same_in_another_process():
+    code = ('import hashlib; from triplet_fashion.draw import draw_photo;'
+            'print(hashlib.sha256(b"".join(draw_photo(p, v, hard=True).tobytes() for p, v in [(2, 0), (21, 1), (15, 2)])).hexdigest())')
+    said = [subprocess.run([sys.executable, '-c', code], env={'PYTHONHASHSEED': s, 'PYTHONPATH': str(draw.__file__).rsplit('triplet_fashion', 1)[0]},
+        capture_output=True, text=True, check=True).stdout.strip() for s in '17']
+    assert said == [digest([(2, 0), (21, 1), (15, 2)], hard=True)]*2
+
+
+SHOP = {
+    (2, 0): [169, 127, 131, 172, 124, 128, 142, 96, 95, 157, 99, 97],
+    (15, 1): [144, 123, 104, 202, 172, 144, 119, 102, 87, 173, 148, 125],
+    (21, 2): [68, 69, 88, 87, 87, 105, 53, 57, 76, 71, 74, 94],
+    (60, 3): [133, 110, 99, 153, 130, 118, 109, 89, 83, 131, 111, 105],
+    (100, 0): [99, 120, 122, 74, 83, 91, 77, 96, 106, 69, 82, 92],
+}
+
+
+@pytest.mark.parametrize('pair', sorted(SHOP))
+def test_golden_thumbnails_of_a_shop(pair):
+    got = np.asarray(Image.fromarray(draw_photo(*pair, hard=True)).resize((2, 2), Image.BOX), int).ravel()
+    assert np.abs(got - SHOP[pair]).max() <= 3
+
+
+def test_four_shoots_are_shared_by_all_products():
+    views = shop(60)
+    assert all(sorted(v.model for v in four) == [0, 1, 2, 3] for four in views)
+    days = {(v.model, v.place, v.tint, v.light, v.warmth, v.tilt, v.sway, v.stage) for four in views for v in four}
+    assert len(days) == 4
+    assert len({tuple(v.model for v in four) for four in views}) > 15   # each product in an order of its own
+    assert len({v.seed for four in views for v in four}) == 240         # each photo with creases of its own
+
+
+def test_the_place_is_the_same_in_all_photos_of_a_shoot():
+    first = {v.model: draw_place(v, 32, 32) for v in shop(1)[0]}
+    for v in sum(shop(8), []): assert np.array_equal(draw_place(v, 32, 32), first[v.model])
+    for v in sum(shop(2, seed=1), []): assert v.place == 'studio' or not np.array_equal(draw_place(v, 32, 32), first[v.model])
+
+
+def test_front_back_and_close_up():
+    for four in shop(40):
+        assert [v.side for v in four] == ['front', 'back', 'front', 'front']
+        assert [v.zoom > 2 for v in four] == [False, False, True, False]
+    front = replace(photo_view(33, 0, hard=True), color='')
+    assert not np.array_equal(draw_photo(33, front), draw_photo(33, replace(front, side='back')))
+    assert all(min(np.abs(draw_photo(p, v).astype(int)-draw_photo(p, replace(v, model=None)).astype(int)).mean() for v in four[:2]) > 2
+        for p, four in enumerate(shop(6)))   # somebody wears it
+
+
+def test_close_ups_show_cloth():
+    "Its middle is the garment, of trousers too."
+    for p in range(40):
+        v = photo_view(p, 2, hard=True)
+        plain = replace(v, grain=0, blur=0)
+        bare = draw_photo(replace(garment(p), colors=('Mint', 'Mint', 'Mint')), plain).astype(int)
+        assert (np.abs(draw_photo(p, plain).astype(int)-bare)[40:88, 40:88].max(2) > 8).mean() > .5 or 'Mint' in garment(p).colors, p
+
+
+def test_the_shop_dyes_one_photo_of_a_third_of_the_products():
+    views = shop(300, views=8)
+    assert .25 < np.mean([bool(eight[0].color) for eight in views]) < .42
+    assert not any(v.color for eight in views for v in eight[1:])
+    for p, (v, *_) in enumerate(views):
+        if not v.color: continue
+        assert all(sum(abs(a-b) for a, b in zip(COLORS[v.color], COLORS[c])) > 100 for c in garment(p).colors)
+
+
+def test_a_dyed_photo_differs_in_colour_and_in_nothing_else():
+    dyed = [(p, v) for p, (v,) in enumerate(shop(60, views=1)) if v.color]
+    for p, v in dyed[:8]:
+        own, g = replace(v, color=''), garment(p)
+        assert np.abs(draw_photo(p, v).astype(int)-draw_photo(p, own)).mean() > 3
+        assert np.array_equal(draw_photo(p, v), draw_photo(replace(g, colors=(v.color, *g.colors[1:])), own))
+
+
+def test_a_shop_s_quality():
+    assert photo_quality(7, 1, hard=True) == photo_view(7, 1, hard=True).quality
+    assert {70 <= v.quality < 93 for v in sum(shop(40), [])} == {True}
+
+
 # ---- hard enough
 
 def recall(x, labels):
@@ -212,6 +322,15 @@ def test_colour_and_coarse_pixels_are_not_enough():
     assert recall(raw, labels) < .55
 
 
+def test_a_shop_hides_products_from_colours():
+    found = {}
+    for hard in (False, True):
+        x = np.stack([draw_photo(p, v, size=(64, 64), hard=hard) for p in range(40) for v in range(4)])
+        bins = (x//32).astype(int)@[64, 8, 1]
+        found[hard] = recall(np.stack([np.bincount(b.ravel(), minlength=512) for b in bins]).astype(float), np.repeat(np.arange(40), 4))
+    assert found[True] < .05 < found[False]/2
+
+
 # ---- faults
 
 @pytest.mark.parametrize('call, error, says', [
@@ -219,6 +338,10 @@ def test_colour_and_coarse_pixels_are_not_enough():
     (lambda: draw_photo(0, 0, seed=-3), ValueError, 'seed=-3'), (lambda: draw_photo(1.5, 0), TypeError, 'product=1.5'),
     (lambda: draw_photo(0, 0, size=(8, 64)), ValueError, 'size=(8, 64)'), (lambda: draw_photo(0, 0, size=(64, 5000)), ValueError, 'size=(64, 5000)'),
     (lambda: product_name('tee'), TypeError, "product='tee'"), (lambda: photo_quality(0, 0.5), TypeError, 'view=0.5'),
+    (lambda: draw_photo(0, 0, hard='yes'), TypeError, "hard='yes'"), (lambda: draw_photo(0, 0, hard=2), TypeError, 'hard=2'),
+    (lambda: photo_view(0, 0, hard=None), TypeError, 'hard=None'), (lambda: photo_quality(0, -1, hard=True), ValueError, 'view=-1'),
+    (lambda: draw_photo(-1, 0, hard=True), ValueError, 'product=-1'), (lambda: draw_photo(0, 0, hard=True, size=(8, 64)), ValueError, 'size=(8, 64)'),
+    (lambda: draw_photo(0, photo_view(0, 0), hard=True), ValueError, 'hard=True'),
     (lambda: contact_sheet([]), ValueError, 'photos')])
 def test_faults_name_the_culprit(call, error, says):
     with pytest.raises(error, match=re.escape(says)): call()

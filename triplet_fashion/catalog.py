@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .audit import Audit, _brief, _data_uri, _escape, _fonts, _thumb, audit_photos, load_exclusions
-from .draw import _number, contact_sheet, draw_photo, garment, photo_quality, product_name
+from .draw import _flag, _number, contact_sheet, draw_photo, garment, photo_quality, product_name
 from .labels import Labels, composed
 from .photo import PHOTO_SUFFIXES, _map_threads, track
 from .storage.files import explain_full_disk
@@ -24,10 +24,10 @@ from .storage.files import explain_full_disk
 # %% ../nbs/07_catalog.ipynb #59f19f7d
 _NOTE = '.drawn.json'   # says what was drawn, inside the folder
 
-def _draw_job(folder, product, view, seed, size, quality):
+def _draw_job(folder, product, view, seed, size, quality, hard):
     "Draw one photo into its product's folder."
-    photo = Image.fromarray(draw_photo(product, view, seed=seed, size=size))
-    photo.save(folder/f'{view:03}.jpg', quality=photo_quality(product, view, seed) if quality is None else quality)
+    photo = Image.fromarray(draw_photo(product, view, seed=seed, size=size, hard=hard))
+    photo.save(folder/f'{view:03}.jpg', quality=photo_quality(product, view, seed, hard) if quality is None else quality)
 
 def _drawn(folder, n_products, seed):
     "The Catalog of a drawn folder, with the kinds of garments as categories."
@@ -44,11 +44,13 @@ def draw_catalog(
     size=(128, 128),    # (height, width) of a photo, pixels
     quality=None,       # JPEG quality, 1 to 95; None: each photo has its own, from 55 to 95
     progress=False,     # show progress, see `track`
+    hard=False,         # as a shop takes photos, see `draw_photo`
 ):                      # the Catalog
     "Draw a catalogue of products that do not exist; returns an identical one drawn earlier as it is."
     folder = Path(folder)
     n_products, n_views = _number(n_products, 'n_products'), _number(n_views, 'n_views')
-    spec = json.dumps(dict(drawn=1, n_products=n_products, n_views=n_views, seed=seed, size=list(size), quality=quality))
+    spec = dict(drawn=1, n_products=n_products, n_views=n_views, seed=seed, size=list(size), quality=quality)
+    spec = json.dumps(spec | dict(hard=True) if _flag(hard, 'hard') else spec)
     if n_products < 1 or n_views < 1: raise ValueError(f'n_products and n_views must be at least 1, not {n_products} and {n_views}')
     if folder.is_dir() and any(folder.iterdir()):
         note = folder/_NOTE
@@ -58,7 +60,7 @@ def draw_catalog(
     try:
         homes = [work/product_name(p, seed=seed) for p in range(n_products)]
         for o in homes: o.mkdir(parents=True)
-        jobs = ((homes[p], p, v, seed, size, quality) for p in range(n_products) for v in range(n_views))
+        jobs = ((homes[p], p, v, seed, size, quality, hard) for p in range(n_products) for v in range(n_views))
         with explain_full_disk(folder):
             for _ in track(_map_threads(lambda o: _draw_job(*o), jobs), n_products*n_views, progress, 'photos drawn'): pass
             (work/_NOTE).write_text(spec)

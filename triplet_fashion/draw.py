@@ -8,7 +8,7 @@ __all__ = ['COLORS', 'PALETTES', 'KINDS', 'Garment', 'garment', 'product_name', 
 
 # %% ../nbs/05_draw.ipynb #22b2740f
 import math, operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
@@ -101,6 +101,10 @@ def _number(x, name):
     except TypeError: raise TypeError(f'{name}={x!r}: expected a whole number') from None
     if x < 0: raise ValueError(f'{name}={x}: expected 0 or more')
     return x
+
+def _flag(x, name):
+    if x not in (True, False): raise TypeError(f'{name}={x!r}: expected True or False')
+    return bool(x)
 
 @lru_cache(8)
 def _deck(seed):
@@ -675,15 +679,21 @@ class View:
     grain: float  # noise of the sensor, standard deviation in levels of 255
     quality: int  # at which the JPEG is to be saved
     seed: tuple   # of everything else
+    side: str = 'front' # front or back
+    color: str = ''     # the colour that the shop gave to the cloth, a key of `COLORS`; '' leaves its own
+    model: int = None   # who wears it, 0 to 3; None: nobody
+    stage: tuple = ()   # seed of a place that photos share; () for a place of its own
 
 # %% ../nbs/05_draw.ipynb #f5371398
 def photo_view(
     product:int, # number of the product
     view:int,    # number of the photo, from 0
     seed:int=0,  # the wardrobe
+    hard:bool=False, # as a shop takes it, see below
 )->View: # how it is taken
-    "How one photo of a product is taken: it depends on the three numbers and nothing else."
+    "How one photo of a product is taken: it depends on these arguments and nothing else."
     key = _number(seed, 'seed'), 5, _number(product, 'product'), _number(view, 'view')
+    if _flag(hard, 'hard'): return _shop_view(key[0], *key[2:])
     rng, (lap, i) = _rng(*key), divmod(key[3], len(_PLACES))
     some, pair = lambda lo, hi: _between(rng, lo, hi), lambda x, y: (_between(rng, -x, x), _between(rng, -y, y))
     place = _PLACES[_rng(key[0], 6, key[2], lap).permutation(len(_PLACES))[i]]
@@ -697,9 +707,10 @@ def photo_quality(
     product:int, # number of the product
     view:int,    # number of the photo
     seed:int=0,  # the wardrobe
+    hard:bool=False, # as a shop takes it
 )->int: # 55 to 95
     "The quality at which a photo is to be saved as a JPEG."
-    return photo_view(product, view, seed).quality
+    return photo_view(product, view, seed, hard).quality
 
 # %% ../nbs/05_draw.ipynb #933dc69f
 def _clouds(rng, k, w, h): return np.asarray(_noise(rng, k, k, w, h), np.float32)/127.5 - 1
@@ -746,7 +757,7 @@ def draw_place(
     w:int, h:int, # width and height in pixels
 )->np.ndarray: # float32 (h, w, 3), levels 0..255
     "The place before the garment comes."
-    rng, y, x = _rng(*v.seed, 1), ((np.arange(h)+.5)/h)[:, None], ((np.arange(w)+.5)/w)[None]
+    rng, y, x = _rng(*(v.stage or v.seed), 1), ((np.arange(h)+.5)/h)[:, None], ((np.arange(w)+.5)/w)[None]
     cloud = lambda k: _clouds(rng, k, w, h)
     if v.place == 'wood': return _wood(rng, w, h)
     if v.place == 'room': return _room(rng, w, h, v.tint)
@@ -768,17 +779,28 @@ def _ask(v, X, Y, w, h):
     X, Y = X/q, Y/q
     return X*(1+v.sway[1]*Y/h) + v.sway[0]*w*((Y/h)**2-.08), Y*(1+.4*v.sway[1]*np.abs(X)/w)
 
-def _pose(flat, v, w, h, over=2, cells=6):
-    "The garment in the frame, RGBA with colours times alpha, (h, w, 4)."
-    x0, y0, x1, y1 = flat.getchannel('a').getbbox()
+def _pose(flat, v, w, h, over=2, cells=6, box=None):
+    "The garment in the frame, RGBA with colours times alpha, (h, w, 4); with a `box`, what is placed as the garment in this box is."
+    x0, y0, x1, y1 = box or flat.getchannel('a').getbbox()
     k = max((x1-x0)/w, (y1-y0)/h)/v.zoom
     down = .045 + (y1-y0)/k/h/2 if v.place == 'rail' else .5+v.shift[1] # on a rail the hook decides
     gx, gy = ([n*over*i//cells for i in range(cells+1)] for n in (w, h))
     X, Y = _ask(v, np.array(gx)[None]/over - w*(.5+v.shift[0]), np.array(gy)[:, None]/over - h*down, w, h)
     U, V = np.round(X*k+(x0+x1)/2, 2), np.round(Y*k+(y0+y1)/2, 2)
+    if box: x0, y0, x1, y1 = flat.getchannel('a').getbbox()
     mesh = [((gx[j], gy[i], gx[j+1], gy[i+1]), sum(((float(U[p]), float(V[p])) for p in ((i, j), (i+1, j), (i+1, j+1), (i, j+1))), ()))
         for i in range(cells) for j in range(cells) if U[i:i+2, j:j+2].max() > x0-1 and U[i:i+2, j:j+2].min() < x1+1]
     return np.asarray(flat.transform((w*over, h*over), Image.MESH, mesh, Image.BILINEAR).reduce(over), np.float32)
+
+# %% ../nbs/05_draw.ipynb #c0105a51
+_BACKS = dict(hood='stand', stand='stand', turtle='turtle', strap='strap', bib='bib',
+    band='band', elastic='elastic')
+
+def _as_shown(g, v):
+    "The garment as a photo shows it: from which side, and in which colour."
+    if v.color: g = replace(g, colors=(v.color, *g.colors[1:]))
+    if v.side == 'front': return g
+    return replace(g, neck=_BACKS.get(g.neck, 'boat'), front='none', pocket='none', graphic='')
 
 # %% ../nbs/05_draw.ipynb #61811122
 @lru_cache(16)
@@ -786,7 +808,7 @@ def _stock(g, px, hanger): return draw_flat(g, px, hanger).convert('RGBa')
 
 def _blurred(im, r): return np.asarray(im.filter(ImageFilter.GaussianBlur(round(r, 2))), np.float32)/255
 
-def _compose(v, cloth, rng, w, h, unit):
+def _compose(v, cloth, ground, rng, w, h, unit):
     "The garment in its place: shadows below it, creases on it."
     alpha = Image.fromarray(cloth[..., 3].astype(np.uint8))
     hover = v.place in ('studio', 'room') # away from the wall: its shadow is far, large and soft
@@ -794,7 +816,7 @@ def _compose(v, cloth, rng, w, h, unit):
     near, far = _blurred(alpha, 2.2*unit), _blurred(far, (6 if hover else 2.2)*unit)
     dark = (.21 if hover else .42)*far + (.08 if hover else .16)*near
     lit = np.clip(_relief(v.crease*_drape(rng, w, h) + .8*near, v.light, .95*unit), .5, 1.5)
-    return draw_place(v, w, h)*((1-dark)*(1-cloth[..., 3]/255))[..., None] + cloth[..., :3]*lit[..., None]
+    return ground*((1-dark)*(1-cloth[..., 3]/255))[..., None] + cloth[..., :3]*lit[..., None]
 
 def _develop(x, v, rng, w, h, unit):
     "What the camera makes of it."
@@ -811,8 +833,11 @@ def draw_photo(
     view, # number of the photo, or a `View`
     seed:int=0, # the wardrobe
     size=(128, 128), # (height, width) in pixels
+    hard:bool=False, # as a shop takes it: shared shoots, backs, close-ups, some fronts in another colour
 )->np.ndarray: # uint8 (h, w, 3)
-    """One photo of one product: same numbers, same pixels. A size outside 16..2048 raises a ValueError.
+    """One photo of one product: same numbers, same pixels.
+
+    A size outside 16..2048 raises a ValueError, and so does `hard` together with a `View`, which says all about the photo.
 
     Example:
 
@@ -820,9 +845,130 @@ def draw_photo(
         (96, 64, 3)
     """
     g = product if isinstance(product, Garment) else garment(product, seed)
-    v = view if isinstance(view, View) else photo_view(g.product, view, seed)
+    if isinstance(view, View) and _flag(hard, 'hard'): raise ValueError('hard=True: expected the number of a view, not a View')
+    v = view if isinstance(view, View) else photo_view(g.product, view, seed, hard)
     h, w = (_number(n, 'size') for n in size)
     if not 16 <= min(h, w) <= max(h, w) <= 2048: raise ValueError(f'size={size}: height and width must be 16 to 2048 pixels')
-    rng, unit = _rng(*v.seed, 2), max(h, w)/128
-    flat = _stock(g, min(int(2.5*max(h, w)), 1280), v.place == 'rail')
-    return _develop(_compose(v, _pose(flat, v, w, h), rng, w, h, unit), v, rng, w, h, unit)
+    g, rng, unit = _as_shown(g, v), _rng(*v.seed, 2), max(h, w)/128
+    px = min(int(2.5*max(h, w)*(2 if v.zoom > 2 else 1)), 1280)
+    flat, ground = _stock(g, px, v.place == 'rail'), draw_place(v, w, h)
+    if v.model is not None: ground = _occupied(ground, g, v, flat, unit)
+    return _develop(_compose(v, _pose(flat, v, w, h), ground, rng, w, h, unit), v, rng, w, h, unit)
+
+# %% ../nbs/05_draw.ipynb #5400753a
+@dataclass(frozen=True)
+class _Shoot:
+    "What all photos of one day in a studio have in common."
+    place: str # these eight as in `View`
+    tint: tuple
+    light: tuple
+    gain: float
+    warmth: float
+    turn: float
+    tilt: tuple
+    sway: tuple
+    skin: tuple # of the model, RGB
+    hair: tuple # of the model, RGB
+    rest: str   # colour of the model's own clothes, a key of `COLORS`
+    arms: tuple # directions of both forearms: (away from the body, down)
+
+_SHOOTS = (
+    _Shoot('studio', (236, 235, 232), (-.6, -.8), 1.08, -.04, .03, (.06, -.1), (.08, .05),
+        (236, 198, 172), (96, 62, 42), 'Denim', ((.1, .99), (.1, .99))),
+    _Shoot('wall', (214, 200, 186), (.8, -.6), .9, .1, -.07, (-.2, .1), (-.16, .12),
+        (142, 96, 70), (32, 26, 26), 'White', ((-.6, .8), (.3, .95))),
+    _Shoot('room', (150, 164, 160), (-.96, -.28), .8, -.08, .08, (.2, .12), (.18, -.04),
+        (214, 164, 130), (196, 150, 90), 'Black', ((.6, .8), (-.6, .8))),
+    _Shoot('concrete', (190, 198, 210), (.6, -.8), 1., .04, -.02, (0., -.14), (-.06, -.1),
+        (96, 64, 50), (24, 20, 22), 'Camel', ((.5, -.86), (.2, .98))))
+
+# %% ../nbs/05_draw.ipynb #5400753b
+def _limb(*joints):
+    "An arm or a leg through joints (x, y, half its width there)."
+    right, left = [], []
+    for (a, b, _), (x, y, r), (c, d, _) in zip(joints[:1]+joints, joints, joints[1:]+joints[-1:]):
+        k = r/math.sqrt((c-a)**2+(d-b)**2)
+        right.append((x-(d-b)*k, y+(c-a)*k))
+        left.append((x+(d-b)*k, y-(c-a)*k))
+    return _curve(*right) + _curve(*left[::-1])
+
+def _arm_of(g, way):
+    "The right arm. A sleeve leads it as far as it goes; below the elbow it has its own way."
+    (x, y), (dx, dy), reach = (12.2, 23.), (.22, .9755), 0
+    if g.block in ('top', 'dress', 'suit') and g.sleeve != 'none':
+        reach, cuff, dx, dy = _ARMS[g.sleeve]
+        x, y = _measure(g).get('shoulder')-dy*cuff/2-.2, _measure(g)['top']+dx*cuff/2+4.8
+    at = lambda k, r: (x+dx*k, y+dy*k, r)
+    start = [(x-2.2, y-2.6, .6)] if not reach else []
+    if reach > 40: return _limb(*start, at(0, 3), at(reach/2, 3), at(reach, 2.7), at(reach+4, 2.4), at(reach+6, 1.2))
+    bend = at(max(reach+2, 25), 2.7)
+    below = [(bend[0]+way[0]*k, bend[1]+way[1]*k, r) for k, r in ((16, 2.1), (22, 2.4), (24, 1.2))]
+    return _limb(*start, at(0, 3), at(12, 3), bend, *below)
+
+# %% ../nbs/05_draw.ipynb #5400753c
+def _sides(half): return half + [(-x, y) for x, y in half[::-1]]
+
+_TORSO = _sides(_curve((0, 14), (3.4, 15.6), (8, 18.2), (13, 20.4), (14, 24)) +
+    _curve((11.6, 36), (9.6, 46), (12.6, 58), (12, 66), (0, 68)))
+_HIPS = _sides(_curve((0, 55), (12, 54.4), (13.2, 59), (13.2, 64)) + _curve((7, 67.6), (0, 70)))
+_NECK = [(-3, 6), (3, 6), (3.4, 18), (-3.4, 18)]
+_BARE = _limb((6.6, 60, 6.6), (7, 86, 4.4), (6.8, 108, 3), (7.4, 114, 3), (8.4, 118, 2.4))
+_TROUSER = _limb((6.6, 60, 7), (7.4, 86, 5.6), (7.4, 112, 5), (7.4, 118, 5))
+_HAIR, _FACE = _disc(0, 3, 7), [(x, y*1.15+.6) for x, y in _disc(0, 3, 5.6)]
+
+def _figure(g, arms, back):
+    "Who wears it, as (outline, paint) on the canvas of the garment."
+    flip = lambda pts: [(-x, y) for x, y in pts]
+    top, lower = g.block == 'top', g.block in ('skirt', 'legs')
+    leg, paint = (_TROUSER, 'rest') if top else (_BARE, 'skin')
+    right, left = (_arm_of(g, way) for way in arms)
+    out = [(right, 'skin'), (flip(left), 'skin'), (_NECK, 'skin'), (_TORSO, 'rest' if lower else 'skin')]
+    out += [(leg, paint), (flip(leg), paint)]
+    out += [(_HIPS, 'rest')]*top + [(_HAIR, 'hair')] + [(_FACE, 'skin')]*(not back)
+    kx, ky, down = (1.12, 1.42, 11-47*1.42) if lower else (1, 1, 0) # the waist is where the garment has it
+    return [([(50+kx*x, ky*y+down) for x, y in pts], paint) for pts, paint in out]
+
+# %% ../nbs/05_draw.ipynb #5400753d
+_AROUND = 60 # room for who wears it around the canvas of a garment, in hundredths of that
+
+@lru_cache(16)
+def _wearer(g, px, model, back):
+    "Who wears it, on a canvas that is larger by `_AROUND` on each side."
+    s, k = _SHOOTS[model], 1+_AROUND/50
+    sheet = _Sheet(g, k*px/100)
+    sheet.paints.update(skin=s.skin, hair=s.hair, rest=COLORS[s.rest])
+    for pts, paint in _figure(g, s.arms, back):
+        sheet.cloth([((x+_AROUND)/k, (y+_AROUND)/k) for x, y in pts], paint, (0, 1), 60, 40)
+    return sheet.picture().convert('RGBa')
+
+def _occupied(place, g, v, flat, unit):
+    "The place with who wears the garment in it."
+    (h, w), r = place.shape[:2], round(_AROUND*flat.width/100)
+    box = tuple(r+n for n in flat.getchannel('a').getbbox())
+    body = _pose(_wearer(g, flat.width, v.model, v.side == 'back'), v, w, h, box=box)
+    alpha = Image.fromarray(body[..., 3].astype(np.uint8))
+    shadow = ImageChops.offset(alpha, *(int(round(-q*7*unit)) for q in v.light))
+    dark = .25*_blurred(shadow, 5*unit)
+    return place*((1-dark)*(1-body[..., 3]/255))[..., None] + body[..., :3]
+
+# %% ../nbs/05_draw.ipynb #5400753e
+_SIDES = 'front', 'back', 'close', 'front' # of four photos
+
+def _other_color(g, rng):
+    "A colour unlike each of the garment's three."
+    apart = lambda a, b: sum(abs(i-j) for i, j in zip(COLORS[a], COLORS[b]))
+    return _pick(rng, [c for c in COLORS if min(apart(c, o) for o in g.colors) > 130])
+
+def _shop_view(seed, product, view):
+    "How a shop takes one photo: in one of the shoots, in an order of the product's own."
+    g, rng, (lap, i) = garment(product, seed), _rng(seed, 8, product, view), divmod(view, len(_SHOOTS))
+    n = int(_rng(seed, 9, product, lap).permutation(len(_SHOOTS))[i])
+    s, side, dyes = _SHOOTS[n], _SIDES[i], _rng(seed, 10, product)
+    color = _other_color(g, dyes) if dyes.integers(3) == 0 and view == 0 else ''
+    some, close = lambda lo, hi: _between(rng, lo, hi), side == 'close'
+    zoom = some(2.1, 2.6) if close else some(.66, .84)
+    down = some(-.12, .12) + .6*(g.block == 'legs') if close else some(-.03, .03)
+    return View(s.place, s.tint, zoom, s.turn+some(-.03, .03), (some(-.04, .04), down), s.tilt,
+        s.sway, s.light, s.gain+some(-.04, .04), s.warmth, some(.5, .9), _pick(rng, (0, 0, .5)),
+        some(.5, 1.6), int(rng.integers(70, 93)), (seed, 11, product, view),
+        side='back' if side == 'back' else 'front', color=color, model=n, stage=(seed, 12, n))
