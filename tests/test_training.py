@@ -6,7 +6,7 @@ from pathlib import Path
 import keras, numpy as np, pytest
 import tensorflow as tf
 
-from triplet_fashion.base_network import backbone_of, base_network
+from triplet_fashion.base_network import backbone_of, base_network, head_of
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.contrast import CrossBatchMemory, SupConLoss
 from triplet_fashion.doctor import TrainingTrouble
