@@ -34,7 +34,7 @@ from triplet_fashion.metrics import retrieval_metrics
 from triplet_fashion.training import fit, recipe
 
 FIGURES = 'R@1', 'R@5', 'MAP@R'
-PEERS = {'supcon': dict(rate=2e-3), 'hard': dict(rate=3e-4)}   # losses of pytorch-metric-learning
+PEERS = {'supcon': 2e-3, 'hard': 3e-4}   # losses of pytorch-metric-learning, and rates for products; for kinds 3e-4
 
 
 def names(catalog): return np.array([str(catalog.class_names[i]) for i in catalog.labels])
@@ -89,7 +89,7 @@ def by_peer(loss, seed, train, photos, args, store):
     def standardized(c): return (features(net, c, store) - mean)/np.maximum(deviation, 1e-3*deviation.mean())
     asked = [c for c in photos if c]
     rows = np.concatenate([standardized(c) for c in asked])
-    how = dict(loss=loss, seed=seed, **PEERS[loss]) | (dict() if args.seen else dict(hidden=0, batch='24x2', epochs=60))
+    how = dict(loss=loss, seed=seed, rate=3e-4) if args.seen else dict(loss=loss, seed=seed, rate=PEERS[loss], hidden=0, batch='24x2', epochs=60)
     with tempfile.TemporaryDirectory() as tmp:
         np.savez(f'{tmp}/in.npz', x=standardized(train), y=train.labels, q=rows)
         told = [f'--{k}={v}' for k, v in how.items()]
