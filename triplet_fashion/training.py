@@ -103,6 +103,12 @@ _LOSSES['weighted lossless'] = WeightedLosslessLoss
 # %% ../nbs/19_training.ipynb #7ae9e9ef
 def _is_schedule(rate): return isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
 
+def _sides(size):
+    "Return (height, width) of `size`, which may be one side."
+    sides = tuple(size) if isinstance(size, (tuple, list, np.ndarray)) else (size, size)
+    if len(sides) == 2 and all(map(_COUNT.takes, sides)): return int(sides[0]), int(sides[1])
+    raise ValueError(f'size={size!r}: expected (height, width) in pixels, or one side of a square')
+
 def _check_numbers(s):
     "Raise where a number of settings `s` means nothing, naming it."
     for k, wanted in _VALUES.items():
@@ -687,12 +693,6 @@ def _check_arguments(seed, watch_share, doctor):
         raise ValueError(f"doctor={doctor!r}: use 'warn', 'stop' or None")
 
 # %% ../nbs/19_training.ipynb #48c3b830
-def _sides(size):
-    "Return (height, width) of `size`, which may be one side."
-    sides = tuple(size) if isinstance(size, (tuple, list, np.ndarray)) else (size, size)
-    if len(sides) == 2 and all(map(_COUNT.takes, sides)): return int(sides[0]), int(sides[1])
-    raise ValueError(f'size={size!r}: expected (height, width) in pixels, or one side of a square')
-
 def _fixed_size(backbone):
     "Return (height, width) of the only photos that a backbone takes; None where it takes others too."
     if str(backbone).endswith('.keras'): backbone = _from_file(os.fspath(backbone))
