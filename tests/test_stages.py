@@ -121,7 +121,7 @@ def test_a_bundle_keeps_statistics_and_embeddings(net, tmp_path):
 
 
 def test_fit_standardizes_with_the_photos_it_learns_from(drawn, backbone):
-    run = fit(drawn, recipe='products', backbone=backbone, size=(48, 48), out_dims=8, epochs=2, verbose=0)
+    run = fit(drawn, recipe='products', backbone=backbone, size=(48, 48), out_dims=8, epochs=2, verbose=0, colors=False)
     assert run.settings['stages'] == 'all' and run.plan['recipe'] == 'products'
     rows = np.asarray(run.net.get_layer('standardize')(features(run.net, drawn)))
     np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-3)

@@ -11,6 +11,7 @@ import difflib, os
 import numpy as np
 import keras
 from keras import layers, ops
+from .colors import ColorHistogram
 from .discriminant import discriminant as discriminant_map
 from .storage.untrusted import NotOpened, checked_weights, door, load_keras_file
 
@@ -257,6 +258,20 @@ def _of_stages(model, in_dims, stages):
     out = layers.Concatenate(name='stages')(pooled) if len(pooled) > 1 else pooled[0]
     return keras.Model(model.inputs, out, name=model.name)
 
+# %% ../nbs/03_base_network.ipynb #e528e8b8
+def _with_colors(model, mode):
+    "Return a model of the same layers that gives its pooled features and, after them, how much of the photo has which colour."
+    ends = np.stack([np.zeros(3), np.full(3, 255)]).astype('float32')
+    black, white = np.asarray(InputScaling(mode)(ends)) if mode else ends
+    photo, features = model.inputs[0], model.outputs[0]
+    counted = ColorHistogram(black=black, white=white, name='colors')(photo)
+    if len(features.shape) == 4: features = layers.GlobalAveragePooling2D(name='pool')(features)
+    return keras.Model(photo, layers.Concatenate(name='features')([features, counted]), name=model.name)
+
+def _n_colors(net):
+    "Return how many of the last features are counts of colours."
+    return sum(l.bins**3 for l in net._flatten_layers() if isinstance(l, ColorHistogram))
+
 # %% ../nbs/03_base_network.ipynb #98a10b59
 def standardize(
     net, # made by `base_network` with several `stages`
@@ -266,11 +281,30 @@ def standardize(
     layer = next((l for l in _parts(net)[1] if l.name == 'standardize'), None)
     if layer is None: return net
     x = np.asarray(features)
-    deviation = x.std(axis=0, dtype='float64')
-    deviation = np.maximum(deviation, 1e-3*deviation.mean() or 1.)
-    layer.adapt_mean.assign(x.mean(axis=0, dtype='float64'))
+    mean, deviation = x.mean(axis=0, dtype='float64'), x.std(axis=0, dtype='float64')
+    n = len(mean) - _n_colors(net)
+    mean[n:], deviation[n:] = 0, 1   # shares of colours are on one scale
+    deviation[:n] = np.maximum(deviation[:n], 1e-3*deviation[:n].mean() or 1.)
+    layer.adapt_mean.assign(mean)
     layer.adapt_variance.assign(deviation**2)
     return _settled(net)
+
+# %% ../nbs/03_base_network.ipynb #14b95f90
+def _of_colors(shares, labels, dims, weight=.5, shrinkage=1.):
+    "Return the discriminant of colours, (kernel, bias); zeros where they tell nothing, as those of grey photos."
+    try: kernel, bias = discriminant_map(shares, labels, dims, shrinkage)
+    except ValueError: return np.zeros((shares.shape[1], dims), 'float32'), np.zeros(dims, 'float32')
+    return weight*kernel, weight*bias
+
+def _side_by_side(maps):
+    "Return the (kernel, bias) that applies each of several to its own columns."
+    rows, dims = np.sum([kernel.shape for kernel, _ in maps], axis=0)
+    whole, row, column = np.zeros((rows, dims), 'float32'), 0, 0
+    for kernel, _ in maps:
+        n, m = kernel.shape
+        whole[row:row + n, column:column + m] = kernel
+        row, column = row + n, column + m
+    return whole, np.concatenate([bias for _, bias in maps])
 
 # %% ../nbs/03_base_network.ipynb #ae2d9e12
 def separate(
@@ -285,7 +319,11 @@ def separate(
     if layer is None: return net
     rows = np.asarray(features, 'float32')
     if head[0].name == 'standardize': rows = np.asarray(head[0](rows))
-    layer.set_weights(discriminant_map(rows, labels, layer.units, shrinkage))
+    n = rows.shape[1] - _n_colors(net)
+    half = layer.units//2 if n < rows.shape[1] else 0
+    maps = [discriminant_map(rows[:, :n], labels, layer.units - half, shrinkage)]
+    if half: maps.append(_of_colors(rows[:, n:], labels, half))
+    layer.set_weights(_side_by_side(maps))
     return net
 
 # %% ../nbs/03_base_network.ipynb #93d29217
@@ -376,6 +414,13 @@ def _check_discriminant(discriminant, trainable):
         raise ValueError(f'base_network: discriminant={discriminant} is computed of features that stay as they are: '
                          'give trainable=False, or leave it out')
 
+def _check_colors(colors, discriminant):
+    "Complain about colours that nothing weighs."
+    if not isinstance(colors, bool): raise ValueError(f'base_network: colors is {colors!r}, not True or False')
+    if colors and discriminant < 2:
+        raise ValueError(f'base_network: colors=True, but discriminant={discriminant}: half of the numbers of a '
+                         'discriminant are for the colours. Give discriminant=128, or leave colors out')
+
 def _check_head(hidden, activation, dropout):
     "Complain about a head that cannot be built."
     if not isinstance(hidden, (tuple, list)) or not all(map(_is_whole, hidden)):
@@ -410,6 +455,7 @@ def base_network(
     trainable=True, # the whole backbone, nothing of it (False), or a share of its layers from the top
     stages='last', # whose features the head gets: 'last' (what the backbone pools itself), 'all', or numbers from 1, such as [1, 2]
     discriminant=0, # numbers that a linear discriminant makes of the features for the rest of the head, see `separate`; 0: none
+    colors=False, # True: count the colours of the photo too; half of the discriminant's numbers are for them
     name='base_network',
     **kw # more arguments of the backbone's function
 )->keras.Sequential: # RGB 0..255 (n, h, w, 3), uint8 or float, to (n, out_dims) float32
@@ -419,12 +465,14 @@ def base_network(
     _check_head(hidden, activation, dropout)
     _check_ways(weights, trainable)
     _check_discriminant(discriminant, trainable)
+    _check_colors(colors, discriminant)
     backbone = _canonical(backbone)
     mode = _scaling(backbone, rescale, **kw)
     scaling = [InputScaling(mode, name='scaling')] if mode else []
     model = _backbone(backbone, in_dims, weights, **kw)
     several = stages != 'last'
     if several: model = _of_stages(model, in_dims, stages)
+    if colors: model = _with_colors(model, mode)
     pool = [layers.GlobalAveragePooling2D(name='pool')] if len(model.outputs[0].shape) == 4 else []
     head = _head(out_dims, hidden, activation, dropout, several, discriminant)
     net = keras.Sequential([keras.Input(in_dims), *scaling, model, *pool, *head], name=name)
