@@ -14,7 +14,7 @@ kinds, all photos of KINDS are learned from and searched, and those of the folde
 
 Each figure is a mean over queries, splits and seeds. Ahead: the mean difference in R@1 from the colour histogram on the same queries, with the interval (95 %) of it
 over products drawn anew. Seconds: of training, features computed before. PYTHON has torch and pytorch-metric-learning: its SupCon and batch-hard train a head on the
-features of recipe `products`, standardized; the last lines say how far each recipe is ahead of the better one of them.
+features of recipe `products` (with --seen: `strong`), standardized; the last lines say how far each recipe is ahead of the better one of them.
 """
 import argparse
 import os
@@ -26,7 +26,7 @@ from pathlib import Path
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import numpy as np
-from triplet_fashion.base_network import base_network
+from triplet_fashion.base_network import base_network, standardize
 from triplet_fashion.catalog import Catalog, draw_catalog
 from triplet_fashion.evaluation import BASELINES
 from triplet_fashion.features import embed, features
@@ -82,11 +82,13 @@ def trained(name, seed, train, args, store):
 
 
 def by_peer(loss, seed, train, photos, args, store):
-    "Return the embedding that pytorch-metric-learning learns from the features of recipe products, and the seconds it took."
-    net = frozen(args, 'all', sizes('products', args))
+    "Return the embedding that pytorch-metric-learning learns from the features of the recipe, and the seconds it took."
+    name = 'strong' if args.seen else 'products'
+    size, head = sizes(name, args), {k: recipe(name, backbone=args.backbone)[k] for k in ('stages', 'discriminant', 'colors')}
+    net = base_network((size, size, 3), backbone=args.backbone, trainable=False, **head)
     learned = features(net, train, store)
-    mean, deviation = learned.mean(axis=0), learned.std(axis=0)
-    def standardized(c): return (features(net, c, store) - mean)/np.maximum(deviation, 1e-3*deviation.mean())
+    first = standardize(net, learned).get_layer('standardize')
+    def standardized(c): return np.asarray(first(features(net, c, store)))
     asked = [c for c in photos if c]
     rows = np.concatenate([standardized(c) for c in asked])
     how = dict(loss=loss, seed=seed, rate=3e-4) if args.seen else dict(loss=loss, seed=seed, rate=PEERS[loss], hidden=0, batch='24x2', epochs=60)

@@ -148,7 +148,7 @@ def test_stages_and_freezing_count_as_without_colours(backbone):
 
 
 @pytest.mark.parametrize('wrong, said', [(dict(colors=1), 'not True or False'), (dict(colors='all'), 'not True or False'),
-                                         (dict(colors=True, discriminant=0), 'Give discriminant=128'), (dict(colors=True, discriminant=1), 'Give discriminant=128')])
+                                         (dict(colors=True, discriminant=0), 'or colors=False'), (dict(colors=True, discriminant=1), 'Give discriminant=128')])
 def test_colours_that_nothing_weighs_are_refused(backbone, wrong, said):
     with pytest.raises(ValueError, match=said):
         base_network((48, 48, 3), 4, backbone, trainable=False, **(dict(discriminant=8) | wrong))

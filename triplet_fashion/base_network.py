@@ -419,7 +419,7 @@ def _check_colors(colors, discriminant):
     if not isinstance(colors, bool): raise ValueError(f'base_network: colors is {colors!r}, not True or False')
     if colors and discriminant < 2:
         raise ValueError(f'base_network: colors=True, but discriminant={discriminant}: half of the numbers of a '
-                         'discriminant are for the colours. Give discriminant=128, or leave colors out')
+                         'discriminant are for the colours. Give discriminant=128, or colors=False')
 
 def _check_head(hidden, activation, dropout):
     "Complain about a head that cannot be built."
