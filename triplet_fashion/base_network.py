@@ -260,7 +260,7 @@ def _of_stages(model, in_dims, stages):
 
 # %% ../nbs/03_base_network.ipynb #e528e8b8
 def _with_colors(model, mode):
-    "Return a model of the same layers that gives its pooled features and, after them, how much of the photo has which colour."
+    "Return a model of the same layers that gives its pooled features and, after them, the colours of the photo."
     ends = np.stack([np.zeros(3), np.full(3, 255)]).astype('float32')
     black, white = np.asarray(InputScaling(mode)(ends)) if mode else ends
     photo, features = model.inputs[0], model.outputs[0]

@@ -24,7 +24,8 @@ class ColorHistogram(layers.Layer):
     """Count the colours of photos (n, h, w, 3): roots of the share of each colour, (n, bins**3) float32.
 
     A pixel between two steps of a channel counts for both. Where the size of the photos is known, every second,
-    third, ... row and column of large ones is looked at, 64 to 127 of them. Has no weights. Source of the roots: Hellinger 1909."""
+    third, ... row and column of large ones is looked at, 64 to 127 of them. Has no weights.
+    Source of the roots: Hellinger 1909."""
     def __init__(self,
         bins=8, # steps of each channel
         black=0., # what a black pixel is as the layer gets it, a number or one of each channel

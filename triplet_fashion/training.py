@@ -38,7 +38,8 @@ RECIPES = {
                  epochs=30, steps=None, learning_rate=1e-4, schedule=None, weight_decay=None, clipnorm=5., trainable=True, augment=False),
     'strong': dict(batches='pk', batch=80, P=None, K=8, loss='supcon', margin=0.5, activation='l2', out_dims=128, hidden=(1024,), dropout=0.2,
                    epochs=30, steps=None, learning_rate=2e-3, schedule='cosine', weight_decay=None, clipnorm=None, trainable=False, augment=False, unfreeze=0., stages='all')}
-RECIPES['products'] = RECIPES['strong'] | dict(discriminant=128, colors=True, hidden=(), dropout=.5, learning_rate=5e-4, size=320)
+RECIPES['products'] = RECIPES['strong'] | dict(
+    discriminant=128, colors=True, hidden=(), dropout=.5, learning_rate=5e-4, size=320)
 RECIPES['deep'] = RECIPES['strong'] | dict(stages='last', unfreeze=1/3, tune_epochs=8, tune_rate=3e-4, copies=4)
 RECIPES['scratch'] = RECIPES['strong'] | dict(stages='last', batch=64, K=3, loss='hard', weight_decay='auto', hidden=(), dropout=0., epochs=40, trainable=True, augment=True)
 
@@ -200,7 +201,8 @@ def _check_effects(s, without, changes, frozen, said):
                          'unfreezes what the first keeps frozen. Leave one of them out')
 
 # %% ../nbs/19_training.ipynb #e4178faf
-_NETWORK = dict(backbone='small', weights='imagenet', rescale='auto', precision=None, stages='last', discriminant=0, colors=False, size=224)
+_NETWORK = dict(backbone='small', weights='imagenet', rescale='auto', precision=None, stages='last',
+                discriminant=0, colors=False, size=224)
 
 def _check_known(name, changes):
     "Raise where a recipe or a setting is unknown."
@@ -356,7 +358,8 @@ def _policy(precision):
 
 def _network(s, size):
     "(an embedding network for the settings, its precision)."
-    keys = 'out_dims', 'backbone', 'weights', 'hidden', 'activation', 'dropout', 'rescale', 'stages', 'discriminant', 'colors'
+    keys = 'out_dims', 'backbone', 'weights', 'hidden', 'activation', 'dropout', 'rescale'
+    keys += 'stages', 'discriminant', 'colors'
     net = base_network((*size, 3), trainable=bool(s['trainable']), **{k: s[k] for k in keys})
     precision = s.get('precision')
     if precision == 'auto': precision = 'bfloat16' if _gains_from_bfloat16(net) else 'float32'
