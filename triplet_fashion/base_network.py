@@ -296,15 +296,11 @@ def _of_colors(shares, labels, dims, weight=.5, shrinkage=1.):
     except ValueError: return np.zeros((shares.shape[1], dims), 'float32'), np.zeros(dims, 'float32')
     return weight*kernel, weight*bias
 
-def _side_by_side(maps):
-    "Return the (kernel, bias) that applies each of several to its own columns."
-    rows, dims = np.sum([kernel.shape for kernel, _ in maps], axis=0)
-    whole, row, column = np.zeros((rows, dims), 'float32'), 0, 0
-    for kernel, _ in maps:
-        n, m = kernel.shape
-        whole[row:row + n, column:column + m] = kernel
-        row, column = row + n, column + m
-    return whole, np.concatenate([bias for _, bias in maps])
+def _side_by_side(one, other):
+    "Return the (kernel, bias) that applies each of two to its own columns."
+    (a, x), (b, y) = one, other
+    kernel = np.block([[a, np.zeros((len(a), b.shape[1]))], [np.zeros((len(b), a.shape[1])), b]])
+    return kernel.astype('float32'), np.concatenate([x, y])
 
 # %% ../nbs/03_base_network.ipynb #ae2d9e12
 def separate(
@@ -320,10 +316,9 @@ def separate(
     rows = np.asarray(features, 'float32')
     if head[0].name == 'standardize': rows = np.asarray(head[0](rows))
     n = rows.shape[1] - _n_colors(net)
-    half = layer.units//2 if n < rows.shape[1] else 0
-    maps = [discriminant_map(rows[:, :n], labels, layer.units - half, shrinkage)]
-    if half: maps.append(_of_colors(rows[:, n:], labels, half))
-    layer.set_weights(_side_by_side(maps))
+    half = layer.units//2 if n < rows.shape[1] else 0   # of the numbers, for the colours
+    found = discriminant_map(rows[:, :n], labels, layer.units - half, shrinkage)
+    layer.set_weights(_side_by_side(found, _of_colors(rows[:, n:], labels, half)) if half else found)
     return net
 
 # %% ../nbs/03_base_network.ipynb #93d29217

@@ -16,6 +16,26 @@ def _weights(x, bins):
     steps = np.arange(bins, dtype='float32')
     return ops.relu(1 - ops.abs(ops.expand_dims(x, -1) - steps))
 
+# %% ../nbs/internals/02_colors.ipynb #d14192e0
+def _shares(x, bins):
+    "Return how much of each photo (n, h, w, 3), of numbers 0..1, has which colour: (n, bins**3), sums 1."
+    h, w = x.shape[1:3]
+    n, pixels = (-1, h*w) if h and w else (ops.shape(x)[0], -1)
+    red, green, blue = (_weights(ops.reshape(x[..., i]*(bins - 1), (n, pixels)), bins) for i in range(3))
+    both = ops.expand_dims(green, -1)*ops.expand_dims(blue, -2)
+    counts = ops.matmul(ops.transpose(red, (0, 2, 1)), ops.reshape(both, (n, pixels, bins**2)))
+    return ops.reshape(counts, (-1, bins**3))/ops.cast(ops.shape(red)[1], 'float32')
+
+# %% ../nbs/internals/02_colors.ipynb #9031d16f
+def _checked(bins, black, white):
+    "Return black and white of each channel, float32. Raises ValueError where they, or the steps, mean nothing."
+    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2:
+        raise ValueError(f'ColorHistogram: bins is {bins!r}, not a whole number of at least 2')
+    ends = [np.broadcast_to(o, 3).astype('float32') for o in (black, white)]
+    if not (ends[0] < ends[1]).all():
+        raise ValueError(f'ColorHistogram: black is {black}, not darker than white, {white}')
+    return ends
+
 # %% ../nbs/internals/02_colors.ipynb #36ac4bf7
 _LEAST = 1e-4   # share of a colour that begins to count
 
@@ -23,9 +43,8 @@ _LEAST = 1e-4   # share of a colour that begins to count
 class ColorHistogram(layers.Layer):
     """Count the colours of photos (n, h, w, 3): roots of the share of each colour, (n, bins**3) float32.
 
-    A pixel between two steps of a channel counts for both. Where the size of the photos is known, every second,
-    third, ... row and column of large ones is looked at, 64 to 127 of them. Has no weights.
-    Source of the roots: Hellinger 1909."""
+    Where the size of the photos is known, every second, third, ... row and column of large ones is
+    looked at, 64 to 127 of them. Has no weights. Source of the roots: Hellinger 1909."""
     def __init__(self,
         bins=8, # steps of each channel
         black=0., # what a black pixel is as the layer gets it, a number or one of each channel
@@ -33,24 +52,12 @@ class ColorHistogram(layers.Layer):
         **kwargs
     ):
         super().__init__(autocast=False, **kwargs)   # half precision would round the pixels
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2:
-            raise ValueError(f'ColorHistogram: bins is {bins!r}, not a whole number of at least 2')
-        self.bins = bins
-        self.black, self.white = (np.broadcast_to(o, 3).astype('float32') for o in (black, white))
-        if not (self.black < self.white).all():
-            raise ValueError(f'ColorHistogram: black is {black}, not darker than white, {white}')
+        self.bins, (self.black, self.white) = bins, _checked(bins, black, white)
 
     def call(self, x):
         down, across = (max(1, (side or 64)//64) for side in x.shape[1:3])
         x = (ops.cast(x[:, ::down, ::across], 'float32') - self.black)/(self.white - self.black)
-        x = ops.clip(x, 0, 1)*(self.bins - 1)
-        h, w = x.shape[1:3]
-        n, pixels = (-1, h*w) if h and w else (ops.shape(x)[0], -1)
-        red, green, blue = (_weights(ops.reshape(x[..., i], (n, pixels)), self.bins) for i in range(3))
-        both = ops.expand_dims(green, -1)*ops.expand_dims(blue, -2)
-        both = ops.reshape(both, (n, pixels, self.bins**2))
-        shares = ops.matmul(ops.transpose(red, (0, 2, 1)), both)/ops.cast(ops.shape(red)[1], 'float32')
-        roots = ops.sqrt(ops.reshape(shares, (-1, self.bins**3)) + _LEAST) - _LEAST**.5
+        roots = ops.sqrt(_shares(ops.clip(x, 0, 1), self.bins) + _LEAST) - _LEAST**.5
         return ops.cast(roots, self.compute_dtype)
 
     def compute_output_shape(self, input_shape): return input_shape[0], self.bins**3
