@@ -24,7 +24,7 @@ ROOMS = [p for p in EXPORTS if p.parent == ROOT/'nbs']
 INTERNALS = [p for p in EXPORTS if p.parent != ROOT/'nbs']
 MODULES = sorted('.'.join(p.relative_to(ROOT/LIB).with_suffix('').parts) for p in (ROOT/LIB).rglob('*.py') if p.name[0] != '_')
 LIGHT = ['storage.files', 'labels', 'photo', 'draw', 'audit', 'catalog', 'readers', 'metrics', 'failures', 'cli']
-NOT_FOR_USERS = ['nbdev', 'execnb', 'ghapi', 'IPython', 'pytest', 'hypothesis', 'smalldocs', 'ziamath', 'imagehash']
+NOT_FOR_USERS = ['nbdev', 'execnb', 'ghapi', 'IPython', 'pytest', 'ruff', 'hypothesis', 'smalldocs', 'ziamath', 'imagehash']
 
 config = configparser.ConfigParser(delimiters=['='])
 config.read(ROOT/'settings.ini', encoding='utf-8')
@@ -182,6 +182,22 @@ def test_a_step_of_the_gate_ends_at_its_limit(tmp_path):
     assert time.monotonic() - begun < 30 and 'failed: bad slow' in out.stdout
     assert 'over its 2 s' in out.stdout and 'goes on' not in out.stdout
     assert 'most recent call first' in out.stderr
+
+
+def test_counts_of_style_only_fall(copy):
+    ok(python('.ci/style.py', '--lower', cwd=copy))
+    before = json.loads((copy/'.ci/style.json').read_text())
+    loss = copy/LIB/'loss.py'
+    kept = loss.read_text()
+
+    loss.write_text(kept + 'one = 1; two = 2\n')
+    out = python('.ci/style.py', '--lower', cwd=copy)
+    assert out.returncode == 1 and 'triplet_fashion E702' in out.stdout
+    assert json.loads((copy/'.ci/style.json').read_text()) == before
+
+    loss.write_text('short = 1\n')
+    ok(python('.ci/style.py', '--lower', cwd=copy))
+    assert json.loads((copy/'.ci/style.json').read_text())['triplet_fashion E501'] < before['triplet_fashion E501']
 
 
 # ---- stored outputs
