@@ -49,10 +49,10 @@ def bare(paths, **kw):
 def full_size(cat):
     "image_dataset that decodes every pixel, as its plan is made here where the reduction of a photo is said to be 1."
     from triplet_fashion import generator
-    ds, before = generator.image_dataset(cat, cache=False), (generator._ratio, generator._factors)
-    generator._ratio, generator._factors = lambda *a: 1, lambda *a: (1, 1)
+    ds, before = generator.image_dataset(cat, cache=False), (generator.dct_scale, generator.reduce_factors)
+    generator.dct_scale, generator.reduce_factors = lambda *a: 1, lambda *a: (1, 1)
     for _ in ds: pass
-    generator._ratio, generator._factors = before
+    generator.dct_scale, generator.reduce_factors = before
     return ds
 
 

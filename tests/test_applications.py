@@ -11,7 +11,7 @@ from triplet_fashion.applications import (anchor_all_test, anchor_positive_test,
                                           load_test_data, log_distance, triplet_test)
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.metrics import fit_threshold, nearest, triplet_accuracy
-from triplet_fashion.photo import PhotoError
+from triplet_fashion.photos.image import PhotoError
 
 SIZE = 16, 12      # height and width differ, so that a mix-up shows
 few = settings(max_examples=40, deadline=None, derandomize=True)

@@ -16,7 +16,7 @@ from triplet_fashion.explore import (Html, Table, embedding_map, failure_rows, f
                                      triplet_rows, worst_triplets, write_projector)
 from triplet_fashion.failures import failures
 from triplet_fashion.metrics import color_histogram
-from triplet_fashion.photo import load_images
+from triplet_fashion.photos.image import load_images
 from triplet_fashion.search import Hit, Hits, HitsList, ImageIndex, Tile
 
 quick = settings(max_examples=30, deadline=None, derandomize=True)

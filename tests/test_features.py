@@ -14,7 +14,7 @@ from triplet_fashion.base_network import backbone_of, base_network, freeze, head
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.features import cut_features, cut_network, embed, features, fingerprint
 from triplet_fashion.generator import augmentation, image_dataset, pk_dataset
-from triplet_fashion.photo import PhotoError
+from triplet_fashion.photos.image import PhotoError
 from triplet_fashion.runtimes import ENGINES, LazyRuntime, runtime
 from triplet_fashion.storage.files import atomic_write
 

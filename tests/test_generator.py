@@ -11,7 +11,7 @@ import tensorflow as tf
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.generator import (Augment, _coverage, _deal, _mend_groups, _mend_triplets, _Photos, _Table, _triplet_rows, augmentation, bad_report, image_dataset, input_triplet_gen, photo_error, pk_dataset,
     show_batch, triplet_dataset)
-from triplet_fashion.photo import PhotoError, load_images, read_image
+from triplet_fashion.photos.image import PhotoError, load_images, read_image
 
 ImageDataGenerator = tf.keras.preprocessing.image.ImageDataGenerator
 

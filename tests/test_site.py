@@ -62,6 +62,7 @@ def test_every_notebook_has_its_page_in_order(site):
     rooms = [page_of(p) for p in NOTEBOOKS if re.match(r'\d\d_', p.name)]
     assert {page_of(p) for p in NOTEBOOKS} == set(listed), 'the sidebar in _quarto.yml and the notebooks differ'
     assert [h for h in listed if h in rooms] == rooms
+    assert (ROOT/'_quarto.yml').read_text() == (ROOT/'nbs/_quarto.yml').read_text(), 'quarto reads one, nbdev the other'
 
 
 def test_source_links_lead_to_the_definition(site):

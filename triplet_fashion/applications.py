@@ -14,7 +14,7 @@ import numpy as np
 from .catalog import Catalog
 from .encoding import _photos, encode
 from .metrics import _Space, random_triplets
-from .photo import load_images, read_image
+from .photos.image import load_images, read_image
 
 # %% ../nbs/23_applications.ipynb #d026cf63
 _all_ = ['encode']   # of the chapter before, at hand here too

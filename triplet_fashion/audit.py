@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .labels import Labels, composed
-from .photo import PhotoError, _map_threads, _orientation, open_image, read_image, track
+from .photos.image import PhotoError, map_threads, exif_orientation, open_image, read_image, track
 from .storage.files import atomic_write
 
 # %% ../nbs/06_audit.ipynb #60d4af65
@@ -49,7 +49,7 @@ def _frames(im):
 def _modes(im):
     "Notes on how an opened file stores its pixels."
     deep = im.mode.startswith('I') or any(';16' in str(t) for t in im.tile)
-    turn = _orientation(im) if im.format != 'PNG' or 'exif' in im.info else 1   # a PNG would be decoded to look for it
+    turn = exif_orientation(im) if im.format != 'PNG' or 'exif' in im.info else 1   # a PNG would be decoded to look for it
     kinds = [('turned', turn > 1, f'EXIF orientation {turn}'), ('CMYK', im.mode == 'CMYK', 'for printing'), ('16-bit', deep, f'mode {im.mode}'),
              ('alpha', 'A' in im.getbands() or 'transparency' in im.info, f'mode {im.mode}, shown on white'), ('palette', im.mode == 'P', 'up to 256 colours'),
              ('grey', im.mode in ('1', 'L', 'LA') or im.mode.startswith('I'), f'mode {im.mode}')]
@@ -342,7 +342,7 @@ def _examine(paths, at, hashed, min_side, workers, progress):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)   # it is a note or a problem here
         warnings.filterwarnings('ignore', module='PIL')
-        for o,i in zip(track(_map_threads(job, (paths[i] for i in at), workers), len(at), progress, 'photos examined'), at): look.add(i, *o)
+        for o,i in zip(track(map_threads(job, (paths[i] for i in at), workers), len(at), progress, 'photos examined'), at): look.add(i, *o)
     return look
 
 # %% ../nbs/06_audit.ipynb #789a59f3
@@ -432,7 +432,7 @@ def _look_closer(pairs, paths, workers, progress=False):
         a,b = closer(paths[o[0]]),closer(paths[o[1]])
         if a is None or b is None or _alike(a.whole, b.whole) < LIKE: return False
         return a.box is None or b.box is None or _objects_agree(a, b)
-    return np.fromiter(track(_map_threads(agrees, pairs, workers), len(pairs), progress, 'pairs looked at'), bool, len(pairs))
+    return np.fromiter(track(map_threads(agrees, pairs, workers), len(pairs), progress, 'pairs looked at'), bool, len(pairs))
 
 # %% ../nbs/06_audit.ipynb #8e2b65f8
 def _near(cat, look, others, alone, gone, embeddings, threshold, workers=None, progress=False, most=20):

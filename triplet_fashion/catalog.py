@@ -18,7 +18,7 @@ from PIL import Image
 from .audit import Audit, _brief, _data_uri, _escape, _fonts, _thumb, audit_photos, load_exclusions
 from .draw import _flag, _number, contact_sheet, draw_photo, garment, photo_quality, product_name
 from .labels import Labels, composed
-from .photo import PHOTO_SUFFIXES, _map_threads, track
+from .photos.image import PHOTO_SUFFIXES, map_threads, track
 from .storage.files import explain_full_disk
 
 # %% ../nbs/07_catalog.ipynb #59f19f7d
@@ -62,7 +62,7 @@ def draw_catalog(
         for o in homes: o.mkdir(parents=True)
         jobs = ((homes[p], p, v, seed, size, quality, hard) for p in range(n_products) for v in range(n_views))
         with explain_full_disk(folder):
-            for _ in track(_map_threads(lambda o: _draw_job(*o), jobs), n_products*n_views, progress, 'photos drawn'): pass
+            for _ in track(map_threads(lambda o: _draw_job(*o), jobs), n_products*n_views, progress, 'photos drawn'): pass
             (work/_NOTE).write_text(spec)
         if folder.is_dir(): folder.rmdir()
         work.rename(folder)

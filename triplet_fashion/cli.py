@@ -155,13 +155,13 @@ def _clean(folder, class_names=None):
 # %% ../nbs/26_cli.ipynb #bdf0d17d
 def _unreadable(catalog):
     "Return the photos of a catalogue that cannot be read, {path: problem}."
-    from triplet_fashion.photo import photo_problem
+    from triplet_fashion.photos.image import photo_problem
     with ThreadPoolExecutor() as pool: found = list(pool.map(partial(photo_problem, min_side=1), catalog.paths))
     return {path: problem for path, problem in zip(catalog.paths, found) if problem}
 
 def _without_lost(work, *catalogs):
     "Return `work(*catalogs)`, without the photos that cannot be read any more; None stands for no catalogue."
-    from triplet_fashion.photo import PhotoError
+    from triplet_fashion.photos.image import PhotoError
     try: return work(*catalogs)
     except Exception as e:
         if not (isinstance(e, (PhotoError, FileNotFoundError)) or _of_tensorflow(e)): raise
@@ -779,7 +779,7 @@ def triplet_embed(
 # %% ../nbs/26_cli.ipynb #e15b5967
 def _searchable(images):
     "Return the photos that can be searched with; the others are named."
-    from triplet_fashion.photo import photo_problem
+    from triplet_fashion.photos.image import photo_problem
     problems = {p: photo_problem(p, min_side=1) for p in images}
     bad = [f'{p}: {problem}' for p, problem in problems.items() if problem]
     if len(bad) == len(problems): raise ValueError(f'none of the photos can be searched with: {"; ".join(bad)}')

@@ -19,7 +19,7 @@ import tensorflow as tf
 from .catalog import Catalog
 from .features import _digest, fingerprint
 from .generator import _Photos, _cores, _tf_photo
-from .photo import PhotoError, load_images, read_image, track
+from .photos.image import PhotoError, load_images, read_image, track
 from .runtimes import LazyRuntime, Runtime, check_engine, runtime as make_runtime
 from .storage.files import atomic_write, check_target, sweep_leftovers
 

@@ -21,7 +21,7 @@ from .features import _frozen, embed, features
 from .labels import Labels
 from .metrics import (Table, Verification, _read, color_histogram, hard_triplets, knn_accuracy, pair_distances, random_triplets, raw_pixels, retrieval_metrics,
                                      triplet_accuracy)
-from .photo import PhotoError, load_images, photo_problem
+from .photos.image import PhotoError, load_images, photo_problem
 
 # %% ../nbs/16_evaluation.ipynb #4bbeb169
 _EXTRA = {'triplet accuracy': 'share of random triplets whose positive is nearer than their negative', '5-NN': 'share of queries whose 5 nearest photos vote for the right class',

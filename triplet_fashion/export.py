@@ -19,7 +19,7 @@ from .catalog import Catalog
 from .features import embed
 from .metrics import retrieval_metrics
 from .persistence import _at, _replace_folder, _settle, _sweep, load_bundle
-from .photo import load_images
+from .photos.image import load_images
 from .runtimes import _cores, _difference, _graph, _in_groups, _interpreter, _onnx, _openvino_model, _ov, _quietly, in_precision
 
 # %% ../nbs/21_export.ipynb #b9133665

@@ -18,7 +18,7 @@ from . import __version__
 from .base_network import _leaves, _n_frozen, backbone_of, backbone_stages, base_network, head_of
 from .catalog import Catalog
 from .generator import _as_is, _augmenter, image_dataset
-from .photo import PhotoError, _map_threads, photo_problem, track
+from .photos.image import PhotoError, map_threads, photo_problem, track
 from .runtimes import LazyRuntime, check_engine, numbered_layers
 from .storage.files import atomic_write
 
@@ -229,7 +229,7 @@ def _batches(catalog, size, batch_size, copies, augment, seed, fit):
 
 def _bad_photos(catalog):
     "Return [(path, problem)] of the photos that cannot be read."
-    found = _map_threads(lambda path: photo_problem(path, min_side=1), catalog.paths)
+    found = map_threads(lambda path: photo_problem(path, min_side=1), catalog.paths)
     return [(str(p), problem) for p, problem in zip(catalog.paths, found) if problem]
 
 @contextlib.contextmanager

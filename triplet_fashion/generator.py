@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from .catalog import Catalog
 from .draw import contact_sheet
-from .photo import FITS, PhotoError, _factors, _frame, _jpeg_size, _map_threads, _ratio, _size, read_image
+from .photos.image import (FITS, PhotoError, check_size, crop_and_target, dct_scale, jpeg_size,
+                                           map_threads, read_image, reduce_factors)
 
 # %% ../nbs/09_generator.ipynb #8fcbe6e8
 _CACHE_BYTES = 512_000_000
@@ -41,9 +42,9 @@ class _Reader:
             raise
 
     def __call__(self, at):
-        if self.store is None: return np.stack(list(_map_threads(self.one, at, self.workers))) if len(at) else np.empty((0, *self.shape), self.dtype)
+        if self.store is None: return np.stack(list(map_threads(self.one, at, self.workers))) if len(at) else np.empty((0, *self.shape), self.dtype)
         new = self.missing(at)
-        return self.keep(new, _map_threads(self.one, new, self.workers), at)
+        return self.keep(new, map_threads(self.one, new, self.workers), at)
 
     def missing(self, at): return at if self.store is None else np.unique(at[~self.have[at]])
 
@@ -131,7 +132,7 @@ def _mend_groups(rows, labels, bad):
 class _Photos(_Reader):
     "A reader of photo files, which knows what TensorFlow can do for it."
     def __init__(self, paths, labels, size, fit, cache, stand_in=True):
-        size = _size(size)
+        size = check_size(size)
         if size is None: raise ValueError('size is needed: photos of different sizes do not stack')
         if fit not in FITS: raise ValueError(f'fit must be one of {", ".join(FITS)}, not {fit!r}')
         super().__init__(lambda i: read_image(paths[i], size, fit), labels, (*size, 3), cache, stand_in)
@@ -140,12 +141,13 @@ class _Photos(_Reader):
 
     def way(self, i):
         "(reduction, y, x, height, width of what is used, height, width it gets) of photo i; reduction 0: through Pillow."
-        s,(h,w) = _jpeg_size(self.paths[i]),self.size
-        r = _ratio(*s, w, h, self.fit) if s else 0
-        if r: s = -(-s[0]//r),-(-s[1]//r)
-        if not r or _factors(*s, w, h, self.fit) != (1, 1) or s[0]*s[1] > 50e6: return 0
-        (x,y,bw,bh),(ow,oh) = _frame(*s, w, h, self.fit)
-        return r,y,x,bh,bw,oh,ow
+        dims = jpeg_size(self.paths[i])
+        if dims is None: return 0
+        r = dct_scale(dims, self.size, self.fit)
+        dims = tuple(-(-d//r) for d in dims)
+        if reduce_factors(dims, self.size, self.fit) != (1, 1) or dims[0]*dims[1] > 50e6: return 0
+        crop, out = crop_and_target(dims, self.size, self.fit)
+        return r, *crop, *out
 
     def plan(self, at):
         "(photos to decode, int64 (m,), their ways, int32 (m, 7)) for a batch."
@@ -700,7 +702,7 @@ def _gen_transform(gen, images, rng):
     seeds = [int(rng.integers(2**31)) for _ in images]
     if not _keras_own(gen): return np.stack([gen.standardize(gen.random_transform(im, seed=s)) for im,s in zip(images, seeds)]).astype(np.float32)
     moves = [gen.get_random_transform(im.shape, s) for im,s in zip(images, seeds)]
-    return np.stack(list(_map_threads(lambda o: _moved(gen, *o), zip(images, moves)))).astype(np.float32)
+    return np.stack(list(map_threads(lambda o: _moved(gen, *o), zip(images, moves)))).astype(np.float32)
 
 # %% ../nbs/09_generator.ipynb #3c32c1cc
 def _seed_rows(labels, at_least, rng):
@@ -758,7 +760,7 @@ def input_triplet_gen(
     Errors are raised here, before the first batch; a warning counts the products left out."""
     _check(1, batch_size=batch_size)
     if seed is not None: _check(0, seed=seed)
-    catalog,size = Catalog.from_dir(data_dir),_size(target_size)
+    catalog, size = Catalog.from_dir(data_dir), check_size(target_size)
     keras_like = gen is None or (hasattr(gen, 'random_transform') and hasattr(gen, 'standardize'))
     if not keras_like and not hasattr(gen, 'flow_from_directory'): raise TypeError(f'gen: {type(gen).__name__} has no flow_from_directory, as a Keras ImageDataGenerator has')
     as_is = gen is not None and (like_seed or not keras_like)

@@ -15,7 +15,7 @@ from PIL import Image
 from .audit import _escape
 from .catalog import Catalog
 from .draw import draw_photo, garment
-from .photo import PhotoError, _map_threads, read_image, track
+from .photos.image import PhotoError, map_threads, read_image, track
 from .storage.files import atomic_write, explain_full_disk
 
 # %% ../nbs/08_readers.ipynb #2a699768
@@ -241,7 +241,7 @@ def _cut(row, target):
 def _cut_all(rows, folder, split, progress):
     "(rows with the cut-out in place of the photo, what could not be cut)."
     targets = [os.path.join(folder, split, f'{os.path.basename(r[0])[:-4]}_{r[5]}.jpg') for r in rows]
-    wrong = list(track(_map_threads(lambda o: _cut(*o), zip(rows, targets)), len(rows), progress, f'{split} garments'))
+    wrong = list(track(map_threads(lambda o: _cut(*o), zip(rows, targets)), len(rows), progress, f'{split} garments'))
     return [(t, *r[1:]) for r,t,p in zip(rows, targets, wrong) if not p],[(r[0], p) for r,p in zip(rows, wrong) if p]
 
 def _same_product(a, b):

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from .catalog import Catalog
 from .labels import Labels, composed
 from .metrics import NeighborSearch
-from .photo import PhotoError, photo_size, read_image
+from .photos.image import PhotoError, photo_size, read_image
 from .storage.files import atomic_write
 
 # %% ../nbs/24_search.ipynb #d4c60254

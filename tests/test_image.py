@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageOps, features
 
-from triplet_fashion.photo import (PHOTO_FORMATS, PHOTO_SUFFIXES, PhotoError, load_images, open_image, photo_problem, photo_size,
+from triplet_fashion.photos.image import (PHOTO_FORMATS, PHOTO_SUFFIXES, PhotoError, load_images, open_image, photo_problem, photo_size,
                                    read_image, track)
 
 
@@ -70,12 +70,12 @@ def test_a_tiff_of_32_bits_with_values_of_8(tmp_path):
 
 
 def test_heic_says_what_to_install(tmp_path, monkeypatch):
-    from triplet_fashion import photo
+    from triplet_fashion.photos import image
     (tmp_path/'phone.heic').write_bytes(b'\0\0\0\x18ftypheic'+bytes(300))
     monkeypatch.setitem(sys.modules, 'pillow_heif', None)
-    photo._heif.cache_clear()
+    image._heif.cache_clear()
     try: assert photo_problem(tmp_path/'phone.heic') == 'unreadable: a HEIC photo, for which Pillow needs pillow-heif: pip install pillow-heif'
-    finally: photo._heif.cache_clear()
+    finally: image._heif.cache_clear()
 
 
 def test_transparency_shows_white(tmp_path):
@@ -217,7 +217,7 @@ def test_a_hundred_megapixels(tmp_path):
 PEAK = """
 import re, sys, warnings
 from pathlib import Path
-from triplet_fashion.photo import photo_problem
+from triplet_fashion.photos.image import photo_problem
 def peak(): return int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])   # kB; ru_maxrss would be that of the parent
 warnings.simplefilter('ignore')
 before = peak()
@@ -290,7 +290,7 @@ def test_real_photos(clothing):
 
 def test_reading_imports_no_tensorflow(tmp_path, scene, root):
     Image.fromarray(scene).save(tmp_path/'s.png')
-    code = f"import sys; from triplet_fashion.photo import read_image; read_image({str(tmp_path/'s.png')!r}, 32); print(sorted({{'tensorflow', 'keras', 'matplotlib'}} & set(sys.modules)))"
+    code = f"import sys; from triplet_fashion.photos.image import read_image; read_image({str(tmp_path/'s.png')!r}, 32); print(sorted({{'tensorflow', 'keras', 'matplotlib'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=root, check=True).stdout == '[]\n'
 
 
