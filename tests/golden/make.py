@@ -33,8 +33,11 @@ KEPT = {
     'positions_with_unreadable': 0,
     'positions_of_input_triplet_gen': 0,
     'augmented': .05,   # levels of 255
-    'metrics': 2e-5}
-ONE_MACHINE = ['augmented_exactly']
+    'pixels': 1,   # levels
+    'ways': 1,   # levels
+    'metrics': 2e-5,
+    'files': 1e-4}
+ONE_MACHINE = ['augmented_exactly', 'pixels_exactly', 'saved_model', 'recipes']
 
 
 # ---- compare

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import inspect
 import itertools
+import json
 import pkgutil
 import tempfile
 import warnings
@@ -18,11 +19,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import odd_files
+
 PACKAGE = 'triplet_fashion'
 TESTS = Path(__file__).resolve().parents[1]
 
 # today's name: the names before it
-NAMES = {}
+NAMES = {'original': ('seed',)}
 ARGUMENTS = {}
 
 
@@ -70,7 +73,7 @@ def digest(*arrays):
 
 def rounded(x, digits):
     "Return numbers as a flat list."
-    return (np.round(np.asarray(x, float).ravel(), digits) + 0.).tolist()
+    return (np.round(np.asarray(x, float).ravel(), digits) + 0.).tolist()   # without -0
 
 
 # ---- 1: which photos make a batch
@@ -273,4 +276,271 @@ def metrics():
         found[f'neighbours, {name}'] = digest(np.rint(distances).astype(int), neighbours)
         found[f'hard triplets, {name}'] = digest(*call('hard_triplets', x, y, metric='sqeuclidean'))
         found[f'random triplets, {name}'] = digest(*call('random_triplets', y, 50, seed=2))
+    return found
+
+
+# ---- 3: every way from a file to pixels
+
+SIZE = 30, 22
+FITS = 'stretch', 'crop', 'pad'
+
+
+def written(folder, files):
+    "Write files of {name: bytes}; return their paths."
+    for name, data in files.items(): (Path(folder)/name).write_bytes(data)
+    return [str(Path(folder)/name) for name in files]
+
+
+def quarters(x):
+    "Return the mean levels of the four quarters of pictures (..., 30, 22, 3)."
+    return np.asarray(x, float).reshape(*x.shape[:-3], 2, 15, 2, 11, 3).mean((-4, -2, -1))
+
+
+def problem_of(function, *args, **kw):
+    "Return the kind of problem in the PhotoError that a function raises; '' where there is none."
+    import tensorflow as tf
+    try: function(*args, **kw)
+    except (ValueError, tf.errors.OpError) as e:
+        return call('photo_error', e).problem.split(':')[0]
+    return ''
+
+
+def pixels():
+    "Digests of what `read_image` gives of 40 odd files; of lossy ones sizes and mean levels."
+    found, lossy, read = {}, odd_files.jpegs(), named('read_image')
+    with tempfile.TemporaryDirectory() as folder:
+        for path in written(folder, odd_files.good_files()):
+            whole, fitted = read(path), np.stack([read(path, SIZE, fit) for fit in FITS])
+            name = Path(path).name
+            levels = [*whole.shape[:2], *rounded(quarters(fitted), 1)]
+            found[name] = levels if name in lossy else digest(whole, fitted)
+        for path in written(folder, odd_files.broken_files()):
+            found[Path(path).name] = problem_of(read, path)
+    return found
+
+
+def as_is():
+    "Return a network that gives back the pixels it is shown."
+    import keras
+    photo = keras.Input((*SIZE, 3))
+    return keras.Model(photo, keras.layers.Flatten()(photo))
+
+
+def by_dataset(paths, fit):
+    "Return the pixels that `image_dataset` gives of files."
+    ds = call('image_dataset', paths, SIZE, 16, fit=fit)
+    return np.concatenate([images for images, _ in ds.as_numpy_iterator()])
+
+
+def by_encode(paths, fit):
+    "Return the pixels that `encode` shows a network."
+    return call('encode', paths, as_is(), fit=fit).reshape(-1, *SIZE, 3)
+
+
+WAYS = {'image_dataset': by_dataset, 'encode': by_encode}
+
+
+def ways():
+    "Levels between ways from odd files to pixels and `read_image`: the largest, file by file."
+    found, read = {}, named('read_image')
+    with tempfile.TemporaryDirectory() as folder:
+        paths = written(folder, odd_files.good_files())
+        for fit, (way, pixels_of) in zip(('crop', 'pad'), WAYS.items()):
+            want = np.stack([read(path, SIZE, fit) for path in paths])
+            found[f'{way}, {fit}'] = largest(pixels_of(paths, fit) - want)
+        found['thumbnail'] = [level for path in paths for level in beside_thumbnail(path)]
+        broken = written(folder, odd_files.broken_files())
+        found |= problems_by_way(paths[0], broken)
+    return found
+
+
+def problems_by_way(good, broken):
+    "Return {way: kinds of problems of broken files}."
+    lost = {}
+    with warnings.catch_warnings(action='ignore'):
+        call('encode', [good, *broken], as_is(), bad=lost)
+    by_dataset_too = [problem_of(by_dataset, [good, path], 'stretch') for path in broken]
+    return {
+        'image_dataset, broken': ', '.join(by_dataset_too),
+        'encode, broken': ', '.join(text.split(':')[0] for text in lost.values())}
+
+
+def largest(gap): return np.abs(gap).max((1, 2, 3)).tolist()
+
+
+def beside_thumbnail(path):
+    "Return the largest difference between a thumbnail and `read_image` at its size."
+    small = np.asarray(call('thumbnail', path, 24), float)
+    return largest((small - named('read_image')(path, small.shape[:2]))[None])
+
+
+def pixels_exactly():
+    "Digests of the pixels of odd files, way by way."
+    found, read = {}, named('read_image')
+    with tempfile.TemporaryDirectory() as folder:
+        paths = written(folder, odd_files.good_files())
+        for fit in FITS:
+            for way, pixels_of in WAYS.items():
+                for path, x in zip(paths, pixels_of(paths, fit)):
+                    found[f'{way}, {fit}, {Path(path).name}'] = digest(x)
+            for path in paths:
+                found[f'read_image, {fit}, {Path(path).name}'] = digest(read(path, SIZE, fit))
+    return found
+
+
+def saved_model():
+    "Digests of the pixels that the decoder of a SavedModel makes of odd files, or 'refused'."
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        served = call('load_export', call('export', as_is(), Path(folder)/'served'))
+        for name, data in (odd_files.good_files() | odd_files.broken_files()).items():
+            try: found[name] = digest(served.files([data]))
+            except ValueError: found[name] = 'refused'
+    return found
+
+
+# ---- 6: files of networks
+
+def answers(net, photos):
+    "Return what a network answers to the first photo."
+    inputs = [photos]*len(net.inputs)
+    found = net.predict(inputs if len(inputs) > 1 else photos, verbose=0)
+    return rounded(found[0], 5)
+
+
+def keras_2_files():
+    "Return the answers of networks that Keras 2 wrote."
+    folder, found = TESTS/'referees'/'keras2_nets', {}
+    x = np.load(folder/'answers.npz')['x']
+    pairs = ('base.json', 'base.h5'), ('model_2_1.json', 'whole.h5'), (None, 'whole.h5')
+    for pair in pairs:
+        net = call('load_model', *(name and folder/name for name in pair))
+        found[f'Keras 2, {pair[0]} and {pair[1]}'] = answers(net, x)
+    return found
+
+
+def keras_2_checkpoints():
+    "Return the answers of a network that goes on from checkpoints of Keras 2."
+    import keras
+    layers, folder, found = keras.layers, TESTS/'referees', {}
+    x = np.load(folder/'keras2.npz')['x']
+    for name in ('keras2_base.h5', '000001-1.0883.h5'):
+        lower = keras.Sequential([
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(4, 3, strides=2, padding='same', use_bias=False),
+            layers.BatchNormalization(), layers.ReLU(), layers.GlobalAveragePooling2D()])
+        net = call('base_network', (8, 8, 3), 6, lower, hidden=(5,), rescale=None)
+        model = net if 'base' in name else call('compile_triplet', call('triplet_model', net))
+        epoch = call('continue_from', model, folder/name)
+        found[f'Keras 2, {name}'] = [epoch, *answers(net, x)]
+    return found
+
+
+def old_bundle():
+    "Return the answers and the notes of a bundle of version 1."
+    net, meta = call('load_bundle', TESTS/'fixtures'/'bundle_v1')
+    x = np.random.default_rng(0).integers(0, 256, (2, *net.input_shape[1:])).astype('uint8')
+    notes = json.dumps([meta, net.threshold], sort_keys=True)
+    return {'bundle of version 1': answers(net, x), 'its notes': digest(list(notes.encode()))}
+
+
+def round_trips():
+    "Return how far networks answer otherwise after they were saved and opened again."
+    import keras
+    keras.utils.set_random_seed(0)
+    net = call('base_network', (32, 32, 3), 6, backbone='small', weights=None, hidden=(8,))
+    x = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype('uint8')
+    with tempfile.TemporaryDirectory() as folder:
+        pair = Path(folder)/'net.json', Path(folder)/'net.h5'
+        call('save_model', net, *pair)
+        bundle = call('save_bundle', Path(folder)/'bundle', net, note=[1, 'a'])
+        again, meta = call('load_bundle', bundle)
+        opened = {'two files': call('load_model', *pair), 'bundle': again}
+        gaps = {f'{what}, written and opened': [
+            float(np.abs(o.predict(x, verbose=0) - net.predict(x, verbose=0)).max())]
+            for what, o in opened.items()}
+    return gaps | {'notes of a bundle': json.dumps(meta)}
+
+
+def files():
+    "Answers of networks in files: of Keras 2, of an old bundle, and of today's forms."
+    return keras_2_files() | keras_2_checkpoints() | old_bundle() | round_trips()
+
+
+# ---- 4: trainings
+
+def small_backbone():
+    "Return a backbone that stands for one that was trained elsewhere."
+    import keras
+    layers = keras.layers
+    keras.utils.set_random_seed(3)
+    x = photo = keras.Input((32, 32, 3))
+    for width in 6, 8:
+        x = layers.Conv2D(width, 3, strides=2, padding='same', use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization()(x))
+        x = layers.Add()([x, layers.Conv2D(width, 3, padding='same')(x)])
+    return keras.Model(photo, layers.GlobalAveragePooling2D()(x))
+
+
+SMALL = dict(epochs=2, steps=5, size=(32, 32), out_dims=8, seed=1, verbose=0)
+PK = SMALL | dict(P=4, K=3)
+
+RUNS = {   # settings of `fit`, and the steps after which it is interrupted
+    'original': (SMALL | dict(batch_size=6), [7]),
+    'scratch': (PK, [7]),
+    'strong': (PK, [3, 7]),
+    'products': (PK | dict(discriminant=3, dropout=.1), [7]),
+    'deep': (PK | dict(unfreeze=.5, tune_epochs=2, copies=2), [7, 16])}
+
+
+def interruption(after):
+    "Return a callback that interrupts a training after so many steps; never with 0."
+    import keras
+    steps = itertools.count(1)   # not in the callback, whose own numbers a run keeps and puts back
+
+    class Interruption(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if next(steps) == after: raise KeyboardInterrupt
+
+    return Interruption()
+
+
+def known_recipe(name):
+    "Return the name that the package has for a recipe."
+    return next(n for n in (name, *NAMES[name]) if n in named('RECIPES')) if name in NAMES else name
+
+
+def trained(name, photos, after=0, **kw):
+    "Return what `fit` makes of a recipe; None where it was interrupted."
+    seen, unseen = photos.split(.34, seed=1)
+    how = RUNS[name][0] | dict(backbone=small_backbone(), callbacks=[interruption(after)]) | kw
+    try: return call('fit', seen, valid=unseen, recipe=known_recipe(name), **how)
+    except KeyboardInterrupt: return None
+
+
+def resumed(name, photos, after, folder):
+    "Return what `fit` makes of a recipe that is interrupted once and goes on."
+    def keep(): return call('Checkpoint', folder, steps=2)
+    assert trained(name, photos, after, resume=keep()) is None, f'{name} had no step {after}'
+    return trained(name, photos, resume=keep())
+
+
+def run_digests(what, run):
+    "Return the history of a run, and digests of its weights."
+    found = {f'{what}, history, {k}': list(map(float, v)) for k, v in run.history.items()}
+    return found | {f'{what}, weights': digest(*run.net.get_weights())}
+
+
+def recipes():
+    "Histories and weights of short trainings, whole, and interrupted in each stage."
+    found = {}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action='ignore'):
+        photos = call('draw_catalog', Path(folder)/'photos', 9, 5, size=(32, 32))
+        for name, (_, stops) in RUNS.items():
+            found |= run_digests(f'{name}, whole', trained(name, photos))
+            for after in stops:
+                run = resumed(name, photos, after, Path(folder)/f'{name} {after}')
+                found |= run_digests(f'{name}, interrupted after {after} steps', run)
+        Path(photos.paths[3]).write_bytes(b'no photo')
+        found |= run_digests('strong, a photo unreadable', trained('strong', photos))
     return found
