@@ -61,10 +61,10 @@ def alone(loss, y, codes):
 
 def unchecked(step):
     "Trace `step` while the check of the range is switched off."
-    kept = losses._outside
-    losses._outside = lambda y, name='': tf.zeros(tf.shape(y)[:-1], tf.bool)
+    kept = losses.outside_unit_cube
+    losses.outside_unit_cube = lambda y, name='': tf.zeros(tf.shape(y)[:-1], tf.bool)
     try: step()
-    finally: losses._outside = kept
+    finally: losses.outside_unit_cube = kept
     return step
 
 

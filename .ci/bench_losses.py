@@ -23,7 +23,7 @@ import keras
 import numpy as np
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.contrast import CrossBatchMemory, MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
+from triplet_fashion.contrastive import CrossBatchMemory, MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
 from triplet_fashion.metrics import knn_accuracy, retrieval_metrics
 from triplet_fashion.mining import BatchTripletLoss
 from triplet_fashion.features import embed, features

@@ -35,7 +35,7 @@ def median_ms(once):
 def ours(products):
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     import tensorflow as tf
-    from triplet_fashion.contrast import MultiSimilarityLoss, SupConLoss
+    from triplet_fashion.contrastive import MultiSimilarityLoss, SupConLoss
     from triplet_fashion.mining import BatchTripletLoss
     x, labels = map(tf.constant, codes(products))
     losses = {m: BatchTripletLoss(m, margin=MARGIN) for m in ('semihard', 'hard', 'all', 'nonzero', 'easy')}

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from triplet_fashion.base_network import base_network
 from triplet_fashion.checkpoints import (Checkpoint, SeedCheckpoint, _changed, _pack, _plain, _seen, _state, _unpack, _variables, continue_from, read_state, run_epochs, run_identity, write_state)
-from triplet_fashion.contrast import CrossBatchMemory, SupConLoss
+from triplet_fashion.contrastive import CrossBatchMemory, SupConLoss
 from triplet_fashion.doctor import CollapseDoctor, Diagnosis
 from triplet_fashion.generator import Augment, pk_dataset
 from triplet_fashion.training import fit
@@ -27,7 +27,7 @@ import keras, numpy as np, tensorflow as tf
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.checkpoints import Checkpoint, _variables, read_state
-from triplet_fashion.contrast import CrossBatchMemory, SupConLoss
+from triplet_fashion.contrastive import CrossBatchMemory, SupConLoss
 from triplet_fashion.generator import Augment
 from triplet_fashion.training import fit
 

@@ -24,7 +24,7 @@ def golden_classic(y, margin=.2, squared=True):
 
 
 def domain(N, seed=0):
-    "Triplets from everywhere in [0, 1]^3N: both ends by powers of ten, corners, equal codes, sigmoids of every steepness."
+    "Triplets from everywhere in [0, 1]^3N: both ends by powers of ten, corners, equal embeddings, sigmoids of every steepness."
     rng = np.random.default_rng(seed)
     t = np.concatenate([[0], np.logspace(-9, -.4, 60), 1-np.logspace(-.4, -9, 60), [1]])[:, None]
     c = (rng.random((len(t), N)) < .5)*1.
@@ -246,9 +246,9 @@ def test_mixed_precision_fit():
 
 def test_levels_of_facts():
     levels = loss_levels()
-    assert list(levels) == ['floor', 'random codes', 'collapse']
+    assert list(levels) == ['floor', 'random embeddings', 'collapse']
     assert levels['collapse'] == pytest.approx(18.42, abs=.005)
-    assert levels['random codes'] == pytest.approx(1.386, abs=.01)
+    assert levels['random embeddings'] == pytest.approx(1.386, abs=.01)
     assert loss_levels(n_classes=10)['floor'] == pytest.approx(.588, abs=.0005)
     assert loss_levels(n_classes=10**6)['floor'] == pytest.approx(math.log(2), abs=1e-5)
     assert loss_levels('classic', margin=.3)['collapse'] == .3
@@ -260,18 +260,18 @@ def test_levels_of_facts():
 def test_levels_by_enumeration(N):
     "All 2^3N coin-flip triplets, one by one."
     y = np.array(np.meshgrid(*[[0, 1]]*(3*N))).reshape(3*N, -1).T
-    for beta in (N, 2*N): assert loss_levels(N=N, beta=beta)['random codes'] == pytest.approx(golden(y, N, beta)[0].mean(), rel=1e-9)
+    for beta in (N, 2*N): assert loss_levels(N=N, beta=beta)['random embeddings'] == pytest.approx(golden(y, N, beta)[0].mean(), rel=1e-9)
     for squared in (True, False):
-        assert loss_levels('classic', N, margin=.7, squared=squared)['random codes'] == pytest.approx(golden_classic(y, .7, squared).mean(), rel=1e-9)
+        assert loss_levels('classic', N, margin=.7, squared=squared)['random embeddings'] == pytest.approx(golden_classic(y, .7, squared).mean(), rel=1e-9)
 
 
 @quick
 @given(st.integers(2, 7), st.integers(1, 8), st.integers(0, 2**31), st.booleans())
 def test_nothing_is_below_the_floor(C, N, seed, corners):
-    codes = np.random.default_rng(seed).random((C, N))
-    if corners: codes = np.round(codes)
+    embeddings = np.random.default_rng(seed).random((C, N))
+    if corners: embeddings = np.round(embeddings)
     i, j = np.where(~np.eye(C, dtype=bool))
-    y = np.c_[codes[i], codes[i], codes[j]]
+    y = np.c_[embeddings[i], embeddings[i], embeddings[j]]
     for beta in (N, 1.7*N): assert golden(y, N, beta)[0].mean() >= loss_levels(N=N, beta=beta, n_classes=C)['floor'] - 1e-9
     for squared in (True, False):
         assert golden_classic(y, 3., squared).mean() >= loss_levels('classic', N, margin=3., n_classes=C, squared=squared)['floor'] - 1e-9
@@ -324,7 +324,7 @@ def golden_classic_gradient(y, margin, squared):
 @pytest.mark.parametrize('N, xla', [(1, False), (2, False), (16, False), (128, False), (2048, False), (2, True), (128, True)])
 @pytest.mark.parametrize('squared', (True, False))
 def test_classic_over_the_domain(N, squared, xla):
-    "Value and gradient from every precision, equal codes and |a-n| = 1e-6 among them, codes outside [0, 1] too."
+    "Value and gradient from every precision, equal embeddings and |a-n| = 1e-6 among them, embeddings outside [0, 1] too."
     y = domain(N, seed=2)[:: 16 if N == 2048 else 4]
     y = np.concatenate([y, 4*y-2])
     margins = .2, 1.7*N

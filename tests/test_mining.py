@@ -118,7 +118,7 @@ def test_xla_and_unknown_batch_size(mining):
 
 
 def test_lossless_at_the_corners():
-    "Equal codes, opposite corners and the float32 neighbours of both, against float64."
+    "Equal embeddings, opposite corners and the float32 neighbours of both, against float64."
     x = np.array([[0, 0], [1e-9, 0], [1, 1], [1, 1-6e-8], [0, 1e-4], [1, 1]], 'float32'); labels = [0, 0, 1, 0, 1, 1]
     value, grad = with_gradient(BatchTripletLoss('all', kind='lossless'), labels, x)
     assert value == pytest.approx(brute_force(x, labels, 'all', .2, kind='lossless')[0], rel=1e-6)
@@ -217,7 +217,7 @@ def test_distances_refuse():
 
 
 def test_large_batch_stays_in_blocks():
-    "1,024 codes of length 128: the tensor of all differences alone would be 512 MB."
+    "1,024 embeddings of length 128: the tensor of all differences alone would be 512 MB."
     rng = np.random.default_rng(0); x = rng.random((1024, 128)).astype('float32'); labels = np.repeat(np.arange(128), 8)
     resource = pytest.importorskip('resource')
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

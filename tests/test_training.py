@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from triplet_fashion.base_network import backbone_of, base_network, head_of
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.contrast import CrossBatchMemory, SupConLoss
+from triplet_fashion.contrastive import CrossBatchMemory, SupConLoss
 from triplet_fashion.doctor import TrainingTrouble
 from triplet_fashion.metrics import retrieval_metrics
 from triplet_fashion.mining import BatchTripletLoss

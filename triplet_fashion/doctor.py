@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from fastcore.basics import patch
 from .labels import Labels
-from .loss import LosslessTripletLoss, check_number, lossless_triplet_loss
+from .loss import LosslessTripletLoss, check_number, loss_variables, lossless_triplet_loss
 from .model import _bounded, _last_layer
 
 # %% ../nbs/13_doctor.ipynb #869e8886
@@ -327,15 +327,11 @@ def _measuring(model, labels, triplets, pairs):
         return tf.cast(codes, tf.float32), tf.cast(seen, tf.float32), value, tf.linalg.global_norm(grads) if grads else tf.constant(0.), size
     return tf.function(measure, autograph=False)
 
-def _memory(loss):
-    "Variables that a loss keeps from batch to batch."
-    return [v for v in tf.nest.flatten([o for o in vars(loss).values() if isinstance(o, (tf.Variable, keras.Variable, list, tuple))]) if isinstance(v, (tf.Variable, keras.Variable))]
-
 def _memory_as_it_is(loss):
     "A function that gives these variables their values back, and zeros to those made since."
-    kept = {id(v): tf.identity(v) for v in _memory(loss)}
+    kept = {id(v): tf.identity(v) for v in loss_variables(loss)}
     def restore():
-        for v in _memory(loss): v.assign(kept[id(v)] if id(v) in kept else tf.zeros_like(v))
+        for v in loss_variables(loss): v.assign(kept[id(v)] if id(v) in kept else tf.zeros_like(v))
     return restore
 
 # %% ../nbs/13_doctor.ipynb #2aa6a19e

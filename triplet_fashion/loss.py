@@ -26,36 +26,54 @@ def check_number(
     raise ValueError(f'{name}={value!r} must be a {kind} {range_}')
 
 # %% ../nbs/00_loss.ipynb #09eeee17
-def _widen(y):
-    "Outputs as floats of 32 bits or more; on the way back gradients stop at the largest number of the narrow type."
+def widen(
+    y, # outputs of a network, a tensor or array of any type
+)->tf.Tensor: # the same as floats of 32 bits or more
+    "Widen half precision to float32; on the way back gradients stop at its largest number."
     y = tf.convert_to_tensor(y)
-    if y.dtype not in (tf.float16, tf.bfloat16): return y if y.dtype.is_floating else tf.cast(y, tf.float32)
+    if y.dtype not in (tf.float16, tf.bfloat16):
+        return y if y.dtype.is_floating else tf.cast(y, tf.float32)
+
     @tf.custom_gradient
-    def cast(y): return tf.cast(y, tf.float32), lambda g: tf.cast(tf.clip_by_value(g, y.dtype.min, y.dtype.max), y.dtype)
+    def cast(y):
+        def grad(g): return tf.cast(tf.clip_by_value(g, y.dtype.min, y.dtype.max), y.dtype)
+        return tf.cast(y, tf.float32), grad
     return cast(y)
 
+# %% ../nbs/00_loss.ipynb #5a3c10d2
 def _columns(y_pred, N=None):
-    "Outputs as floats of 32 bits or more, their width checked against `N`."
-    y = _widen(y_pred)
-    if y.shape.rank not in (None, 2): raise ValueError(f'y_pred must have shape (b, 3N), a row [a|p|n] per triplet; got {tuple(y.shape)}')
+    "Return outputs as floats of 32 bits or more, their width checked against `N`."
+    y = widen(y_pred)
+    if y.shape.rank not in (None, 2):
+        raise ValueError('y_pred must have shape (b, 3N), a row [a|p|n] per triplet; '
+                         f'got {tuple(y.shape)}')
     width = y.shape[-1] if y.shape.rank else None
-    if width is None and N is None: raise ValueError('the width of y_pred is not known in this graph: pass N, the length of one code')
-    if width is not None and (width == 0 or width % 3): raise ValueError(f'y_pred is {width} wide, which is not 3N: concatenate anchor, positive and negative codes')
-    if N is not None and width not in (None, 3*N): raise ValueError(f'N={N} needs outputs {3*N} wide, but y_pred is {width} wide: leave N out, or pass N={width//3}')
+    if width is None and N is None:
+        raise ValueError('the width of y_pred is not known in this graph: '
+                         'pass N, the length of one embedding')
+    if width is not None and (width == 0 or width % 3):
+        raise ValueError(f'y_pred is {width} wide, which is not 3N: '
+                         'concatenate anchor, positive and negative embeddings')
+    if N is not None and width not in (None, 3*N):
+        raise ValueError(f'N={N} needs outputs {3*N} wide, but y_pred is {width} wide: '
+                         f'leave N out, or pass N={width//3}')
     return tf.ensure_shape(y, (None, 3*N if width is None else width))
 
 # %% ../nbs/00_loss.ipynb #c17d1902
-def _sqrt(x):
-    "Square root whose gradient at 0 is 0."
+def safe_sqrt(
+    x, # float tensor, 0 or more
+)->tf.Tensor: # of the same shape and type
+    "Compute square roots; the gradient at 0 is 0 instead of infinite."
     zero = x == 0
-    return tf.where(zero, tf.zeros_like(x), tf.sqrt(tf.where(zero, tf.ones_like(x), x)))
+    root = tf.sqrt(tf.where(zero, tf.ones_like(x), x))
+    return tf.where(zero, tf.zeros_like(x), root)
 
 # %% ../nbs/00_loss.ipynb #22e4c2ea
 @keras.saving.register_keras_serializable(package='triplet_fashion')
 def triplet_loss(
     y_true, # not used: Keras passes labels to every loss
     y_pred, # [a|p|n], float (b, 3N)
-    N=None, # length of one code, a third of the width if not given
+    N=None, # length of one embedding, a third of the width if not given
     margin=0.2, # how much farther the negative should be, in units of the distance
     squared=True # squared distances, or plain ones
 )->tf.Tensor: # one loss per triplet, float32 (b,), 0 or more
@@ -64,7 +82,10 @@ def triplet_loss(
     y = _columns(y_pred, N)
     a, p, n = tf.split(tf.cast(y, tf.float64), 3, axis=-1)
     if squared: gap = tf.reduce_sum((n-p)*((a-p) + (a-n)), axis=-1)
-    else: gap = _sqrt(tf.reduce_sum((a-p)**2, axis=-1)) - _sqrt(tf.reduce_sum((a-n)**2, axis=-1))
+    else:
+        d_ap = safe_sqrt(tf.reduce_sum((a-p)**2, axis=-1))
+        d_an = safe_sqrt(tf.reduce_sum((a-n)**2, axis=-1))
+        gap = d_ap - d_an
     return tf.cast(tf.nn.relu(gap + margin), y.dtype)
 
 # %% ../nbs/00_loss.ipynb #643e62d6
@@ -77,37 +98,57 @@ def _tree_sum(x):
     return tf.reduce_sum(x, axis=-1)
 
 @tf.custom_gradient
-def _near_far(a, b):
-    "Squared distance of codes in [0, 1]^N and its complement to N, both without cancellation."
+def _distance_and_complement(a, b):
+    "Compute d, the squared distance of embeddings in [0, 1]^N, and N - d without cancellation."
     delta = a - b
     rest = (1 - tf.maximum(a, b)) + tf.minimum(a, b)
-    near, far = _tree_sum(delta**2), _tree_sum(rest*(1 + tf.abs(delta)))
-    def grad(dnear, dfar):
-        g = 2*delta*(dnear - dfar)[..., None]
+    d, complement = _tree_sum(delta**2), _tree_sum(rest*(1 + tf.abs(delta)))
+
+    def grad(slope_d, slope_complement):
+        g = 2*delta*(slope_d - slope_complement)[..., None]
         return g, -g
-    return (near, far), grad
+    return (d, complement), grad
 
 # %% ../nbs/00_loss.ipynb #531a7d08
-def _log_term(x, rest, N, beta, epsilon):
-    "-ln(1 - x/beta + epsilon), where `rest` is N - x, exact to float32 for every x in [0, N]."
-    low = x < beta/2
-    small = tf.math.log1p(epsilon - tf.where(low, x, 0)/beta)
-    large = tf.math.log(((beta - N) + rest)/beta + epsilon)
+def log_term(
+    d, # squared distances in [0, N], float tensor
+    complement, # N - d, computed without cancellation
+    N, # largest squared distance
+    beta, # scale of the logarithm, N or more
+    epsilon, # keeps the logarithm finite
+)->tf.Tensor: # of the shape of `d`
+    "Compute -ln(1 - d/beta + epsilon), exact to float32 for every d in [0, N]."
+    low = d < beta/2
+    small = tf.math.log1p(epsilon - tf.where(low, d, 0)/beta)
+    large = tf.math.log(((beta - N) + complement)/beta + epsilon)
     return -tf.where(low, small, large)
 
 # %% ../nbs/00_loss.ipynb #40571100
-def _check_beta(N, beta=None, epsilon=1e-8):
-    "`beta` as a number that the formula is defined for, or a ValueError."
-    if not 1e-37 <= epsilon < math.inf: raise ValueError(f'epsilon={epsilon} must be a positive float32, such as 1e-8: it keeps ln away from 0')
+def check_beta(
+    N, # largest squared distance
+    beta=None, # scale of the logarithms; N if not given
+    epsilon=1e-8, # keeps the logarithms finite
+): # `beta` as a number
+    "Return the `beta` that the formula is computed with. ValueError where it is not defined."
+    if not 1e-37 <= epsilon < math.inf:
+        raise ValueError(f'epsilon={epsilon} must be a positive float32, such as 1e-8: '
+                         'it keeps ln away from 0')
     if beta is None: return N
-    if not N <= beta < math.inf: raise ValueError(f'beta={beta} is not in [N, inf) with N={N}: the logarithm would be of a negative number; use beta={N}, or more')
+    if not N <= beta < math.inf:
+        raise ValueError(f'beta={beta} is not in [N, inf) with N={N}: the logarithm would be '
+                         f'of a negative number; use beta={N}, or more')
     return beta
 
-def _outside(y, name='lossless_triplet_loss'):
-    "Which rows leave [0, 1]; an error if one does (XLA drops the error, not the rows)."
+# %% ../nbs/00_loss.ipynb #7c1e94aa
+def outside_unit_cube(
+    y, # outputs, float (b, d)
+    name='lossless_triplet_loss', # of the loss, for the message
+)->tf.Tensor: # bool (b,)
+    "Return which rows leave [0, 1]; an error if one does (XLA drops the error, not the rows)."
     outside = tf.reduce_any((y < 0) | (y > 1), axis=-1)
-    tf.debugging.Assert(~tf.reduce_any(outside), [
-        f'{name}: outputs must lie in [0, 1], end the network in a sigmoid or use another loss; they go from', tf.reduce_min(y), 'to', tf.reduce_max(y)])
+    says = (f'{name}: outputs must lie in [0, 1], end the network in a sigmoid '
+            'or use another loss; they go from')
+    tf.debugging.Assert(~tf.reduce_any(outside), [says, tf.reduce_min(y), 'to', tf.reduce_max(y)])
     return outside
 
 # %% ../nbs/00_loss.ipynb #d9ba0af1
@@ -115,7 +156,7 @@ def _outside(y, name='lossless_triplet_loss'):
 def lossless_triplet_loss(
     y_true, # not used: Keras passes labels to every loss
     y_pred, # [a|p|n], float (b, 3N), in [0, 1] (sigmoid)
-    N=None, # length of one code = the largest squared distance, a third of the width if not given
+    N=None, # length of one embedding = the largest squared distance, a third of the width if not given
     beta=None, # scale of the logarithms, N or more; N if not given
     epsilon=1e-8, # keeps the logarithms finite at the ends
     stable=True # False: the formula as first written, unchecked, with its rounding errors
@@ -125,36 +166,67 @@ def lossless_triplet_loss(
     a, p, n = tf.split(y, 3, axis=-1)
     N = a.shape[-1]
     if not stable: return _as_written(a, p, n, N, N if beta is None else beta, epsilon)
-    beta, outside = _check_beta(N, beta, epsilon), _outside(y)
-    (dp, cp), (dn, cn) = _near_far(a, p), _near_far(a, n)
-    loss = _log_term(dp, cp, N, beta, epsilon) + _log_term(cn, dn, N, beta, epsilon)
+    beta, outside = check_beta(N, beta, epsilon), outside_unit_cube(y)
+    d_ap, complement_ap = _distance_and_complement(a, p)
+    d_an, complement_an = _distance_and_complement(a, n)
+    pull = log_term(d_ap, complement_ap, N, beta, epsilon)
+    push = log_term(complement_an, d_an, N, beta, epsilon)
+    loss = pull + push
     return tf.where(outside, tf.constant(np.nan, loss.dtype), loss)
 
 # %% ../nbs/00_loss.ipynb #876ef354
 def _as_written(a, p, n, N, beta, epsilon):
-    "The same loss with the operations in the seed's order."
-    dp, dn = tf.reduce_sum((a-p)**2, axis=1), tf.reduce_sum((a-n)**2, axis=1)
-    return -tf.math.log(-((N-dn)/beta) + 1 + epsilon) - tf.math.log(-(dp/beta) + 1 + epsilon)
+    "Compute the same loss with the operations in the order of the original notebook."
+    d_ap, d_an = tf.reduce_sum((a-p)**2, axis=1), tf.reduce_sum((a-n)**2, axis=1)
+    pull = tf.math.log(-(d_ap/beta) + 1 + epsilon)
+    push = tf.math.log(-((N-d_an)/beta) + 1 + epsilon)
+    return -push - pull
 
 # %% ../nbs/00_loss.ipynb #516ac316
-class _OutputLoss(keras.losses.Loss):
-    "A Keras loss of the outputs alone: labels may be None, and it is computed in 32 bits or more."
-    def __init__(self, name, reduction, dtype):
+def _variables_in(values):
+    "Return the variables among values and lists of them, in their order."
+    kinds = tf.Variable, keras.Variable
+    values = [o for o in values if isinstance(o, (*kinds, list, tuple))]
+    return [v for v in tf.nest.flatten(values) if isinstance(v, kinds)]
+
+def loss_variables(
+    loss, # a loss, or whatever stands for one in `model.loss`
+)->list: # of TensorFlow or Keras variables, in the order in which they were made
+    "Return what a loss keeps from batch to batch: its `variables`, or those among its attributes."
+    if isinstance(own := getattr(loss, 'variables', None), (list, tuple)): return list(own)
+    return _variables_in(getattr(loss, '__dict__', {}).values())
+
+# %% ../nbs/00_loss.ipynb #2b8d7e61
+class OutputLoss(keras.losses.Loss):
+    "A Keras loss of the outputs alone: labels may be None; it is computed in 32 bits or more."
+    def __init__(self,
+        name=None, # shown in logs; made from the class if not given
+        reduction='sum_over_batch_size', # Keras' own
+        dtype=None # of the loss, float32 if not given; computed in float32 or wider
+    ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.result_dtype = self.dtype
-        if self.dtype in ('float16', 'bfloat16'): super().__init__(name=name, reduction=reduction, dtype='float32')
+        if self.dtype in ('float16', 'bfloat16'):
+            super().__init__(name=name, reduction=reduction, dtype='float32')
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        loss = super().__call__(0 if y_true is None else y_true, _widen(y_pred), sample_weight)
+        labels = 0 if y_true is None else y_true
+        loss = super().__call__(labels, widen(y_pred), sample_weight)
         return tf.cast(loss, self.result_dtype)
+
+    @property
+    def variables(self):
+        "Return the variables that the loss keeps from batch to batch, a list."
+        return _variables_in(vars(self).values())
 
     def get_config(self): return {**super().get_config(), 'dtype': self.result_dtype}
 
+# %% ../nbs/00_loss.ipynb #91d0aa3f
 @keras.saving.register_keras_serializable(package='triplet_fashion')
-class TripletLoss(_OutputLoss):
+class TripletLoss(OutputLoss):
     "`triplet_loss` as a Keras loss."
     def __init__(self,
-        N=None, # length of one code, a third of the width if not given
+        N=None, # length of one embedding, a third of the width if not given
         margin=0.2, # how much farther the negative should be
         squared=True, # squared distances, or plain ones
         reduction='sum_over_batch_size', # Keras' own
@@ -165,15 +237,18 @@ class TripletLoss(_OutputLoss):
         if N is not None: check_number(N, 'N', least=1, whole=True)
         self.N, self.margin, self.squared = N, check_number(margin, 'margin'), squared
 
-    def call(self, y_true, y_pred): return triplet_loss(y_true, y_pred, self.N, self.margin, self.squared)
-    def get_config(self): return {**super().get_config(), 'N': self.N, 'margin': self.margin, 'squared': self.squared}
+    def call(self, y_true, y_pred):
+        return triplet_loss(y_true, y_pred, self.N, self.margin, self.squared)
+
+    def get_config(self):
+        return {**super().get_config(), 'N': self.N, 'margin': self.margin, 'squared': self.squared}
 
 # %% ../nbs/00_loss.ipynb #996c970f
 @keras.saving.register_keras_serializable(package='triplet_fashion')
-class LosslessTripletLoss(_OutputLoss):
+class LosslessTripletLoss(OutputLoss):
     "`lossless_triplet_loss` as a Keras loss."
     def __init__(self,
-        N=None, # length of one code, a third of the width if not given
+        N=None, # length of one embedding, a third of the width if not given
         beta=None, # scale of the logarithms, N or more; N if not given
         epsilon=1e-8, # keeps the logarithms finite
         reduction='sum_over_batch_size', # Keras' own
@@ -182,11 +257,14 @@ class LosslessTripletLoss(_OutputLoss):
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         if N is not None: check_number(N, 'N', least=1, whole=True)
-        _check_beta(0 if N is None else N, beta, epsilon)
+        check_beta(0 if N is None else N, beta, epsilon)
         self.N, self.beta, self.epsilon = N, beta, epsilon
 
-    def call(self, y_true, y_pred): return lossless_triplet_loss(y_true, y_pred, self.N, self.beta, self.epsilon)
-    def get_config(self): return {**super().get_config(), 'N': self.N, 'beta': self.beta, 'epsilon': self.epsilon}
+    def call(self, y_true, y_pred):
+        return lossless_triplet_loss(y_true, y_pred, self.N, self.beta, self.epsilon)
+
+    def get_config(self):
+        return {**super().get_config(), 'N': self.N, 'beta': self.beta, 'epsilon': self.epsilon}
 
 # %% ../nbs/00_loss.ipynb #e98f11fd
 def _coins(n):
@@ -196,7 +274,7 @@ def _coins(n):
     return np.exp(lg[-1] - lg - lg[::-1] - n*math.log(2))
 
 def _best_share(n_classes=None):
-    "Largest mean of d(a,n)/N over all pairs of `n_classes` codes."
+    "Largest mean of d(a,n)/N over all pairs of `n_classes` embeddings."
     if n_classes is None: return 1.
     if n_classes < 2: raise ValueError(f'n_classes={n_classes}: a negative needs a second product')
     return (n_classes**2//4) / (n_classes*(n_classes-1)/2)
@@ -204,22 +282,24 @@ def _best_share(n_classes=None):
 # %% ../nbs/00_loss.ipynb #ff742203
 def loss_levels(
     loss='lossless', # 'lossless' or 'classic'
-    N=128, # length of one code
+    N=128, # length of one embedding
     beta=None, # of the lossless loss; N if not given
     margin=0.2, # of the classic loss
     n_classes=None, # number of products, for the floor
     epsilon=1e-8, # of the lossless loss
     squared=True # of the classic loss: squared distances, or plain ones
-)->dict: # 'floor', 'random codes' and 'collapse', each a mean loss per triplet
-    "What the best possible codes in [0, 1]^N, coin-flip codes and a collapsed network score."
+)->dict: # 'floor', 'random embeddings' and 'collapse', each a mean loss per triplet
+    "Compute what the best possible, coin-flip and collapsed embeddings in [0, 1]^N score."
     best, p, k = N*_best_share(n_classes), _coins(N), np.arange(N+1)
     if loss == 'lossless':
-        beta = _check_beta(N, beta, epsilon)
-        term = lambda x: -np.log1p(epsilon - x/beta)
+        beta = check_beta(N, beta, epsilon)
+        def term(x): return -np.log1p(epsilon - x/beta)
         levels = term(0) + term(N-best), p @ term(k) + p @ term(N-k), term(0) + term(N)
     elif loss == 'classic':
         dist = np.square if squared else np.asarray
-        relu, k = lambda x: np.maximum(0, x), dist(np.sqrt(k))
-        levels = relu(margin - dist(best**.5)), p @ relu(k[:, None] - k + margin) @ p, relu(margin)
+        def relu(x): return np.maximum(0, x)
+        k = dist(np.sqrt(k))
+        coins = p @ relu(k[:, None] - k + margin) @ p
+        levels = relu(margin - dist(best**.5)), coins, relu(margin)
     else: raise ValueError(f"loss={loss!r}: the levels known are those of 'lossless' and 'classic'")
-    return {name: float(x) for name, x in zip(('floor', 'random codes', 'collapse'), levels)}
+    return {name: float(x) for name, x in zip(('floor', 'random embeddings', 'collapse'), levels)}

@@ -21,7 +21,7 @@ from .catalog import Catalog
 from .generator import bad_report, pk_dataset, triplet_dataset
 from .loss import loss_levels
 from .mining import BatchTripletLoss
-from .contrast import MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
+from .contrastive import MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
 from .doctor import CollapseDoctor
 from .model import compile_triplet, ready, triplet_model
 from .features import _cache_folder, _frozen, cut_features, cut_network, embed, features

@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 import tensorflow as tf, keras
-from triplet_fashion.contrast import CrossBatchMemory, MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
-from triplet_fashion.mining import BatchTripletLoss
+from triplet_fashion.contrastive import CrossBatchMemory, MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
+from triplet_fashion.mining import BatchTripletLoss, PairMask
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
-referee = np.load(Path(__file__).parent/'referees'/'contrast.npz')
+referee = np.load(Path(__file__).parent/'referees'/'contrastive.npz')
 LOSSES = dict(supcon=SupConLoss, ms=MultiSimilarityLoss, mined=lambda **kw: MultiSimilarityLoss(mining=.1, **kw), lossless=WeightedLosslessLoss)
 
 
@@ -92,8 +92,8 @@ def test_degenerate_codes(kind, xla):
     "All equal, all zero, two equal among others: finite."
     labels = np.repeat([0, 1], 4); x = np.random.default_rng(0).random((8, 5)).astype('float32'); x[1], x[4] = x[0], x[0]
     loss = tf.function(LOSSES[kind](), jit_compile=xla)
-    for codes in (x, x*0+.3, x*0):
-        value, grad = with_gradient(loss, labels, codes)
+    for embeddings in (x, x*0+.3, x*0):
+        value, grad = with_gradient(loss, labels, embeddings)
         assert np.isfinite(value) and np.isfinite(grad).all()
 
 
@@ -113,9 +113,9 @@ def test_half_precision_codes(kind, dtype):
 
 @pytest.mark.parametrize('make, word', [(lambda: SupConLoss(-1), 'temperature=-1'), (lambda: MultiSimilarityLoss(beta=0), 'beta=0'), (lambda: WeightedLosslessLoss(temperature=0), 'temperature=0'),
                                         (lambda: WeightedLosslessLoss(epsilon=0), 'epsilon=0'), (lambda: CrossBatchMemory(SupConLoss(), 0), 'size=0'),
-                                        (lambda: CrossBatchMemory(keras.losses.Hinge()), 'Hinge'), (lambda: SupConLoss()([0, 1, 2], np.zeros((4, 2), 'float32')), '3 labels for 4 codes'),
+                                        (lambda: CrossBatchMemory(keras.losses.Hinge()), 'Hinge'), (lambda: SupConLoss()([0, 1, 2], np.zeros((4, 2), 'float32')), '3 labels for 4 embeddings'),
                                         (lambda: SupConLoss()(None, np.zeros((4, 2))), 'needs the labels'), (lambda: SupConLoss()(np.eye(4), np.zeros((4, 2))), 'argmax'),
-                                        (lambda: SupConLoss()([0, 1], np.zeros((2, 3, 4))), 'codes must have shape')])
+                                        (lambda: SupConLoss()([0, 1], np.zeros((2, 3, 4))), 'embeddings must have shape')])
 def test_wrong_settings(make, word):
     with pytest.raises(ValueError, match=word): make()
 
@@ -147,7 +147,7 @@ def test_memory_equals_pytorch_metric_learning(name, loss):
 @pytest.mark.parametrize('loss', [SupConLoss(), MultiSimilarityLoss(mining=.1), WeightedLosslessLoss(), *(BatchTripletLoss(m, kind=k) for m in ('semihard', 'all', 'hard') for k in ('classic', 'lossless'))],
                          ids=lambda l: f'{l.name} {getattr(l, "mining", "")} {getattr(l, "kind", "")}')
 def test_memory_is_a_larger_batch(loss):
-    "The anchors of the last batch cost what they cost in one batch of all, and nothing flows into remembered codes."
+    "The anchors of the last batch cost what they cost in one batch of all, and nothing flows into remembered embeddings."
     rng = np.random.default_rng(0); x, labels = rng.random((18, 4)).astype('float32'), np.tile([0, 1, 2], 6)
     loss = type(loss).from_config({**loss.get_config(), 'reduction': 'sum'})
     memory = CrossBatchMemory(loss, 100)
@@ -155,7 +155,7 @@ def test_memory_is_a_larger_batch(loss):
     value, grad = with_gradient(memory, labels[12:], x[12:])
     order = np.r_[12:18, 6:12, 0:6]
     flat = type(loss).from_config({**loss.get_config(), 'reduction': None})
-    def whole(t): return flat(labels[12:], t, memory=(tf.constant(labels[order[6:]]), tf.constant(x[order[6:]]), tf.ones(12, tf.bool)))
+    def whole(t): return flat.compute(t, PairMask.from_labels(labels[12:], labels[order[6:]]), tf.constant(x[order[6:]]))
     t = tf.constant(x[12:])
     with tf.GradientTape() as tape: tape.watch(t); total = tf.reduce_sum(whole(t))
     assert value == pytest.approx(float(total), rel=1e-5)
@@ -169,7 +169,7 @@ def test_memory_is_a_queue():
     feed(memory, [([i, i], [[i, 1.], [i, 2.]]) for i in range(2)])
     assert int(memory.filled) == 4 and memory.labels.numpy().tolist() == [1, 1, 0, 0, 0]
     feed(memory, [([7]*9, np.arange(18.).reshape(9, 2))])                     # a batch larger than the memory
-    assert int(memory.filled) == 5 and memory.codes.numpy()[:, 0].tolist() == [0, 2, 4, 6, 8]
+    assert int(memory.filled) == 5 and memory.embeddings.numpy()[:, 0].tolist() == [0, 2, 4, 6, 8]
     memory.forget()
     assert int(memory.filled) == 0
 
@@ -181,12 +181,12 @@ def test_fit_remembers_and_evaluate_does_not(xla):
     loss = CrossBatchMemory(SupConLoss(), 16)
     net.compile('adam', loss, jit_compile=xla)
     net.fit(x, labels, batch_size=8, epochs=2, shuffle=False, verbose=0)
-    kept = loss.codes.numpy()
+    kept = loss.embeddings.numpy()
     assert int(loss.filled) == 16 and loss.labels.numpy().tolist() == [*labels[16:], *labels[8:16]]
     net.evaluate(x, labels, batch_size=8, verbose=0)
-    np.testing.assert_array_equal(kept, loss.codes.numpy())
+    np.testing.assert_array_equal(kept, loss.embeddings.numpy())
     again = keras.models.clone_model(net); again.compile('adam', keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss)))
-    assert again.loss.get_config() == loss.get_config() and again.loss.codes is None
+    assert again.loss.get_config() == loss.get_config() and again.loss.embeddings is None
 
 
 def test_fit_save_and_reopen(tmp_path):
@@ -254,12 +254,12 @@ def test_a_loss_of_half_precision_is_computed_in_float32(make, dtype):
 @every
 @pytest.mark.parametrize('reduction', [None, 'mean'])
 def test_an_empty_batch_gives_what_keras_gives(make, reduction):
-    ids, codes = np.zeros(0, 'int64'), np.zeros((0, 8), 'float32')
+    ids, embeddings = np.zeros(0, 'int64'), np.zeros((0, 8), 'float32')
     keras_own, loss = keras.losses.MeanSquaredError(reduction=reduction), make(reduction=reduction)
-    for own in (loss, CrossBatchMemory(make(reduction=reduction), 4)): np.testing.assert_array_equal(own(ids, codes), keras_own(codes, codes))
+    for own in (loss, CrossBatchMemory(make(reduction=reduction), 4)): np.testing.assert_array_equal(own(ids, embeddings), keras_own(embeddings, embeddings))
     rows = tf.TensorSpec((None, 8))
     graph = tf.function(loss, input_signature=[tf.TensorSpec((None,), tf.int64), rows])
-    np.testing.assert_array_equal(graph(ids, codes), tf.function(keras_own, input_signature=[rows, rows])(codes, codes))
+    np.testing.assert_array_equal(graph(ids, embeddings), tf.function(keras_own, input_signature=[rows, rows])(embeddings, embeddings))
     assert np.isfinite(graph(IDS, X)).all()
 
 

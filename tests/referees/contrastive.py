@@ -1,7 +1,7 @@
-"""Make contrast.npz: values and gradients of pytorch-metric-learning for test_contrast.py.
+"""Make contrastive.npz: values and gradients of pytorch-metric-learning for test_contrastive.py.
 
     pip install torch==2.13.0 pytorch-metric-learning==2.9.0      # in an environment of its own
-    python tests/referees/contrast.py
+    python tests/referees/contrastive.py
 """
 from pathlib import Path
 import numpy as np, torch
@@ -25,5 +25,5 @@ for name, loss in dict(supcon=losses.SupConLoss(temperature=.1), ms=losses.Multi
                        triplet=losses.TripletMarginLoss(margin=.4, distance=distances.LpDistance(normalize_embeddings=False))).items():
     memory = losses.CrossBatchMemory(loss, embedding_size=6, memory_size=18)
     out[f'memory|{name}'] = np.array([memory(torch.tensor(x[i], dtype=torch.float32), l[i]).item() for i in order.reshape(5, 6)])
-np.savez_compressed(Path(__file__).with_name('contrast.npz'), x=x, labels=labels, order=order, **out)
+np.savez_compressed(Path(__file__).with_name('contrastive.npz'), x=x, labels=labels, order=order, **out)
 for k, v in out.items(): print(k, v[:5])
