@@ -1,7 +1,8 @@
 """Golden tests: what the package gives, so that a change of its inside is seen to change nothing.
 
     python tests/golden/make.py                    compare with what is kept beside this file
-    python tests/golden/make.py --write            keep what the package gives now
+    python tests/golden/make.py --write signatures help_texts
+                                                   keep these as they are now
     python tests/golden/make.py --against COMMIT   compare with another commit on this machine
 
 What is kept does not depend on the machine. `--against` compares more, to the last bit: weights
@@ -24,7 +25,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 DIGESTS = HERE/'digests.json'
-TEXTS = {'signatures': HERE/'signatures.txt', 'help': HERE/'help.txt'}
+TEXTS = {'signatures': HERE/'signatures.txt', 'help_texts': HERE/'help.txt'}
 RENEW = 'python tests/golden/make.py --write'
 
 # Topics: functions of topics.py, and how far numbers may be apart where they are kept
@@ -74,10 +75,10 @@ def run_topic(name):
     return getattr(topics, name)()
 
 
-def current_texts():
-    "Return {name: text} of the public face of the package."
+def current_text(name):
+    "Return a text about the public face of the package."
     import texts
-    return {'signatures': texts.signatures(), 'help': texts.help_texts()}
+    return getattr(texts, name)()
 
 
 def changed_lines(old, new):
@@ -100,20 +101,20 @@ def as_json(topics):
     return '{\n' + ',\n'.join(block(*item) for item in topics.items()) + '\n}\n'
 
 
-def write():
-    "Keep what the package gives now."
-    DIGESTS.write_text(as_json({name: run_topic(name) for name in KEPT}), encoding='utf-8')
-    for name, text in current_texts().items(): TEXTS[name].write_text(text, encoding='utf-8')
+def write(names):
+    "Keep what the package gives now for some topics."
+    kept = read_digests() if DIGESTS.exists() else {}
+    kept |= {name: run_topic(name) for name in KEPT if name in names}
+    DIGESTS.write_text(as_json(kept), encoding='utf-8')
+    for name, path in TEXTS.items():
+        if name in names: path.write_text(current_text(name), encoding='utf-8')
 
 
-def check():
-    "Return what differs from what is kept, line by line."
-    kept, lines = read_digests(), []
-    for name, tolerance in KEPT.items():
-        lines += [f'{name}: {line}' for line in differences(kept[name], run_topic(name), tolerance)]
-    for name, text in current_texts().items():
-        lines += changed_lines(TEXTS[name].read_text(encoding='utf-8'), text)
-    return lines
+def check(name):
+    "Return what differs in one topic from what is kept, line by line."
+    if name in TEXTS:
+        return changed_lines(TEXTS[name].read_text(encoding='utf-8'), current_text(name))
+    return differences(read_digests()[name], run_topic(name), KEPT[name])
 
 
 # ---- two commits
@@ -155,20 +156,26 @@ def write_results(path, names):
     Path(path).write_text(json.dumps(found), encoding='utf-8')
 
 
-def main():
-    every = [*KEPT, *ONE_MACHINE]
+def arguments():
+    "Return the parsed arguments of the command line."
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--write', action='store_true', help='keep what the package gives now')
+    parser.add_argument('--write', nargs='+', choices=['all', *KEPT, *TEXTS], metavar='TOPIC',
+                        help=f'keep what the package gives now: all, {", ".join([*KEPT, *TEXTS])}')
     parser.add_argument('--against', metavar='COMMIT', help='compare with this commit')
-    parser.add_argument('--topics', nargs='+', choices=every, help='with --against: these only')
+    parser.add_argument('--topics', nargs='+', choices=[*KEPT, *ONE_MACHINE], metavar='TOPIC',
+                        default=[*KEPT, *ONE_MACHINE], help='with --against: these only')
     parser.add_argument('--results', help=argparse.SUPPRESS)   # for the processes of --against
-    args = parser.parse_args()
-    names = args.topics or every
-    if args.results: return write_results(args.results, names)
+    return parser.parse_args()
+
+
+def main():
+    args = arguments()
+    if args.results: return write_results(args.results, args.topics)
     if not args.against: sys.path.insert(0, str(ROOT))
-    if args.write: return write()
-    lines = against(args.against, names) if args.against else check()
+    if args.write: return write([*KEPT, *TEXTS] if 'all' in args.write else args.write)
+    if args.against: lines = against(args.against, args.topics)
+    else: lines = [f'{name}: {line}' for name in (*KEPT, *TEXTS) for line in check(name)]
     print('\n'.join(lines) or 'nothing differs')
     return bool(lines)
 
