@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from PIL import Image
-from .display import Html, Table, Tile, format_value, html_report, text_style, thumbnail
+from .display import Html, Table, Tile, format_value, html_report, text_style, thumbnail, tile_rows
 from .metrics import nearest
-from .search import Hits
 from .storage.files import atomic_write, check_folder
 
 # %% ../nbs/25_explore.ipynb #1aa23a74
@@ -71,14 +70,6 @@ def neighbour_rows(
         return [Tile(photos[i], _caption(y[i], class_names), f'query · {right}/{k}', 'query')] + tiles
     return [row(*r) for r in zip(at, dist, idx)]
 
-# %% ../nbs/25_explore.ipynb #a48fa1d5
-def _as_row(row): return row.tiles if isinstance(row, Hits) else [Tile(*t) for t in row]
-
-def _as_rows(rows):
-    "Rows of tiles, from `Hits`, a list of `Hits`, or rows."
-    if isinstance(rows, Hits) or rows and all(isinstance(t, Tile) for t in rows): rows = [rows]
-    return [_as_row(r) for r in rows]
-
 # %% ../nbs/25_explore.ipynb #caf850dd
 def gallery(
     rows, # list of `Hits` or of rows of `Tile`; a single one will do
@@ -90,7 +81,7 @@ def gallery(
 ): # matplotlib Figure
     "Draw queries and what was found for them, the query of each row at the left."
     import matplotlib.pyplot as plt
-    rows = _as_rows(rows)
+    rows = tile_rows(rows)
     if not rows: raise ValueError('there are no rows to draw')
     rows = rows[:max_rows]
     across = max(1, min(across, len(rows)))
