@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from triplet_fashion import draw
-from triplet_fashion.draw import (COLORS, KINDS, PALETTES, Garment, contact_sheet, draw_flat, draw_photo, draw_place, fabric, garment,
+from triplet_fashion.draw import (COLORS, KINDS, PALETTES, Garment, draw_flat, draw_photo, draw_place, fabric, garment,
     pattern_pieces, photo_quality, photo_view, product_name)
 
 few = settings(max_examples=15, deadline=None, derandomize=True)
@@ -341,15 +341,9 @@ def test_a_shop_hides_products_from_colours():
     (lambda: draw_photo(0, 0, hard='yes'), TypeError, "hard='yes'"), (lambda: draw_photo(0, 0, hard=2), TypeError, 'hard=2'),
     (lambda: photo_view(0, 0, hard=None), TypeError, 'hard=None'), (lambda: photo_quality(0, -1, hard=True), ValueError, 'view=-1'),
     (lambda: draw_photo(-1, 0, hard=True), ValueError, 'product=-1'), (lambda: draw_photo(0, 0, hard=True, size=(8, 64)), ValueError, 'size=(8, 64)'),
-    (lambda: draw_photo(0, photo_view(0, 0), hard=True), ValueError, 'hard=True'),
-    (lambda: contact_sheet([]), ValueError, 'photos')])
+    (lambda: draw_photo(0, photo_view(0, 0), hard=True), ValueError, 'hard=True')])
 def test_faults_name_the_culprit(call, error, says):
     with pytest.raises(error, match=re.escape(says)): call()
-
-
-def test_contact_sheet():
-    im = contact_sheet([np.full((10, 20, 3), i, np.uint8) for i in range(5)], columns=3, gap=2)
-    assert im.size == (64, 22) and im.getpixel((22, 12)) == (4, 4, 4) and im.getpixel((50, 15)) == (255, 255, 255)
 
 
 def test_no_tensorflow():

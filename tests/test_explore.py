@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from triplet_fashion.explore import (Html, Table, embedding_map, failure_rows, figure_png, gallery, hardest_triplets, html_report, neighbour_rows, principal_axes,
-                                     triplet_rows, worst_triplets, write_projector)
+from triplet_fashion.display import Html, Table, Tile, figure_png, html_report
+from triplet_fashion.explore import embedding_map, failure_rows, gallery, hardest_triplets, neighbour_rows, principal_axes
+from triplet_fashion.explore import triplet_rows, worst_triplets, write_projector
 from triplet_fashion.failures import failures
 from triplet_fashion.metrics import color_histogram
 from triplet_fashion.photos.image import load_images
-from triplet_fashion.search import Hit, Hits, HitsList, ImageIndex, Tile
+from triplet_fashion.search import Hit, Hits, HitsList, ImageIndex
 
 quick = settings(max_examples=30, deadline=None, derandomize=True)
 LONG = '(5598)' + 'Zippered_Faux_Leather_Joggers_'*6
@@ -149,12 +150,6 @@ def test_figures_have_a_tile_for_each_photo(drawn, drawn_x):
     with pytest.raises(ValueError, match='no rows'): gallery([])
 
 
-def test_frames_have_their_colours(drawn):
-    fig = gallery([[Tile(drawn.paths[0], 'q', 'query', 'query'), Tile(drawn.paths[1], 'h', '1', 'hit'), Tile(drawn.paths[6], 'm', '2', 'miss')]])
-    from matplotlib.colors import to_hex
-    assert [to_hex(ax.spines['top'].get_edgecolor()) for ax in fig.axes] == ['#334155', '#15803d', '#dc2626']
-
-
 def test_any_name_is_drawn_without_a_warning(drawn):
     names = [LONG, KOREAN, 'costs $5 and $6_7', '\U0001f457', '', '<b>&amp;']
     with warnings.catch_warnings():
@@ -267,33 +262,6 @@ def test_blocks(drawn, tmp_path):
     assert text(HitsList([Hits([Hit(1, 'i', 0, 'n', .5, drawn.paths[0])], query=drawn.paths[1], label=0, name='q')]*2)).count('tf-hit"') == 2
     assert '<p>one</p>' in html_report(tmp_path/'r.html', 't', [('s', 'one')]).read_text()
     assert 'id="s2"' in html_report(tmp_path/'r.html', 't', {'first': ['a'], 'second': {'n': 1}}).read_text()
-
-
-def test_no_sections_and_nothing_in_one(tmp_path):
-    assert 'no sections' in html_report(tmp_path/'r.html', 'Empty', []).read_text()
-    assert 'Nothing to show' in html_report(tmp_path/'r.html', 'Empty', [('s', [])]).read_text()
-
-
-def test_a_huge_table_is_cut_and_says_so(tmp_path):
-    rows = [{'i': i, 'v': i/7} for i in range(30_000)]
-    text = html_report(tmp_path/'r.html', 'Huge', [('s', [rows])]).read_text()
-    assert text.count('<tr>') == 201 and '29,800 more of 30,000 rows are not shown' in text
-    text = html_report(tmp_path/'r.html', 'Huge', [('s', [Table(rows, max_rows=3, best={'v': 'max'})])]).read_text()
-    assert text.count('<tr>') == 4 and '<strong>' not in text  # the best lies below the cut
-
-
-def test_best_can_be_the_smallest_and_shared(tmp_path):
-    t = Table([['a', 1, .5], ['b', 1, .25], ['c', 3, None]], ['name', 'loss', 'acc'], best={'loss': 'min'})
-    assert html_report(tmp_path/'r.html', 't', [('s', [t])]).read_text().count('<strong>1</strong>') == 2
-
-
-def test_a_bad_block_is_named_and_leaves_the_old_file(tmp_path, monkeypatch):
-    file = html_report(tmp_path/'r.html', 'old', [])
-    with pytest.raises(TypeError, match="section 'Figures': a block of type set"): html_report(file, 'new', [('Figures', [{1, 2}])])
-    def full(*_): raise OSError('disk full')
-    monkeypatch.setattr(os, 'replace', full)
-    with pytest.raises(OSError, match='disk full'): html_report(file, 'new', [])
-    assert '<title>old</title>' in file.read_text() and [p.name for p in tmp_path.iterdir()] == ['r.html']
 
 
 def test_a_report_fits_desktop_and_phone(drawn, drawn_x, tmp_path):

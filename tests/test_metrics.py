@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from triplet_fashion import metrics
-from triplet_fashion.metrics import (NeighborSearch, Table, Verification, calibrate_threshold, color_histogram, fit_threshold, hard_triplets, knn_accuracy,
+from triplet_fashion.metrics import (NeighborSearch, Verification, calibrate_threshold, color_histogram, fit_threshold, hard_triplets, knn_accuracy,
                                      nearest, pair_distances, random_triplets, raw_pixels, retrieval_metrics, triplet_accuracy, verification_report)
 
 METRICS = 'cosine', 'euclidean', 'sqeuclidean'
@@ -275,14 +275,6 @@ def test_hard_triplets_are_the_hardest():
     np.testing.assert_allclose(d[a, p], far.max(1)); np.testing.assert_allclose(d[a, n], near.min(1))
     assert triplet_accuracy(x[a], x[p], x[n]) <= triplet_accuracy(*(x[o] for o in random_triplets(y, 500)))
     with pytest.raises(ValueError, match='1 class'): hard_triplets(x, y*0)
-
-
-def test_tables_are_safe_and_complete(tmp_path):
-    t = Table([dict(a='<b>&', n=1), dict(a='x,"y"', n=.123456789)], caption='<c>')
-    assert '&lt;b&gt;&amp;' in t._repr_html_() and '<c>' not in t._repr_html_() and t[1]['n'] == .123456789 and len(t) == 2
-    t.to_csv(tmp_path/'t.csv')
-    assert (tmp_path/'t.csv').read_text(encoding='utf-8').splitlines()[2] == '"x,""y""",0.123456789'
-    assert '980 more rows' in repr(Table([[i] for i in range(1000)], ['i']))
 
 
 def test_memory_is_bounded():
@@ -700,18 +692,6 @@ def test_numbers_that_mean_nothing_are_named():
             with pytest.raises(ValueError, match='[kn]=.*give a whole number from 1'): call()
     with pytest.raises(ValueError, match='n=-1'): random_triplets(y, -1)
     with pytest.raises(ValueError, match='class_names has no name for the label 1'): retrieval_metrics(np.eye(4), y).by_class(['a'])
-
-
-def test_a_table_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    t = Table([[os.fsdecode(b'caf\xe9'), 1]], ['name', 'n'])
-    t.to_csv(tmp_path/'new'/'t.csv')
-    assert (tmp_path/'new'/'t.csv').read_bytes().splitlines() == [b'name,n', b'caf\xe9,1']
-    def full(*_): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(os, 'replace', full)
-    old = (tmp_path/'new'/'t.csv').read_bytes()
-    with pytest.raises(OSError, match='t.csv could not be written: the disk is full'): t.to_csv(tmp_path/'new'/'t.csv')
-    assert (tmp_path/'new'/'t.csv').read_bytes() == old and len(list((tmp_path/'new').iterdir())) == 1
-    with pytest.raises(IsADirectoryError, match='is a folder'): t.to_csv(tmp_path)
 
 
 def test_metrics_need_only_numpy():

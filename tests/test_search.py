@@ -14,7 +14,8 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.search import Hit, Hits, HitsList, ImageIndex, Tile, thumbnail, tile_html
+from triplet_fashion.display import thumbnail
+from triplet_fashion.search import Hit, Hits, HitsList, ImageIndex
 
 quick = settings(max_examples=30, deadline=None, derandomize=True)
 
@@ -359,18 +360,6 @@ def test_pictures_draw_any_name(drawn):
         fig.canvas.draw()
     assert sum(ax.axison for ax in fig.axes) == 7
     plt.close(fig)
-
-
-def test_thumbnails_stand_upright(tmp_path):
-    photo = Image.new('RGB', (400, 200), 'red')
-    exif = photo.getexif()
-    exif[274] = 6
-    photo.save(tmp_path/'turned.jpg', exif=exif)
-    photo.save(tmp_path/'turned.tif', exif=exif)
-    assert thumbnail(tmp_path/'turned.jpg', 100).size == thumbnail(tmp_path/'turned.tif', 100).size == (50, 100)
-    assert thumbnail(np.zeros((10, 20, 3)), 100).size == (20, 10)  # never enlarged
-    assert thumbnail(tmp_path/'none.jpg', 30).size == (30, 30)
-    assert tile_html(Tile(tmp_path/'none.jpg')).startswith('<figure')
 
 
 def test_importing_brings_no_tensorflow():

@@ -7,11 +7,12 @@ __all__ = ['item_to_encoding', 'load_test_data', 'get_triplets', 'TripletTest', 
            'anchor_test', 'anchor_all_test', 'anchor_positive_test', 'encode']
 
 # %% ../nbs/23_applications.ipynb #30bc2936
-import math, os, textwrap, warnings
+import math, os, warnings
 
 import numpy as np
 
 from .catalog import Catalog
+from .display import Table, text_style
 from .encoding import _photos, encode
 from .metrics import _Space, random_triplets
 from .photos.image import load_images, read_image
@@ -62,20 +63,18 @@ def get_triplets(
 def _grid(cells, columns, group=None, width=1.25):
     "Draw (photo, caption, colour) cells, `columns` in a row, with a gap after each `group` of columns"
     import matplotlib.pyplot as plt
-    rows, lines = math.ceil(len(cells)/columns), max(c[1].count('\n') for c in cells) + 1
+    styles = [text_style(caption, width=17, lines=3) for _, caption, _ in cells]
+    rows, lines = math.ceil(len(cells)/columns), max(s['text'].count('\n') for s in styles) + 1
     fig = plt.figure(figsize=(columns*width, rows*(width + .13*lines)), layout='constrained')
     parts = fig.subfigures(1, columns//group if group else 1, wspace=.04, squeeze=False)[0]
     axes = np.concatenate([np.asarray(f.subplots(rows, group or columns, squeeze=False)) for f in parts], axis=1).ravel()
     for ax in axes: ax.axis('off')
-    for ax, (photo, caption, color) in zip(axes, cells):
+    for ax, (photo, _, color), style in zip(axes, cells, styles):
         photo = read_image(photo) if isinstance(photo, (str, os.PathLike)) else photo
         ax.imshow(np.clip(photo, 0, 255).astype(np.uint8))
-        ax.set_title(caption, color=color, fontsize=7, y=0, va='top', pad=-2)
+        title = ax.set_title('', color=color, fontsize=7, y=0, va='top', pad=-2)
+        title.set(**style)
     return fig
-
-def _table(lines):
-    "Name and value pairs as a small HTML table"
-    return '<table>' + ''.join(f'<tr><th style="text-align:left">{k}</th><td style="text-align:left">{v}</td></tr>' for k, v in lines) + '</table>'
 
 # %% ../nbs/23_applications.ipynb #28161d57
 class TripletTest:
@@ -97,7 +96,7 @@ class TripletTest:
 
     def _lines(self): return [*self.counts.items(), ('accuracy', f'{self.accuracy:.3f}')]
     def __repr__(self): return 'triplet test: ' + ', '.join(f'{k} {v}' for k, v in self._lines())
-    def _repr_html_(self): return _table(self._lines())
+    def _repr_html_(self): return Table(self._lines())._repr_html_()
 
     def show(self,
         limit=6, # wrong triplets at most
@@ -173,11 +172,11 @@ class AnchorTest:
         self.accuracy = float(self.right.mean())
 
     def name(self, label): return str(label) if self.class_names is None else self.class_names[label]
-    def _caption(self, label): return '\n'.join(textwrap.wrap(f'label: {self.name(label)}'.replace('_', ' '), 17, max_lines=3, placeholder='...'))
+    def _caption(self, label): return f'label: {self.name(label)}'
     def _lines(self): return [('anchor', f'{self.anchor} (label {self.name(self.label)})'), ('compared', len(self.indices)),
                               ('threshold', f"{self.threshold:.3g} ({self.metric or 'log'} distance)"), *self.counts.items(), ('accuracy', f'{self.accuracy:.3f}')]
     def __repr__(self): return 'anchor test: ' + ', '.join(f'{k} {v}' for k, v in self._lines())
-    def _repr_html_(self): return _table(self._lines())
+    def _repr_html_(self): return Table(self._lines())._repr_html_()
 
     def show(self,
         limit=23, # photos at most, and never more than 300

@@ -7,7 +7,7 @@ __all__ = ['BITS', 'LIKE', 'COLOUR', 'PhotoFacts', 'photo_facts', 'perceptual_ha
            'Audit', 'load_exclusions', 'audit_photos']
 
 # %% ../nbs/06_audit.ipynb #4594da10
-import base64, csv, hashlib, html, io, os, textwrap, warnings
+import csv, hashlib, os, warnings
 from collections import Counter, defaultdict
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 
+from .display import Table, Tile, text_style, thumbnail, tiles_html
 from .labels import Labels, composed
 from .photos.image import PhotoError, map_threads, exif_orientation, open_image, read_image, track
 from .storage.files import atomic_write
@@ -203,7 +204,6 @@ _KINDS = ('same file in another split', 'near copy in another split', 'same file
 
 def _tail(path): return '/'.join(Path(path).parts[-2:])
 def _kind(o): return o['problem'].split(':')[0]
-def _escape(text): return html.escape(str(text).encode('utf-8', 'backslashreplace').decode())
 
 # %% ../nbs/06_audit.ipynb #11c397cb
 class Audit:
@@ -310,16 +310,16 @@ def _rows(self:Audit):
     return rows
 
 @patch
-def __repr__(self:Audit):
-    rows = self._rows()
-    wide = max((len(r[1]) for r in rows), default=0)
-    whose = f'folder {self.catalog.name}' if getattr(self.catalog, 'root', None) else self.catalog.name
+def to_table(self:Audit)->Table: # a row a finding
+    "Return the findings: what to do, what was found, how often, and the first example."
+    rows, named = self._rows(), getattr(self.catalog, 'root', None)
+    whose = f'folder {self.catalog.name}' if named else self.catalog.name
     found = f'{len(self.catalog.paths):,} photos examined, {len(self.table):,} to leave out'
-    lines,group = [f'{whose}: {found}'],None
-    for g,k,n,e in rows:
-        if g != group: lines.append(f' {g}'); group = g
-        lines.append(f'  {k:{wide}} {n:7,}  {e}')
-    return '\n'.join(lines)
+    columns = ['', 'finding', 'count', 'such as'] if rows else []
+    return Table(rows, columns, title=f'{whose}: {found}', max_rows=len(rows), grouped=True)
+
+@patch
+def __repr__(self:Audit): return repr(self.to_table())
 
 # %% ../nbs/06_audit.ipynb #cab8c4b2
 class _Look:
@@ -559,26 +559,6 @@ def _audit(cat, others, problems, pairs, look, share, searched):
     return Audit(cat, table, copies, _merges(cat, pairs, share), [dict(path=path(i), note=t) for i,t in look.notes if i < n], searched)
 
 # %% ../nbs/06_audit.ipynb #0caa5d52
-def _thumb(path, side):
-    "A photo as a square tile, uint8 (side, side, 3); grey where it cannot be read."
-    try: return read_image(path, (side, side), 'pad')
-    except PhotoError: return np.full((side, side, 3), 190, np.uint8)
-
-def _data_uri(pixels):
-    "An image array as the text that an HTML page holds it in."
-    buf = io.BytesIO()
-    Image.fromarray(pixels).save(buf, 'JPEG', quality=85)
-    return 'data:image/jpeg;base64,' + base64.b64encode(buf.getvalue()).decode()
-
-def _brief(text, wide=26, lines=2): return '\n'.join(textwrap.wrap(str(text).encode('utf-8', 'backslashreplace').decode().replace('_', ' '), wide, max_lines=lines, placeholder=' ...'))
-
-@lru_cache(1)
-def _fonts():
-    "Fonts to try in turn: matplotlib's own, and one with Korean, Chinese and Japanese where it is installed."
-    from matplotlib import font_manager as fm
-    have = {f.name for f in fm.fontManager.ttflist}
-    return ['DejaVu Sans'] + [n for n in ('Noto Sans CJK KR', 'Noto Sans KR', 'Noto Sans CJK JP', 'NanumGothic', 'Malgun Gothic', 'Apple SD Gothic Neo', 'AppleGothic', 'Noto Serif CJK JP') if n in have]
-
 @patch
 def worst(self:Audit,
     n=6,   # how many pairs
@@ -592,6 +572,13 @@ def worst(self:Audit,
     return (first+rest)[:n]
 
 # %% ../nbs/06_audit.ipynb #0ad57613
+@patch
+def _measure(self:Audit, pair):
+    "Return how far the photos of a pair are apart, as text."
+    if pair['kind'].startswith('same'): return 'same bytes'
+    if self.searched == 'hash': return f'{pair["distance"]:.0f} bits'
+    return f'distance {pair["distance"]:.3f}'
+
 @patch
 def show(self:Audit,
     n=6,         # pairs
@@ -607,22 +594,20 @@ def show(self:Audit,
     for ax in axs.flat: ax.set_axis_off()
     for ax,o in zip(axs.flat, pairs):
         gap = np.full((side, 6, 3), 255, np.uint8)
-        ax.imshow(np.concatenate([_thumb(o['path'], side), gap, _thumb(o['other'], side)], 1))
-        how = 'same bytes' if o['kind'].startswith('same') else f'{o["distance"]:.0f} bits' if self.searched == 'hash' else f'distance {o["distance"]:.3f}'
-        ax.set_title(f'{o["kind"]} ({how})', fontsize=7, color='#8c2f45')
-        for x,p in ((.24, 'path'), (.76, 'other')): ax.text(x, -.03, _brief(short.get(o[p], _tail(o[p])), 24), transform=ax.transAxes, fontsize=5.5, ha='center', va='top', parse_math=False, fontfamily=_fonts())
+        a, b = (thumbnail(o[p], side, square=True) for p in ('path', 'other'))
+        ax.imshow(np.concatenate([a, gap, b], axis=1))
+        ax.set_title(f'{o["kind"]} ({self._measure(o)})', fontsize=7, color='#8c2f45')
+        for x,p in ((.24, 'path'), (.76, 'other')):
+            name = ax.text(x, -.03, '', transform=ax.transAxes, fontsize=5.5, ha='center', va='top')
+            name.set(**text_style(short.get(o[p], _tail(o[p])), width=24))
     fig.tight_layout()
     return fig
 
 # %% ../nbs/06_audit.ipynb #2156fe84
 @patch
 def _repr_html_(self:Audit):
-    head,group,body = _escape(repr(self).splitlines()[0]),None,''
-    for g,k,n,e in self._rows():
-        if g != group: body += f'<tr><th colspan="3" style="text-align:left;padding-top:8px">{g}</th></tr>'; group = g
-        body += f'<tr><td style="text-align:left">{_escape(k)}</td><td>{n:,}</td><td style="text-align:left;overflow-wrap:anywhere">{_escape(e)}</td></tr>'
     short = dict(zip(self.catalog.paths, self.catalog.ids))
-    image = lambda p: f'<img src="{_data_uri(_thumb(p, 72))}" alt="" width="72" height="72" title="{_escape(short.get(p, os.path.basename(p)))}">'
-    pairs = ''.join(f'<figure style="margin:0;width:152px;font-size:10px">{image(o["path"])} {image(o["other"])}<figcaption>{_escape(o["kind"])}</figcaption></figure>' for o in self.worst(6))
-    table = f'<table><thead><tr><th style="text-align:left">finding</th><th>count</th><th style="text-align:left">such as</th></tr></thead><tbody>{body}</tbody></table>' if body else ''
-    return f'<b>{head}</b>{table}' + (f'<div style="display:flex;flex-wrap:wrap;gap:10px;margin-top:8px">{pairs}</div>' if pairs else '')
+    def tile(path, note): return Tile(path, short.get(path, os.path.basename(path)), note)
+    pairs = [[tile(o['path'], o['kind']), tile(o['other'], self._measure(o))] for o in self.worst(6)]
+    table = self.to_table()._repr_html_()
+    return table + tiles_html(pairs, width=88, beside=True) if pairs else table

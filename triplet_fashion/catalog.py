@@ -15,8 +15,9 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 
-from .audit import Audit, _brief, _data_uri, _escape, _fonts, _thumb, audit_photos, load_exclusions
-from .draw import _flag, _number, contact_sheet, draw_photo, garment, photo_quality, product_name
+from .audit import Audit, audit_photos, load_exclusions
+from .display import Tile, draw_sheet, thumbnail, tiles_html
+from .draw import _flag, _number, draw_photo, garment, photo_quality, product_name
 from .labels import Labels, composed
 from .photos.image import PHOTO_SUFFIXES, map_threads, track
 from .storage.files import explain_full_disk
@@ -442,11 +443,12 @@ def from_csv(cls:Catalog,
 # %% ../nbs/07_catalog.ipynb #8e386a3c
 @patch
 def _repr_html_(self:Catalog):
-    first = [int(np.flatnonzero(self.labels == c)[0]) for c in self.products[:8]]
-    tile = '<div style="width:84px;font-size:10px;overflow-wrap:anywhere"><img src="{}" alt="" width="80" height="80"><br>{}<br>{} photos</div>'
-    tiles = [tile.format(_data_uri(_thumb(self.paths[i], 80)), _escape(self.class_names[self.labels[i]].replace('_', ' ')[:60]), self.counts()[self.labels[i]]) for i in first]
-    more = f'<div style="align-self:center">and {len(self.products)-8:,} more</div>' if len(self.products) > 8 else ''
-    return f'<div><b>{_escape(self)}</b><div style="display:flex;flex-wrap:wrap;gap:6px;margin-top:6px">{"".join(tiles)}{more}</div></div>'
+    counts, shown = self.counts(), self.products[:8]
+    first = [self.paths[int(np.flatnonzero(self.labels == c)[0])] for c in shown]
+    row = [Tile(path, self.class_names[c], f'{counts[c]:,} photos') for path, c in zip(first, shown)]
+    left = len(self.products) - len(shown)
+    more = f'<p>and {left:,} more</p>' if left else ''
+    return tiles_html([row], width=88, title=str(self)) + more
 
 # %% ../nbs/07_catalog.ipynb #4cedcca8
 @patch
@@ -457,18 +459,12 @@ def show(self:Catalog,
     seed=None,      # None: the first ones; a number: drawn at random by it
 ):                  # the matplotlib axes
     "A contact sheet: a row per product."
-    import matplotlib.pyplot as plt
     ids = self.products if seed is None else np.random.default_rng(seed).permutation(self.products)
     rows = [(c, np.flatnonzero(self.labels == c)[:photos]) for c in ids[:products]]
     if not rows: raise ValueError('an empty catalogue has nothing to show')
     cols,blank = max(len(r) for _,r in rows),np.full((side, side, 3), 255, np.uint8)
-    tiles = [_thumb(self.paths[r[x]], side) if x < len(r) else blank for _,r in rows for x in range(cols)]
-    _,ax = plt.subplots(figsize=(.7*cols+1.5, .7*len(rows)))
-    ax.imshow(contact_sheet(tiles, cols, gap=6))
-    ax.set(xticks=[], yticks=[y*(side+6)+side/2 for y in range(len(rows))])
-    ax.set_yticklabels([_brief(self.class_names[c], 24) for c,_ in rows], fontsize=7, parse_math=False, fontfamily=_fonts())
-    ax.tick_params(length=0); ax.spines[:].set_visible(False)
-    return ax
+    tiles = [thumbnail(self.paths[r[x]], side, square=True) if x < len(r) else blank for _,r in rows for x in range(cols)]
+    return draw_sheet(tiles, cols, [self.class_names[c] for c,_ in rows], gap=6, inches=.7)
 
 # %% ../nbs/07_catalog.ipynb #0a880e66
 @patch

@@ -192,7 +192,7 @@ def _print_audit(audit):
 # %% ../nbs/26_cli.ipynb #a262209f
 def _audit_page(path, audit):
     "Write the audit as one HTML file, its copies drawn."
-    from triplet_fashion.explore import html_report
+    from triplet_fashion.display import html_report
     short = dict(zip(audit.catalog.paths, audit.catalog.ids))
     def rows(items, *keys): return [{k: short.get(o[k], o[k]) for k in keys} for o in items] or 'None.'
     copies = ['No copies were found.']
@@ -288,7 +288,7 @@ _MEANING = {'R@1': 'Recall@1, share of queries whose nearest photo is a hit', 'R
 
 def _scores(rows, said=''):
     "The scoreboard as a `Table`: figures, the intervals of two of them, how many queries there were and how many had nothing to find."
-    from triplet_fashion.metrics import Table
+    from triplet_fashion.display import Table
     names = [n for n in _FIGURES if n in rows[0]]
     def sure(r, n): return ['{:.2f}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{:.2f}'.format(*r[f'{n} interval']) if f'{n} interval' in r else '']*(n in _SURE)
     lines = [[r['embedding'], *(v for n in names for v in [r.get(n), *sure(r, n)]), r['queries'], r['skipped']] for r in rows]
@@ -397,7 +397,8 @@ def report_page(
     more=(), # further sections, see `html_report`
 )->Path: # of the page
     "Write the report of a network as one HTML file. A section with too little to show says so."
-    from triplet_fashion.explore import embedding_map, figure_png, gallery, html_report, neighbour_rows
+    from triplet_fashion.display import figure_png, html_report
+    from triplet_fashion.explore import embedding_map, gallery, neighbour_rows
     queries, x = judged.queries, judged.embeddings[0]
     searched = None if judged.gallery is None else (judged.gallery.paths, judged.embeddings[1], judged.gallery.labels)
     found = neighbour_rows(queries.paths, x, queries.labels, 8, k=6, gallery=searched, class_names=queries.class_names)
@@ -802,7 +803,7 @@ def triplet_search(
     shop = None if in_file else Catalog.of(catalog)
     check_target(out, '--out')
     net, _ = _open_run(run)
-    from triplet_fashion.explore import html_report
+    from triplet_fashion.display import html_report
     from triplet_fashion.search import ImageIndex
     def build(photos): return ImageIndex.build(photos, net, progress=sys.stderr.isatty())
     index = ImageIndex.load(catalog, net) if in_file else _without_lost(build, _clean(shop)[0])

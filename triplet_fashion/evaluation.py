@@ -19,7 +19,8 @@ from .base_network import base_network
 from .catalog import Catalog, _nfc, _united
 from .features import _frozen, embed, features
 from .labels import Labels
-from .metrics import (Table, Verification, _read, color_histogram, hard_triplets, knn_accuracy, pair_distances, random_triplets, raw_pixels, retrieval_metrics,
+from .display import Table
+from .metrics import (Verification, _read, color_histogram, hard_triplets, knn_accuracy, pair_distances, random_triplets, raw_pixels, retrieval_metrics,
                                      triplet_accuracy)
 from .photos.image import PhotoError, load_images, photo_problem
 

@@ -4,18 +4,17 @@
 
 # %% auto #0
 __all__ = ['neighbour_rows', 'gallery', 'Triplets', 'hardest_triplets', 'triplet_rows', 'worst_triplets', 'failure_rows',
-           'principal_axes', 'embedding_map', 'write_projector', 'Html', 'figure_png', 'html_report']
+           'principal_axes', 'embedding_map', 'write_projector', 'Html', 'Table', 'Tile', 'html_report']
 
 # %% ../nbs/25_explore.ipynb #b7e7763c
-import base64, io, os
+import os
 from contextlib import ExitStack
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from PIL import Image
-from .metrics import Table, _shown, nearest
-from .search import Hits, Tile, _cut, _spaced, _write, draw_tile, thumbnail, tile_css, tile_html
+from .display import Html, Table, Tile, format_value, html_report, text_style, thumbnail, tile_rows
+from .metrics import nearest
 from .storage.files import atomic_write, check_folder
 
 # %% ../nbs/25_explore.ipynb #1aa23a74
@@ -71,14 +70,6 @@ def neighbour_rows(
         return [Tile(photos[i], _caption(y[i], class_names), f'query · {right}/{k}', 'query')] + tiles
     return [row(*r) for r in zip(at, dist, idx)]
 
-# %% ../nbs/25_explore.ipynb #a48fa1d5
-def _as_row(row): return row.tiles if isinstance(row, Hits) else [Tile(*t) for t in row]
-
-def _as_rows(rows):
-    "Rows of tiles, from `Hits`, a list of `Hits`, or rows."
-    if isinstance(rows, Hits) or rows and all(isinstance(t, Tile) for t in rows): rows = [rows]
-    return [_as_row(r) for r in rows]
-
 # %% ../nbs/25_explore.ipynb #caf850dd
 def gallery(
     rows, # list of `Hits` or of rows of `Tile`; a single one will do
@@ -90,7 +81,7 @@ def gallery(
 ): # matplotlib Figure
     "Draw queries and what was found for them, the query of each row at the left."
     import matplotlib.pyplot as plt
-    rows = _as_rows(rows)
+    rows = tile_rows(rows)
     if not rows: raise ValueError('there are no rows to draw')
     rows = rows[:max_rows]
     across = max(1, min(across, len(rows)))
@@ -103,7 +94,7 @@ def gallery(
         r,start = n//across,n%across*(wide+1+(wide > 1))
         for i,t in enumerate(row):
             ax = fig.add_subplot(grid[r, start + i + (i > 0)])
-            draw_tile(ax, t, columns=int(size*16))
+            t.draw(ax, columns=int(size*16))
             if heads and r == 0 and i < len(heads): ax.set_title(f'{heads[i]}\n{ax.get_title()}', fontsize=8.5, linespacing=1.5, fontweight='bold')
     if title: fig.suptitle(title, fontsize=11, fontweight='bold', parse_math=False)
     return fig
@@ -206,7 +197,7 @@ def failure_rows(
     if gallery_photos is None and any(of_gallery for *_,of_gallery in table.tiles): raise ValueError('this table comes from a search in a gallery: give gallery_photos')
     def tile(row, i, product, note, of_gallery, frame):
         photo = (gallery_photos if of_gallery else photos)[i]
-        return Tile(photo, str(row[product]), '' if note is None else f'{"at" if "distance" in note else note} {_shown(row[note])}', frame)
+        return Tile(photo, str(row[product]), '' if note is None else f'{"at" if "distance" in note else note} {format_value(row[note])}', frame)
     def line(row, at):
         first = row[table.tiles[0][0]]
         frames = ['query'] + ['hit' if row[product] == first else 'miss' for product,*_ in table.tiles[1:]]
@@ -270,7 +261,7 @@ def _label_map(fig, ax, share, kinds, colours, c, class_names):
     if class_names is not None and len(kinds) <= 12:
         dots = [ax.scatter([], [], color=colours[np.argmax(c == i)], s=24) for i in range(len(kinds))]
         legend = ax.legend(dots, ['']*len(kinds), loc='center left', bbox_to_anchor=(1, .5), frameon=False, fontsize=8)
-        for text,k in zip(legend.get_texts(), kinds): _write(text, _cut(_spaced(_caption(k, class_names)), 34))
+        for text,k in zip(legend.get_texts(), kinds): text.set(**text_style(_caption(k, class_names), width=34, lines=1))
     return fig
 
 # %% ../nbs/25_explore.ipynb #9a9730aa
@@ -333,209 +324,4 @@ def write_projector(
     return folder
 
 # %% ../nbs/25_explore.ipynb #2fc774bf
-class Html(str):
-    "HTML that goes into a report as it is; everything else is escaped."
-
-# %% ../nbs/25_explore.ipynb #8b0b9fa2
-def _number(v):
-    return isinstance(v, (int, float, np.integer, np.floating)) and not isinstance(v, (bool, np.bool_))
-
-def _text(v):
-    "A value as a reader wants it."
-    if v is None or _number(v) and np.isnan(v): return '–'
-    if isinstance(v, (bool, np.bool_)): return 'yes' if v else 'no'
-    if isinstance(v, (int, np.integer)): return f'{v:,}'
-    if _number(v): return f'{v:,.0f}' if abs(v) >= 10_000 else f'{v:.3f}' if v == 0 or abs(v) >= .001 else f'{v:.1e}'
-    return str(v)
-
-# %% ../nbs/25_explore.ipynb #83ac91bf
-def _best_cells(rows, header, best):
-    "(row, column) of the best number in each column that has a best."
-    if best is None: return set()
-    want = dict.fromkeys(header, best) if isinstance(best, str) else best
-    out = set()
-    for j,name in enumerate(header):
-        v = {i: float(r[j]) for i,r in enumerate(rows) if _number(r[j]) and not np.isnan(r[j])}
-        if name in want and v:
-            top = (max if want[name] == 'max' else min)(v.values())
-            out |= {(i, j) for i in v if v[i] == top}
-    return out
-
-def _table_html(t, max_rows):
-    rows,header = list(t.rows),t.header
-    if rows and isinstance(rows[0], dict):
-        header = header or list(dict.fromkeys(k for r in rows for k in r))
-        rows = [[r.get(k) for k in header] for r in rows]
-    header = list(header) if header is not None else [''] * max(map(len, rows), default=0)
-    rows = [list(r) + [None]*(len(header)-len(r)) for r in rows]
-    best,limit = _best_cells(rows, header, t.best),t.max_rows or max_rows
-    num = [any(_number(r[j]) for r in rows) and all(_number(r[j]) or r[j] is None for r in rows) for j in range(len(header))]
-    cls = [' class="num"' if n else '' for n in num]
-    def cell(i, j, v):
-        s = escape(_text(v))
-        return f'<td{cls[j]}>{f"<strong>{s}</strong>" if (i, j) in best else s}</td>'
-    head = ''.join(f'<th scope="col"{c}>{escape(str(h))}</th>' for h,c in zip(header, cls))
-    body = ''.join('<tr>' + ''.join(cell(i, j, v) for j,v in enumerate(r[:len(header)])) + '</tr>' for i,r in enumerate(rows[:limit]))
-    more = f'<p class="more">{len(rows)-limit:,} more of {len(rows):,} rows are not shown.</p>' if len(rows) > limit else ''
-    empty = '' if rows else '<p class="more">No rows.</p>'
-    caption = f'<p class="caption">{escape(t.caption)}</p>' if t.caption else ''
-    return f'<div class="table"><div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}{empty}{caption}</div>'
-
-# %% ../nbs/25_explore.ipynb #abae745d
-def figure_png(
-    fig, # matplotlib Figure
-    dpi=160, # pixels an inch
-    close=False, # forget the figure afterwards
-)->bytes: # of a PNG file, the same for the same figure
-    "A matplotlib figure as PNG, trimmed to what is drawn."
-    buf = io.BytesIO()
-    fig.savefig(buf, format='png', dpi=dpi, bbox_inches='tight', pad_inches=.06, facecolor='white', metadata={'Software': None})
-    if close:
-        import matplotlib.pyplot as plt
-        plt.close(fig)
-    return buf.getvalue()
-
-# %% ../nbs/25_explore.ipynb #88c87bef
-def _picture_html(pic, caption=''):
-    "A figure, an image or an image file as <figure>."
-    if hasattr(pic, 'savefig'):
-        data,dpi = figure_png(pic),160
-        width = Image.open(io.BytesIO(data), formats=('PNG',)).width*96/dpi
-    else:
-        im,buf = thumbnail(pic, 1600),io.BytesIO()
-        im.save(buf, 'PNG')
-        data,width = buf.getvalue(),im.width
-    src = base64.b64encode(data).decode()
-    cap = f'<figcaption>{escape(caption)}</figcaption>' if caption else ''
-    return (f'<figure class="plot"><img style="width:{width:.0f}px" alt="{escape(caption or "picture")}" '
-            f'src="data:image/png;base64,{src}">{cap}</figure>')
-
-def _figures_html(figures):
-    "Name, value and definition of each key figure."
-    def card(name, v):
-        value,says = v if isinstance(v, tuple) and len(v) == 2 else (v, '')
-        long = ' long' if len(_text(value)) > 7 else ''
-        return f'<div><dt>{escape(str(name))}</dt><dd class="value{long}">{escape(_text(value))}</dd>' + (f'<dd class="says">{escape(str(says))}</dd>' if says else '') + '</div>'
-    return f'<dl class="keys">{"".join(card(k, v) for k,v in figures.items())}</dl>'
-
-def _rows_html(rows, caption=''):
-    rows = _as_rows(rows)
-    wide = max(map(len, rows), default=1)
-    body = ''.join(f'<div class="tf-row" style="--n:{max(wide, 1)}">{"".join(map(tile_html, r))}</div>' for r in rows)
-    return f'<div class="rows n{min(wide, 9)}">{body}</div>' + (f'<p class="caption">{escape(caption)}</p>' if caption else '')
-
-# %% ../nbs/25_explore.ipynb #f1977e02
-def _is_picture(b): return hasattr(b, 'savefig') or isinstance(b, (Path, Image.Image)) or isinstance(b, np.ndarray) and b.ndim == 3
-def _is_rows(b):
-    return isinstance(b, Hits) or isinstance(b, (list, tuple)) and len(b) > 0 and all(
-        isinstance(r, (Tile, Hits)) or isinstance(r, list) and len(r) > 0 and all(isinstance(t, Tile) for t in r) for r in b)
-
-def _nothing_html(caption):
-    "What stands in the place of rows where there are none."
-    return f'<p class="more">Nothing to show. {escape(caption)}</p>'
-
-def _block_html(b, where, max_rows):
-    "A block of a report as HTML."
-    if isinstance(b, Html): return str(b)
-    if isinstance(b, str): return f'<p>{escape(b)}</p>'
-    if isinstance(b, Table): return _table_html(b, max_rows)
-    if _is_picture(b): return _picture_html(b)
-    if _is_rows(b): return _rows_html(b)
-    if isinstance(b, dict) and type(b) is dict: return _figures_html(b)
-    if isinstance(b, tuple) and len(b) == 2:
-        if _is_picture(b[0]) and isinstance(b[1], str): return _picture_html(*b)
-        if _is_rows(b[0]) and isinstance(b[1], str): return _rows_html(*b)
-        if isinstance(b[0], list) and not b[0] and isinstance(b[1], str): return _nothing_html(b[1])
-        if isinstance(b[0], (list, tuple)) and isinstance(b[1], (list, tuple)): return _table_html(Table(b[1], b[0]), max_rows)
-    if hasattr(b, '_repr_html_'): return f'<div class="scroll shown" tabindex="0">{b._repr_html_()}</div>'
-    if isinstance(b, list) and all(isinstance(r, dict) for r in b): return _table_html(Table(b), max_rows)
-    raise TypeError(f'section {where!r}: a block of type {type(b).__name__} cannot be shown; give a str, dict, list of dicts, (header, rows), '
-                    'Table, Figure, image, Hits, or Html')
-
-# %% ../nbs/25_explore.ipynb #02e9c7cf
-_report_css = '''*{box-sizing:border-box}
-html{-webkit-text-size-adjust:100%}
-body{margin:0;background:#f5f6f8;color:#1e293b;font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue","Noto Sans","Liberation Sans",Arial,"Noto Sans KR","Noto Sans CJK KR","Apple SD Gothic Neo","Malgun Gothic",sans-serif}
-header,main,footer,nav{max-width:1080px;margin:0 auto;padding:0 28px}
-header{padding-top:52px;padding-bottom:18px}
-h1{margin:0;font-size:34px;line-height:1.2;letter-spacing:-.02em;color:#0f172a;overflow-wrap:anywhere}
-header p{margin:10px 0 0;font-size:17px;color:#64748b;max-width:70ch;overflow-wrap:anywhere}
-nav ul{display:flex;flex-wrap:wrap;gap:8px;list-style:none;margin:6px 0 22px;padding:0}
-nav a{display:block;padding:5px 13px;border:1px solid #e2e8f0;border-radius:999px;background:#fff;color:#475569;font-size:14px;text-decoration:none;overflow-wrap:anywhere}
-nav a:hover,nav a:focus-visible{border-color:#94a3b8;color:#0f172a}
-section{background:#fff;border:1px solid #e6e9ee;border-radius:14px;padding:26px 30px 28px;margin:0 0 20px;box-shadow:0 1px 2px rgba(15,23,42,.04)}
-h2{margin:0 0 14px;font-size:21px;line-height:1.3;letter-spacing:-.01em;color:#0f172a;overflow-wrap:anywhere}
-p{margin:0 0 14px;max-width:75ch;overflow-wrap:anywhere}section>:last-child{margin-bottom:0}
-.keys{display:grid;grid-template-columns:repeat(auto-fit,minmax(158px,1fr));gap:14px;margin:0 0 18px}
-.keys div{padding:14px 16px 15px;border:1px solid #e6e9ee;border-radius:10px;background:#fafbfc}
-.keys dt{font-size:13px;font-weight:600;color:#475569;overflow-wrap:anywhere}.keys dd{margin:0}
-.keys .value{font-size:29px;line-height:1.25;font-weight:650;letter-spacing:-.02em;color:#0f172a;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
-.keys .long{font-size:19px;line-height:1.9;letter-spacing:0}
-.keys .says{margin-top:3px;font-size:12.5px;line-height:1.4;color:#64748b}
-.scroll{overflow-x:auto;max-width:100%}.table,.plot,.rows,.shown{margin:0 0 18px}
-table{border-collapse:collapse;width:100%;font-size:14.5px;line-height:1.45}
-th,td{padding:8px 14px;text-align:left;vertical-align:top;border-bottom:1px solid #eceff3}
-th{font-size:13px;font-weight:600;color:#64748b;vertical-align:bottom;border-bottom-color:#cbd5e1}
-tbody th{vertical-align:top;border-bottom-color:#eceff3}
-td{overflow-wrap:break-word;max-width:46ch}
-.num{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
-td strong{padding:2px 7px;margin:-2px -7px;border-radius:6px;background:#e3f4ea;color:#14532d;font-weight:650}
-tbody tr:last-child td{border-bottom-color:#cbd5e1}
-.more,.caption,figcaption{margin:8px 0 0;font-size:13.5px;line-height:1.5;color:#64748b;max-width:85ch}
-.plot img{display:block;max-width:100%;height:auto;border-radius:4px}
-.rows .tf-row{display:grid;grid-template-columns:repeat(var(--n),minmax(0,132px));gap:12px 14px;margin:0;padding:16px 0;border-top:1px solid #eceff3}
-.rows .tf-row:first-child{border-top:0;padding-top:4px}.rows .tf-tile{width:auto}
-.rows.n3{display:grid;grid-template-columns:repeat(auto-fill,minmax(390px,1fr));gap:0 36px}.rows.n3 .tf-row:nth-child(2){border-top:0;padding-top:4px}
-footer{padding-top:8px;padding-bottom:44px;font-size:13px;color:#94a3b8}
-@media(max-width:640px){header,main,footer,nav{padding-left:14px;padding-right:14px}header{padding-top:30px}h1{font-size:26px}
-section{padding:20px 16px;border-radius:12px}.keys{grid-template-columns:1fr 1fr;gap:10px}.keys div{padding:11px 12px}.keys .value{font-size:24px}.keys .long{font-size:16px}
-.table th:first-child,.table td:first-child{position:sticky;left:0;background:#fff;box-shadow:1px 0 #eceff3;min-width:104px;max-width:45vw}
-.plot{margin-left:-10px;margin-right:-10px}.plot figcaption{margin-left:10px}
-th,td{padding:8px 10px}.rows .tf-row{grid-template-columns:repeat(4,minmax(0,1fr));gap:10px}.rows.n3{display:block}.rows.n3 .tf-row{grid-template-columns:repeat(3,minmax(0,1fr))}
-.rows.n3 .tf-row:nth-child(2){border-top:1px solid #eceff3;padding-top:16px}}
-@media print{@page{margin:14mm}body{background:#fff;font-size:11pt}header{padding-top:0}nav{display:none}.rows.n3{grid-template-columns:1fr 1fr;gap:0 28px}section{border:0;box-shadow:none;padding:0;margin:0 0 22px}
-header,main,footer{max-width:none;padding-left:0;padding-right:0}h2{break-after:avoid}.tf-row,.keys div,.plot,tr{break-inside:avoid}.scroll{overflow:visible}
-*{-webkit-print-color-adjust:exact;print-color-adjust:exact}}'''
-
-# %% ../nbs/25_explore.ipynb #41e91954
-_page = '''<!DOCTYPE html>
-<html lang="{lang}">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width,initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{css}</style>
-</head>
-<body>
-<header><h1>{title}</h1>{subtitle}</header>
-{nav}<main>
-{main}
-</main>
-<footer>{footer}</footer>
-</body>
-</html>
-'''
-
-def html_report(
-    path, # file to write
-    title, # of the page
-    sections, # list of (heading, list of blocks); the table above says what a block may be
-    subtitle='', # a sentence below the title
-    footer='Made with triplet_fashion.', # last line of the page
-    max_rows=200, # of a table that sets no limit of its own
-    lang='en', # language of the text, for screen readers
-)->Path: # of the file
-    "Write one self-contained HTML file, whole or not at all; TypeError names the section of a block that cannot be shown."
-    def section(i, heading, blocks):
-        if isinstance(blocks, (str, dict, Table)) or not isinstance(blocks, (list, tuple)): blocks = [blocks]
-        body = '\n'.join(_block_html(b, heading, max_rows) for b in blocks) or '<p class="more">Nothing to show.</p>'
-        return f'<section id="s{i}"><h2>{escape(str(heading))}</h2>\n{body}</section>'
-    sections = list(sections.items() if hasattr(sections, 'items') else sections)
-    main = '\n'.join(section(i, *s) for i,s in enumerate(sections, 1)) or '<p class="more">This report has no sections.</p>'
-    links = ''.join(f'<li><a href="#s{i}">{escape(str(h))}</a></li>' for i,(h,_) in enumerate(sections, 1))
-    nav = f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n' if len(sections) > 2 else ''
-    page = _page.format(lang=escape(lang), title=escape(str(title)), css=tile_css + _report_css, nav=nav, main=main,
-                        subtitle=f'<p>{escape(str(subtitle))}</p>' if subtitle else '', footer=escape(footer))
-    with atomic_write(path) as part: part.write_bytes(page.encode('utf-8', 'backslashreplace'))
-    return Path(path)
+_all_ = ['Html', 'Table', 'Tile', 'html_report']   # of the chapter on display

@@ -8,7 +8,8 @@ __all__ = ['worst_queries', 'hubs', 'confused_products', 'false_accepts', 'false
 # %% ../nbs/12_failures.ipynb #a3c37c0a
 import numpy as np
 
-from .metrics import Table, _Space, _decided, _expand, _joined, _labels, _lowest, _squared
+from .display import Table
+from .metrics import _Space, _decided, _expand, _joined, _labels, _lowest, _squared
 from .metrics import names_of, nearest, retrieval_metrics, whole_number
 
 # %% ../nbs/12_failures.ipynb #ae0e116a

@@ -7,7 +7,7 @@ __all__ = ['photo_error', 'image_dataset', 'show_batch', 'bad_report', 'triplet_
            'input_triplet_gen']
 
 # %% ../nbs/09_generator.ipynb #bb172c24
-import contextlib, functools, io, itertools, json, os, re, textwrap, threading, warnings, zlib
+import contextlib, functools, io, itertools, json, os, re, threading, warnings, zlib
 from pathlib import Path
 
 import keras
@@ -15,9 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from .catalog import Catalog
-from .draw import contact_sheet
-from .photos.image import (FITS, PhotoError, check_size, crop_and_target, dct_scale, jpeg_size,
-                                           map_threads, read_image, reduce_factors)
+from .display import draw_sheet
+from .photos.image import (FITS, PhotoError, check_size, crop_and_target,
+                                          dct_scale, jpeg_size, map_threads, read_image,
+                                          reduce_factors)
 
 # %% ../nbs/09_generator.ipynb #8fcbe6e8
 _CACHE_BYTES = 512_000_000
@@ -268,8 +269,6 @@ def image_dataset(
     return _fixed(ds)
 
 # %% ../nbs/09_generator.ipynb #ec37831d
-def _caption(name): return '\n'.join(textwrap.wrap(name.replace('_', ' '), 24, max_lines=2, placeholder=' ...'))
-
 def show_batch(
     batch,              # ((a, p, n), labels), (images, labels) or images, 0..255
     n=8,                # how many triplets, or photos in a row
@@ -277,7 +276,6 @@ def show_batch(
     class_names=None,   # names to write beside P x K rows
 ):                      # the matplotlib axes
     "Draw a batch."
-    import matplotlib.pyplot as plt
     x,y = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (batch, None)
     if isinstance(x, (tuple, list)):
         names,cols,sheet = ['anchor', 'positive', 'negative'],min(n, len(x[0])),np.concatenate([o[:n] for o in x])
@@ -287,15 +285,7 @@ def show_batch(
         cols = run if 2 <= run <= 12 and len(y)%run == 0 and all((y.reshape(-1, run) == y[::run, None]).ravel()) else min(n, len(x))
         sheet = np.asarray(x)[:cols*rows]
         names = [class_names[c] if class_names else str(c) for c in y[:len(sheet):cols]] if cols == run else []
-    k = -(-len(sheet)//cols)
-    _,ax = plt.subplots(figsize=(cols*.55+1.2, k*.55))
-    sheet = np.clip(np.asarray(sheet), 0, 255).astype(np.uint8)
-    ax.imshow(contact_sheet(sheet, cols))
-    h = sheet.shape[1]+4
-    ax.set(xticks=[], yticks=[i*h+h/2 for i in range(k)] if names else [])
-    if names: ax.set_yticklabels([_caption(s) for s in names], fontsize=7, parse_math=False)
-    ax.tick_params(length=0); ax.spines[:].set_visible(False)
-    return ax
+    return draw_sheet(np.clip(np.asarray(sheet), 0, 255).astype(np.uint8), cols, names)
 
 # %% ../nbs/09_generator.ipynb #f4bcb94d
 def _rounds(cards, start, n, seed):

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .audit import _escape
 from .catalog import Catalog
+from .display import Table
 from .draw import draw_photo, garment
 from .photos.image import PhotoError, map_threads, read_image, track
 from .storage.files import atomic_write, explain_full_disk
@@ -66,10 +66,9 @@ class Benchmark(dict):
         return '\n  '.join([self.name, *rows, *self._counted(), self.protocol])
 
     def _repr_html_(self):
-        rows = ''.join(f'<tr><td style="text-align:left">{_escape(k)}</td><td>{n:,}</td><td>{c:,}</td><td>{o}</td></tr>' for k,n,c,o in self._rows())
-        head = '<tr><th>split</th><th>photos</th><th>products</th><th></th></tr>'
-        below = ''.join(f'<p>{_escape(o)}</p>' for o in [*self._counted(), self.protocol])
-        return f'<b>{_escape(self.name)}</b><table><thead>{head}</thead><tbody>{rows}</tbody></table>{below}'
+        says = '. '.join([*self._counted(), self.protocol])
+        columns = ['split', 'photos', 'products', '']
+        return Table(list(self._rows()), columns, says, title=self.name)._repr_html_()
 
 # %% ../nbs/08_readers.ipynb #43f4ced4
 def _find(root, places, what):
