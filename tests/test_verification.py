@@ -94,7 +94,7 @@ def test_verification_plots():
     left, middle, right = report.plot()
     line, = left.lines
     assert set(line.get_xdata()) == {report.threshold} == {1.5} and 'threshold 1.5' in [t.get_text() for t in left.get_legend().get_texts()]
-    assert left.get_xlabel() == 'distance' and sum(b.get_xy()[:, 1].max() > 0 for b in left.patches) == 2       # two heaps
+    assert left.get_xlabel() == 'distance' and sum(b.get_xy()[:, 1].max() > 0 for b in left.patches) == 2       # two distributions
     roc, chance, dot = middle.lines
     np.testing.assert_array_equal(roc.get_xydata(), np.stack([report.fmr, 1 - report.fnmr], axis=1))
     assert dot.get_xydata().tolist() == [[0, pytest.approx(2/3)]] and 'AUC 0.778' in middle.get_title()

@@ -12,7 +12,7 @@ from fastcore.basics import patch
 
 from .labels import join_labels
 from .neighbors import (
-    Groups, NeighborSearch, Queries, RankedQueries, Relevance, check_embeddings, check_triplets,
+    NeighborSearch, Queries, RankedQueries, Relevance, check_embeddings, check_triplets,
     cumulative_gains, hard_triplets, nearest, whole_number)
 from .storage.files import atomic_write
 
@@ -324,7 +324,7 @@ def random_triplets(
 
     Classes with one photo are only negatives. Raises ValueError where there is no triplet."""
     classes, n = check_triplets(labels), whole_number(n, 'n', 0)
-    order, start, size = Groups.of(classes.ids)
+    order, start, size = classes.members
     rng = np.random.default_rng(seed)
     c = rng.choice(np.flatnonzero(size > 1), n)
     a = rng.integers(size[c])
