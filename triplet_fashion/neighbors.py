@@ -306,6 +306,12 @@ def _select(s, best, low, start):
     cols = at.reshape(-1)[keep]%s.shape[1]
     return _Candidates(rows[keep//size], cols + start, found.reshape(-1)[keep])
 
+def _pick(s, start, floor, margin, k):
+    "Return the raised floor, and the pairs of a block that may be among the `k` best."
+    best = _group_best(s, k)
+    floor = _raised(floor, best, k)
+    return floor, _select(s, best, np.maximum(floor - margin, _LOWEST)[:,None], start)
+
 # %% ../nbs/internals/03_neighbors.ipynb #91b50f24
 def _prune(found, floor, margin, k):
     "Return the floor at the k-th best score so far, and the candidates that reach it, by row."
@@ -444,10 +450,8 @@ class _Nearest(_Measured):
         block, found = self.block(idx), _NONE
         floor = np.full(len(idx), -np.inf, np.float32)
         for start, s in self.scores(block, buffer):
-            best = _group_best(s, k)
-            floor = _raised(floor, best, k)
-            low = np.maximum(floor - block.margin, _LOWEST)[:,None]
-            found = found.plus(_select(s, best, low, start))
+            floor, new = _pick(s, start, floor, block.margin, k)
+            found = found.plus(new)
             if len(self.blocks.blocks) > 1: floor, found = _prune(found, floor, block.margin, k)
             if len(found.rows) > max(2**22, 2*k*len(idx)): found = self._settled(block, found, k)
         return self.nearest_of(idx, found.rows, found.cols, k)
