@@ -106,7 +106,7 @@ def ahead(ours, base, n=2000):
     "Return the mean difference in R@1 over the same queries, and its interval over products drawn anew."
     gain = {}
     for split, (a, b) in enumerate(zip(ours, base)):
-        for label, d in zip(a.labels[a.counted], a.per_query('R@1') - b.per_query('R@1')):
+        for label, d in zip(a.ranks.labels[a.ranks.counted], a.per_query('R@1') - b.per_query('R@1')):
             gain.setdefault((split, label), []).append(d)
     total, count = (np.array([f(v) for v in gain.values()], float) for f in (sum, len))
     times = np.random.default_rng(0).multinomial(len(total), np.full(len(total), 1/len(total)), n)

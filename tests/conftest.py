@@ -7,6 +7,7 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -68,3 +69,10 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section('skipped: what and why')
     for reason, n in reasons.most_common(): terminalreporter.line(f'{n:4d}  {reason}')
     if not reasons: terminalreporter.line('nothing')
+
+
+@pytest.fixture(scope='module')
+def referee():
+    "Input and figures stored by tests/referees/metrics.py."
+    data = json.loads((Path(__file__).parent/'referees'/'metrics.json').read_text())
+    return {k: np.array(v) if isinstance(v, list) else v for k, v in data.items()}

@@ -10,7 +10,8 @@ keras = pytest.importorskip('keras')
 from triplet_fashion.applications import (anchor_all_test, anchor_positive_test, anchor_test, encode, get_triplets, item_to_encoding,
                                           load_test_data, log_distance, triplet_test)
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.metrics import fit_threshold, nearest, triplet_accuracy
+from triplet_fashion.metrics import nearest, triplet_accuracy
+from triplet_fashion.verification import fit_threshold
 from triplet_fashion.photos.image import PhotoError
 
 SIZE = 16, 12      # height and width differ, so that a mix-up shows

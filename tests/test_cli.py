@@ -141,7 +141,7 @@ def test_eval(run, drawn, capsys, tmp_path):
 
 def test_eval_uses_the_stored_threshold(run, drawn, capsys, tmp_path):
     from triplet_fashion.failures import false_rejects
-    from triplet_fashion.metrics import fit_threshold
+    from triplet_fashion.verification import fit_threshold
     from triplet_fashion.persistence import load_bundle, save_bundle
     from triplet_fashion.training import embed
     net, meta = load_bundle(run/'network')

@@ -7,7 +7,8 @@ from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog, draw_catalog
 from triplet_fashion.evaluation import BASELINES, RetrievalCallback, baselines, evaluate, official, scoreboard
 from triplet_fashion.features import embed
-from triplet_fashion.metrics import Verification, color_histogram, knn_accuracy, pair_distances, retrieval_metrics
+from triplet_fashion.metrics import color_histogram, knn_accuracy, retrieval_metrics
+from triplet_fashion.verification import Verification, pair_distances
 from triplet_fashion.photos.image import load_images
 from triplet_fashion.training import fit, plot_history
 

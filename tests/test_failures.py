@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from triplet_fashion.failures import confused_products, failures, false_accepts, false_rejects, hubs, worst_queries
-from triplet_fashion.metrics import fit_threshold, nearest, retrieval_metrics
+from triplet_fashion.metrics import nearest, retrieval_metrics
+from triplet_fashion.verification import fit_threshold
 
 few = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -38,7 +39,7 @@ def test_pairs_against_brute_force(seed, n, threshold):
 def test_worst_queries_are_the_worst(cloud):
     x, labels, ids = cloud
     figures, table = retrieval_metrics(x, labels), worst_queries(x, labels, ids, n=7)
-    assert table.column('rank') == sorted(figures.rank, reverse=True)[:7]
+    assert table.column('rank') == sorted(figures.ranks.first, reverse=True)[:7]
     dist, first = nearest(x, k=1)
     for row, (q, f, r) in zip(table, table.at):
         assert row['query'] == ids[q] and row['found first'] == ids[f] and f == first[q, 0] and labels[r] == labels[q] and r != q
@@ -51,7 +52,7 @@ def test_a_gallery_of_its_own(cloud):
     q, g = slice(0, None, 4), np.arange(60)%4 > 0
     other = x[g], labels[g], list(np.array(ids)[g])
     worst = worst_queries(x[q], labels[q], ids[::4], gallery=other)
-    assert worst.column('rank')[0] == retrieval_metrics(x[q], labels[q], x[g], labels[g]).rank.max()
+    assert worst.column('rank')[0] == retrieval_metrics(x[q], labels[q], x[g], labels[g]).ranks.first.max()
     assert all(row['found first'] == other[2][f] for row, f in zip(worst, worst.at[:, 1]))
     assert hubs(x[q], labels[q], k=3, gallery=other).counts.sum() == 45
     pairs = confused_products(x[q], labels[q], gallery=other, metric='euclidean')

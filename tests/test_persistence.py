@@ -696,7 +696,7 @@ def test_truncated_bundles(net, tmp_path, file, keep):
 
 def test_one_file_holds_everything(net, tmp_path):
     "A .tfz with index, data and threshold opens elsewhere, and the index finds what it found before."
-    from triplet_fashion.metrics import fit_threshold
+    from triplet_fashion.verification import fit_threshold
     from triplet_fashion.search import ImageIndex
     r, products = np.random.default_rng(0), np.repeat(np.arange(8), 4)
     e = r.normal(size=(8, 6))[products] + r.normal(size=(32, 6))*.3

@@ -14,7 +14,8 @@ import numpy as np
 from .catalog import Catalog
 from .display import Table, text_style
 from .encoding import _photos, encode
-from .metrics import _Space, random_triplets
+from .metrics import random_triplets
+from .neighbors import NeighborSearch
 from .photos.image import load_images, read_image
 
 # %% ../nbs/23_applications.ipynb #d026cf63
@@ -205,7 +206,8 @@ def _decision(threshold, model):
 def _apart(e, metric, N):
     "Distances of the last encoding from the others"
     if metric is None: return log_distance(e[:-1], e[-1], N)
-    return _Space(e[-1:], e[:-1], metric).measure(np.zeros(1, int), np.zeros(len(e) - 1, int), np.arange(len(e) - 1))
+    queries = NeighborSearch(e[:-1], metric).queries(e[-1:])
+    return queries.distances(np.zeros(len(e) - 1, int), np.arange(len(e) - 1))
 
 def _hold(images, labels, model, anchor, which, threshold, anchor_label, N, batch_size, keep):
     "Compare photo `anchor` with those that `which` picks from the labels"

@@ -372,10 +372,12 @@ def _scored(judged):
 
 def _worst_blocks(judged):
     "Return the worst triplets as blocks of a page; a sentence where there are none."
-    from triplet_fashion.explore import hardest_triplets, triplet_rows
+    from triplet_fashion.explore import triplet_rows
+    from triplet_fashion.neighbors import hard_triplets, has_triplets
     queries = judged.queries
-    worst = hardest_triplets(judged.embeddings[0], queries.labels, 6)
-    if not len(worst.anchor): return ['There are none: a triplet takes a product with two photos, and a second product.']
+    if not has_triplets(queries.labels):
+        return ['There are none: a triplet takes a product with two photos, and a second product.']
+    worst = hard_triplets(judged.embeddings[0], queries.labels).hardest(queries.labels, 6)
     rows = triplet_rows(queries.paths, worst, queries.labels, queries.class_names)
     return [(rows, 'Anchor, its farthest positive, its nearest negative.')]
 
@@ -426,7 +428,7 @@ def _embedded(net, store, *catalogs):
 
 def _threshold(embeddings, catalog):
     "Return a threshold for same or not, chosen on half of the products and judged on the other, and what to say of it; None where there are too few."
-    from triplet_fashion.metrics import fit_threshold
+    from triplet_fashion.verification import fit_threshold
     try: found = fit_threshold(embeddings, catalog.labels, fmr='eer')
     except ValueError: return None, 'no threshold: it takes four products with two photos each'
     chosen, judged = found.products
@@ -655,7 +657,7 @@ def _kinds(catalog, seen):
 
 def _judged(meta, embeddings, catalog, seen=None):
     "[(of what products, figures, sentence)]: the stored threshold on pairs of `catalog`, or what is best there; unseen and seen products apart. Empty where there are no pairs."
-    from triplet_fashion.metrics import Verification, pair_distances
+    from triplet_fashion.verification import Verification, pair_distances
     note, found = meta.get('threshold') if isinstance(meta.get('threshold'), dict) else None, []
     for name, which in _kinds(catalog, seen):
         part = catalog.subset(which)

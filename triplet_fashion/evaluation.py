@@ -20,9 +20,12 @@ from .catalog import Catalog, _nfc, _united
 from .features import _frozen, embed, features
 from .labels import Labels
 from .display import Table
-from .metrics import (Verification, _read, color_histogram, hard_triplets, knn_accuracy, pair_distances, random_triplets, raw_pixels, retrieval_metrics,
-                                     triplet_accuracy)
+from .metrics import (
+    color_histogram, knn_accuracy, parse_metric, random_triplets, raw_pixels,
+    retrieval_metrics, triplet_accuracy)
+from .neighbors import hard_triplets, has_triplets
 from .photos.image import PhotoError, load_images, photo_problem
+from .verification import Verification, pair_distances
 
 # %% ../nbs/16_evaluation.ipynb #4bbeb169
 _EXTRA = {'triplet accuracy': 'share of random triplets whose positive is nearer than their negative', '5-NN': 'share of queries whose 5 nearest photos vote for the right class',
@@ -83,10 +86,12 @@ def _seen_mask(labels, seen):
 def _triplet_figures(x, labels, n, seed):
     "Accuracy on random and on hard triplets, by cosine, then how well pairs are told apart"
     unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    names, counts = np.unique(labels, return_counts=True)
-    if len(names) < 2 or counts.max() < 2: return {}
-    random, hard, pairs = random_triplets(labels, n, seed=seed), hard_triplets(unit, labels), Verification(*pair_distances(x, labels, seed=seed))
-    return {f: triplet_accuracy(*(unit[o] for o in t)) for f, t in (('triplet accuracy', random), ('hard triplet accuracy', hard))} | {'AUC': pairs.auc, 'EER': pairs.eer}
+    if not has_triplets(labels): return {}
+    triplets = {'triplet accuracy': random_triplets(labels, n, seed=seed),
+                'hard triplet accuracy': hard_triplets(unit, labels)[:3]}
+    figures = {f: triplet_accuracy(*(unit[o] for o in t)) for f, t in triplets.items()}
+    pairs = Verification(*pair_distances(x, labels, seed=seed))
+    return figures | {'AUC': pairs.auc, 'EER': pairs.eer}
 
 def _chance_vote(vote, n, m, seed, dims=8, draws=5):
     "The vote of embeddings without any sense"
@@ -96,7 +101,7 @@ def _chance_vote(vote, n, m, seed, dims=8, draws=5):
 def _all_figures(found, x, labels, gallery, gallery_labels, ids, n, seed):
     "The figures of queries, what lies behind them, and chance"
     figures, chance = {**found, **_triplet_figures(x, labels, n, seed)}, {**found.chance, 'triplet accuracy': .5, 'AUC': .5, 'EER': .5}
-    if gallery is not None and (k := min(5, found.choice.min())):
+    if gallery is not None and (k := min(5, found.ranks.choices.min())):
         vote = lambda q, g: knn_accuracy(q, labels, g, gallery_labels, k, **ids)
         figures['5-NN'], chance['5-NN'] = vote(x, gallery), _chance_vote(vote, len(x), len(gallery), seed)
     return figures, found, {f: v for f, v in chance.items() if f in figures}
@@ -138,7 +143,8 @@ def evaluate(
     labels = labels.labels if isinstance(labels, Catalog) else _values(labels)
     found = retrieval_metrics(x, labels, gallery, gallery_labels, ks=ks, query_ids=query_ids, gallery_ids=gallery_ids)
     mask, said = _seen_mask(labels, seen)
-    mixed = mask is not None and 0 < found.counted[mask].sum() < found.counted.sum()
+    counted = found.ranks.counted
+    mixed = mask is not None and 0 < counted[mask].sum() < counted.sum()
     def of(m):
         ids = {} if query_ids is None else dict(query_ids=np.asarray(query_ids)[m], gallery_ids=gallery_ids)
         return _all_figures(found.where(m), x[m], labels[m], gallery, gallery_labels, ids, n_triplets, seed)
@@ -441,7 +447,7 @@ class RetrievalCallback(keras.callbacks.Callback):
     ):
         super().__init__()
         self.embedder = embedder
-        for f in (*figures, choose): _read(f)
+        for f in (*figures, choose): parse_metric(f)
         _check_watching(every, photos, share)
         catalog = Catalog.of(catalog)
         if train is not None: _check_untrained(catalog, Catalog.of(train, 'train'))
@@ -484,7 +490,7 @@ def _watched_embeddings(self):
 
 def _look(self):
     "Return the figures of the network as it is; NaN where there are none."
-    ks = sorted({1, *(k for _, k in map(_read, (*self.figures, self.choose)) if k)})
+    ks = sorted({1, *(k for _, k in map(parse_metric, (*self.figures, self.choose)) if k)})
     x = _watched_embeddings(self) if len(self.catalog) else math.nan
     if not np.isfinite(x).all() or self.catalog.counts().max() < 2:
         return dict.fromkeys((*self.figures, self.choose), math.nan)

@@ -6,27 +6,48 @@
 __all__ = ['worst_queries', 'hubs', 'confused_products', 'false_accepts', 'false_rejects', 'Failures', 'failures']
 
 # %% ../nbs/12_failures.ipynb #a3c37c0a
+from typing import NamedTuple
+
 import numpy as np
 
 from .display import Table
-from .metrics import _Space, _decided, _expand, _joined, _labels, _lowest, _squared
-from .metrics import names_of, nearest, retrieval_metrics, whole_number
+from .labels import Labels, join_labels
+from .metrics import RetrievalMetrics, names_of
+from .neighbors import (
+    Groups, NeighborSearch, Pairs, Queries, Relevance, whole_number)
+from .verification import resolve_threshold
 
 # %% ../nbs/12_failures.ipynb #ae0e116a
-def _named(x, labels, ids, class_names, name=''):
-    "Labels, ids and product names of embeddings, checked"
-    labels = _labels(labels, len(x), f'{name}labels')
-    ids = np.arange(len(x)) if ids is None else np.asarray(ids)
-    if ids.shape != (len(x),): raise ValueError(f'{name}ids must hold one id a photo, {len(x)}; there are {ids.size}')
-    return labels, ids.tolist(), names_of(labels, class_names)
+class _Photos(NamedTuple):
+    "Embeddings with the labels, ids and product names of their photos."
+    x: np.ndarray # (n, d)
+    labels: np.ndarray # (n,)
+    ids: list
+    names: list
 
-def _other(gallery, own, ids, class_names):
-    "(embeddings, labels, ids, names) of the gallery, or those of the queries; what `nearest` is told of ids"
-    if gallery is None: return own, {}
-    g, gl, gi = (*gallery, None)[:3]
-    other = g, *_named(g, gl, gi, class_names, 'gallery ')
-    _joined(own[1], other[1], len(own[1]), len(g), ('labels', 'gallery labels'))
-    return other, {} if ids is None or gi is None else dict(query_ids=own[2], gallery_ids=other[2])
+    @classmethod
+    def of(cls, x, labels, ids, class_names, name=''):
+        "Check them; `name` begins the arguments' names in messages."
+        labels = Labels(labels, len(x), f'{name}labels').array
+        ids = np.arange(len(x)) if ids is None else np.asarray(ids)
+        if ids.shape != (len(x),):
+            raise ValueError(f'{name}ids must hold one id a photo, {len(x)}; there are {ids.size}')
+        return cls(x, labels, ids.tolist(), names_of(labels, class_names))
+
+class _Search:
+    "Photos that search among each other, or in a gallery."
+    def __init__(self, x, labels, ids, gallery, class_names, metric):
+        self.own = self.gallery = _Photos.of(x, labels, ids, class_names)
+        self.apart, searched, known = gallery is not None, None, {}
+        if self.apart:
+            searched, gallery_labels, gallery_ids = (*gallery, None)[:3]
+            given = searched, gallery_labels, gallery_ids
+            self.gallery = _Photos.of(*given, class_names, 'gallery ')
+            if ids is not None and gallery_ids is not None:
+                known = dict(query_ids=self.own.ids, gallery_ids=self.gallery.ids)
+        both = self.own.labels, self.gallery.labels
+        self.labels = join_labels(*both, ('labels', 'gallery labels'))
+        self.queries = Queries.of(x, searched, metric, **known)
 
 # %% ../nbs/12_failures.ipynb #0d2488f3
 def worst_queries(
@@ -34,32 +55,30 @@ def worst_queries(
     labels, # class of each, (n,)
     ids=None, # id of each, such as `Catalog.ids`; None: positions
     n=20, # rows
-    gallery=None, # (embeddings, labels, ids) to search, where no query finds its own id; None: the other queries
+    gallery=None, # (embeddings, labels, ids) to search, where no query finds its own id;
+                  # None: the other queries
     class_names=None, # list or {class: name}
     metric='cosine' # 'cosine', 'euclidean' or 'sqeuclidean'
 )->Table: # worst first; `at`: query, what it found, and what it should have found
-    "Queries that find their product last, with what they found instead and the nearest photo they should have found"
-    own, n = (x, *_named(x, labels, ids, class_names)), whole_number(n, 'n')
-    (g, gl, gi, gn), known = _other(gallery, own, ids, class_names)
-    figures = retrieval_metrics(x, own[1], *(() if gallery is None else (g, gl)), ks=(1,), metric=metric, **known)
-    worst = np.lexsort((np.arange(len(x)), figures.ap, -figures.rank))
-    worst = worst[figures.rank[worst] > 0][:n]
-    first, right = _first_found(_Space(x, None if gallery is None else g, metric, **known), own[1], gl, worst)
-    rows = [[own[2][q], own[3][q], int(figures.rank[q]), float(figures.ap[q]), gi[f], gn[f], float(df), gi[r], float(dr)]
-            for q, (df, f), (dr, r) in zip(worst, first, right)]
-    return Table(rows, ['query', 'product', 'rank', 'AP', 'found first', 'of product', 'at distance', 'should have found', 'at its distance'],
-                 'Rank of the first photo of the right product, the last first. AP: average precision at R.', at=np.array([[q, f[1], r[1]] for q, f, r in zip(worst, first, right)], int).reshape(-1, 3),
-                 tiles=[('product', 'rank', False), ('of product', 'at distance', gallery is not None), ('product', 'at its distance', gallery is not None)])
-
-def _first_found(space, labels, gl, which):
-    "(distance, position) of the nearest photo of queries `which`, and of the nearest of their own class"
-    order, found = np.argsort(gl, kind='stable'), []
-    buffer = np.empty((1, space.width if space.parts(which) else 0), np.float32)
-    for q in which:
-        one, cols = np.array([q]), order[np.searchsorted(gl[order], labels[q], 'left'):np.searchsorted(gl[order], labels[q], 'right')]
-        cols = np.setdiff1d(cols, space.left_out(one)[1])
-        found.append([tuple(v[0,0] for v in pair) for pair in (space.best(one, 1, buffer), space.closest(one, np.zeros(len(cols), int), cols, 1))])
-    return [f[0] for f in found], [f[1] for f in found]
+    "List the queries that find their product last, what they found, and what they should have."
+    search, n = _Search(x, labels, ids, gallery, class_names, metric), whole_number(n, 'n')
+    own, other, queries = search.own, search.gallery, search.queries
+    relevance = Relevance(queries, search.labels)
+    ranks = RetrievalMetrics(relevance.rank(1), (1,)).ranks
+    worst = np.lexsort((np.arange(len(ranks)), ranks.average_precision, -ranks.first))
+    worst = worst[ranks.counted[worst]][:n]
+    d_found, found = (v[:,0] for v in queries.nearest(1, worst, verbose=False))
+    d_right, right = (v[:,0] for v in queries.nearest_of(worst, *relevance.pairs(worst), 1))
+    rows = [[own.ids[q], own.names[q], int(ranks.first[q]), float(ranks.average_precision[q]),
+             other.ids[f], other.names[f], float(df), other.ids[r], float(dr)]
+            for q, f, df, r, dr in zip(worst, found, d_found, right, d_right)]
+    header = ['query', 'product', 'rank', 'AP', 'found first', 'of product', 'at distance',
+              'should have found', 'at its distance']
+    tiles = [('product', 'rank', False), ('of product', 'at distance', search.apart),
+             ('product', 'at its distance', search.apart)]
+    return Table(rows, header, 'Rank of the first photo of the right product, the last first. '
+                 'AP: average precision at R.', at=np.stack([worst, found, right], axis=1),
+                 tiles=tiles)
 
 # %% ../nbs/12_failures.ipynb #d67dd0df
 def hubs(
@@ -68,23 +87,28 @@ def hubs(
     ids=None, # id of each; None: positions
     n=20, # rows
     k=10, # neighbours that each photo names
-    gallery=None, # (embeddings, labels, ids) to search, where no query finds its own id; None: the other queries
+    gallery=None, # (embeddings, labels, ids) to search, where no query finds its own id;
+                  # None: the other queries
     class_names=None, # list or {class: name}
     metric='cosine' # 'cosine', 'euclidean' or 'sqeuclidean'
-)->Table: # most named first; `at`: the hub; `counts`: of every gallery photo, int (m,); `skewness` of the counts
-    "Photos that are among the `k` nearest of many others, and how many of those are strangers"
-    own, n = (x, *_named(x, labels, ids, class_names)), whole_number(n, 'n')
-    (g, gl, gi, gn), known = _other(gallery, own, ids, class_names)
-    searched = None if gallery is None else g
-    found = nearest(x, searched, min(k, _Space(x, searched, metric, **known).choice), metric, **known)[1]
-    counts = np.bincount(found.ravel(), minlength=len(g))
-    wrong = np.bincount(found[gl[found] != own[1][:,None]], minlength=len(g))
-    top = np.lexsort((np.arange(len(g)), -wrong, -counts))[:n]
+)->Table: # most named first; `at`: the hub; `counts`: of every gallery photo, int (m,);
+          # `skewness` of the counts
+    "List the photos that are among the `k` nearest of many others, often of other products."
+    search, n = _Search(x, labels, ids, gallery, class_names, metric), whole_number(n, 'n')
+    other, m = search.gallery, len(search.gallery.ids)
+    found = search.queries.nearest(min(k, search.queries.choices.min()))[1]
+    counts = np.bincount(found.ravel(), minlength=m)
+    strange = search.labels.second[found] != search.labels.first[:,None]
+    wrong = np.bincount(found[strange], minlength=m)
+    top = np.lexsort((np.arange(m), -wrong, -counts))[:n]
     off = counts - counts.mean()
     skew = float((off**3).mean()/max((off**2).mean(), 1e-12)**1.5)
-    table = Table([[gi[i], gn[i], int(counts[i]), int(wrong[i]), float(counts[i]/counts.mean())] for i in top], ['photo', 'product', 'named', 'by strangers', 'times the mean'],
-                  f'Each of {len(x):,} queries names {found.shape[1]}. Skewness of the counts {skew:.2f}; {np.count_nonzero(counts == 0):,} of {len(g):,} photos are never named.', at=top[:,None],
-                  tiles=[('product', 'named', gallery is not None)])
+    rows = [[other.ids[i], other.names[i], int(counts[i]), int(wrong[i]),
+             float(counts[i]/counts.mean())] for i in top]
+    caption = (f'Each of {len(x):,} queries names {found.shape[1]}. Skewness of the counts '
+               f'{skew:.2f}; {np.count_nonzero(counts == 0):,} of {m:,} photos are never named.')
+    table = Table(rows, ['photo', 'product', 'named', 'by strangers', 'times the mean'], caption,
+                  at=top[:,None], tiles=[('product', 'named', search.apart)])
     table.counts, table.skewness = counts, skew
     return table
 
@@ -94,49 +118,48 @@ def confused_products(
     labels, # class of each, (n,)
     ids=None, # id of each; None: positions
     n=20, # rows
-    gallery=None, # (embeddings, labels, ids) to search, where no query finds its own id; None: the other queries
+    gallery=None, # (embeddings, labels, ids) to search, where no query finds its own id;
+                  # None: the other queries
     class_names=None, # list or {class: name}
     metric='cosine' # 'cosine', 'euclidean' or 'sqeuclidean'
 )->Table: # most confused first; `at`: the closest two photos of the pair
-    "Pairs of products whose photos find each other first"
-    own, n = (x, *_named(x, labels, ids, class_names)), whole_number(n, 'n')
-    (g, gl, gi, gn), known = _other(gallery, own, ids, class_names)
-    dist, found = (v[:,0] for v in nearest(x, None if gallery is None else g, 1, metric, **known))
-    wrong = np.flatnonzero(gl[found] != own[1])
-    pairs = np.sort(np.unique(np.concatenate([own[1], gl]), return_inverse=True)[1].reshape(-1)[np.stack([wrong, len(x) + found[wrong]], axis=1)], axis=1)
-    kinds, which = np.unique(pairs, axis=0, return_inverse=True)
-    groups = [wrong[which.reshape(-1) == i] for i in range(len(kinds))]
+    "List the pairs of products whose photos find each other first."
+    search, n = _Search(x, labels, ids, gallery, class_names, metric), whole_number(n, 'n')
+    own, other = search.own, search.gallery
+    dist, found = (v[:,0] for v in search.queries.nearest(1))
+    first, second = search.labels.first, search.labels.second[found]
+    wrong = np.flatnonzero(second != first)
+    pairs = np.sort(np.stack([first, second], axis=1)[wrong], axis=1)
+    which = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
+    groups = [wrong[which == i] for i in range(which.max(initial=-1) + 1)]
     groups = sorted(groups, key=lambda q: (-len(q), dist[q].min(), q[0]))[:n]
-    best = [q[dist[q].argmin()] for q in groups]
-    rows = [[own[3][q], gn[found[q]], len(group), int(np.isin(own[1], [own[1][q], gl[found[q]]]).sum()), own[2][q], gi[found[q]], float(dist[q])] for group, q in zip(groups, best)]
-    return Table(rows, ['product', 'taken for', 'confusions', 'of queries', 'closest', 'and', 'distance'],
-                 f'{len(wrong):,} of {len(x):,} queries find another product first.', at=np.array([[q, found[q]] for q in best], int).reshape(-1, 2),
-                 tiles=[('product', 'confusions', False), ('taken for', 'distance', gallery is not None)])
+    best, rows = [q[dist[q].argmin()] for q in groups], []
+    for group, q in zip(groups, best):
+        asked = int(np.isin(first, [first[q], second[q]]).sum())
+        rows.append([own.names[q], other.names[found[q]], len(group), asked, own.ids[q],
+                     other.ids[found[q]], float(dist[q])])
+    header = ['product', 'taken for', 'confusions', 'of queries', 'closest', 'and', 'distance']
+    tiles = [('product', 'confusions', False), ('taken for', 'distance', search.apart)]
+    return Table(rows, header, f'{len(wrong):,} of {len(x):,} queries find another product first.',
+                 at=np.array([[q, found[q]] for q in best], int).reshape(-1, 2), tiles=tiles)
 
 # %% ../nbs/12_failures.ipynb #46b47699
-def _close_strangers(x, labels, threshold, metric, n):
-    "The `n` closest pairs of different classes below `threshold` as (distances, first, second), and how many there are"
-    space, kept, total = _Space(x, None, metric, query_ids=labels), [np.empty(0, np.float32), np.empty(0, int), np.empty(0, int)], 0
-    parts = space.parts(np.arange(len(space.q)))
-    buffer = np.empty((len(parts[0]), space.width), np.float32)
-    for part in parts:
-        q, norms, margin = space.reach(part)
-        low = (norms - _squared[metric](threshold)*space.zoom**2)/2 - margin
-        for start, scores in space.scores(part, q, buffer):
-            rows, cols = np.nonzero(scores >= np.maximum(low, _lowest)[:,None])
-            once = cols + start > part[rows]
-            rows, cols = rows[once], cols[once] + start
-            dist = space.measure(part, rows, cols)
-            close = dist < threshold
-            total += int(close.sum())
-            kept = [np.concatenate(o) for o in zip(kept, (dist[close], part[rows[close]], cols[close]))]
-            order = np.lexsort((kept[2], kept[1], kept[0]))[:n]
-            kept = [o[order] for o in kept]
+def _closest_pairs(queries, radius, n):
+    "Return the `n` closest pairs nearer than `radius`, and how many such pairs there are."
+    kept, total = Pairs(np.empty(0, int), np.empty(0, int), np.empty(0, np.float32)), 0
+    for found in queries.within(radius, each_once=True):
+        total += len(found.distance)
+        both = Pairs(*(np.concatenate(o) for o in zip(kept, found)))
+        order = np.lexsort((both.photo, both.query, both.distance))[:n]
+        kept = Pairs(*(o[order] for o in both))
     return kept, total
 
-def _pairs_table(kept, total, ids, names, caption):
-    rows = [[ids[i], names[i], ids[j], names[j], float(d)] for d, i, j in zip(*kept)]
-    table = Table(rows, ['photo', 'product', 'other photo', 'its product', 'distance'], caption, at=np.stack(kept[1:], axis=1),
+def _pairs_table(pairs, total, photos, caption):
+    "Return pairs of photos as a table."
+    ids, names = photos.ids, photos.names
+    rows = [[ids[i], names[i], ids[j], names[j], float(d)] for i, j, d in zip(*pairs)]
+    header = ['photo', 'product', 'other photo', 'its product', 'distance']
+    table = Table(rows, header, caption, at=np.stack(pairs[:2], axis=1),
                   tiles=[('product', None, False), ('its product', 'distance', False)])
     table.total = total
     return table
@@ -149,15 +172,20 @@ def false_accepts(
     ids=None, # id of each; None: positions
     n=20, # rows
     class_names=None, # list or {class: name}
-    metric=None # 'cosine', 'euclidean' or 'sqeuclidean'; None: what the threshold is for, cosine for a number
+    metric=None # name of a distance; None: what the threshold is for, cosine for a number
 )->Table: # closest first; `total`: how many there are; `at`: the two photos
-    "Pairs of different products that the threshold calls the same"
-    (labels, ids, names), n = _named(x, labels, ids, class_names), whole_number(n, 'n')
-    value, metric = _decided(threshold, metric)
-    kept, total = _close_strangers(x, labels, value, metric, n)
-    all_pairs = (len(x)**2 - (np.unique(labels, return_counts=True)[1]**2).sum())//2
-    return _pairs_table(kept, total, ids, names, f'{total:,} of {all_pairs:,} pairs of different products are below the threshold, {metric} distance {value:.4g}.')
+    "List the pairs of different products that the threshold calls the same."
+    photos, n = _Photos.of(x, labels, ids, class_names), whole_number(n, 'n')
+    value, metric = resolve_threshold(threshold, metric)
+    queries = NeighborSearch(x, metric, 'x').queries(query_ids=photos.labels)
+    kept, total = _closest_pairs(queries, value, n)
+    sizes = np.unique(photos.labels, return_counts=True)[1]
+    of = (len(x)**2 - (sizes**2).sum())//2
+    return _pairs_table(kept, total, photos,
+                        f'{total:,} of {of:,} pairs of different products are below the '
+                        f'threshold, {metric} distance {value:.4g}.')
 
+# %% ../nbs/12_failures.ipynb #f0000001
 def false_rejects(
     x, # embeddings, (n, d)
     labels, # class of each, (n,)
@@ -165,27 +193,27 @@ def false_rejects(
     ids=None, # id of each; None: positions
     n=20, # rows
     class_names=None, # list or {class: name}
-    metric=None # 'cosine', 'euclidean' or 'sqeuclidean'; None: what the threshold is for, cosine for a number
+    metric=None # name of a distance; None: what the threshold is for, cosine for a number
 )->Table: # farthest first; `total`: how many there are; `at`: the two photos
-    "Pairs of one product that the threshold calls different"
-    (labels, ids, names), n = _named(x, labels, ids, class_names), whole_number(n, 'n')
-    value, metric = _decided(threshold, metric)
-    space, (order, start, count) = _Space(x, None, metric), _runs(labels)
-    found, pairs = [], 0
+    "List the pairs of one product that the threshold calls different."
+    photos, n = _Photos.of(x, labels, ids, class_names), whole_number(n, 'n')
+    value, metric = resolve_threshold(threshold, metric)
+    queries, classes = NeighborSearch(x, metric, 'x').queries(), Labels(photos.labels).ids
+    members, found, of = Groups.of(classes), [], 0
     for part in np.array_split(np.arange(len(x)), -(-len(x)//64)):
-        rows, cols = _expand(start[part], count[part], order)
-        rows, cols = rows[cols > part[rows]], cols[cols > part[rows]]
-        dist, pairs = space.measure(part, rows, cols), pairs + len(rows)
+        rows, cols = members.members(classes[part])
+        once = cols > part[rows]
+        rows, cols = rows[once], cols[once]
+        dist = queries.measure(part, rows, cols)
+        of += len(rows)
         far = dist >= value
-        found.append((dist[far], part[rows[far]], cols[far]))
-    d, i, j = map(np.concatenate, zip(*found))
-    top = np.lexsort((j, i, -d))[:n]
-    return _pairs_table((d[top], i[top], j[top]), len(d), ids, names, f'{len(d):,} of {pairs:,} pairs of one product are not below the threshold, {metric} distance {value:.4g}.')
-
-def _runs(labels):
-    "Photos in order of their class, and for each photo where its class begins in that order and how many it has"
-    codes, size = np.unique(labels, return_inverse=True, return_counts=True)[1:]
-    return np.argsort(codes.reshape(-1), kind='stable'), (np.cumsum(size) - size)[codes.reshape(-1)], size[codes.reshape(-1)]
+        found.append(Pairs(part[rows[far]], cols[far], dist[far]))
+    pairs = Pairs(*map(np.concatenate, zip(*found)))
+    top = np.lexsort((pairs.photo, pairs.query, -pairs.distance))[:n]
+    total = len(pairs.distance)
+    return _pairs_table(Pairs(*(o[top] for o in pairs)), total, photos,
+                        f'{total:,} of {of:,} pairs of one product are not below the threshold, '
+                        f'{metric} distance {value:.4g}.')
 
 # %% ../nbs/12_failures.ipynb #c28d9f95
 class Failures(dict):

@@ -7,6 +7,7 @@ __all__ = ['composed', 'Labels']
 
 # %% ../nbs/internals/00_labels.ipynb #f87d064e
 import unicodedata
+from typing import NamedTuple
 
 import numpy as np
 
@@ -130,9 +131,48 @@ class Labels:
     def names(self): return [str(v) for v in self.values]   # the labels as text, by id
 
     @property
+    def array(self): # the labels as an array of text or whole numbers, (n,)
+        return np.array(self.values)[self.ids]
+
+    @property
     def known(self): return self.ids >= 0   # which photos have a label, bool (n,)
 
     def __repr__(self):
         shown = ', '.join(self.names[:3]) + (', ...' if len(self.values) > 3 else '')
         gaps = np.count_nonzero(~self.known)
         return f'Labels: {len(self):,} photos of {len(self.values):,} products ({shown})' + (f', {gaps:,} unlabelled' if gaps else '')
+
+# %% ../nbs/internals/00_labels.ipynb #c41d7a02
+class JoinedLabels(NamedTuple):
+    "Class ids of two lists of labels, the same for equal labels."
+    first: np.ndarray # int (n,)
+    second: np.ndarray # int (m,); `len(values)` where a label is missing
+    values: np.ndarray # the different labels of both, rising
+
+# %% ../nbs/internals/00_labels.ipynb #c41d7a03
+def _is_text(labels): return bool(labels.values) and isinstance(labels.values[0], str)
+
+def _check_comparable(first, second, names):
+    "Raise where one list is text and the other numbers, which are never equal."
+    text = _is_text(first), _is_text(second)
+    if second.values and text[0] != text[1]:
+        raise ValueError(f'{names[text.index(True)]} are text and {names[text.index(False)]} are '
+                         f'numbers, so that none would match: make both the same')
+
+def join_labels(
+    first, # labels, (n,)
+    second, # others, (m,)
+    names, # the two arguments that they came in, for messages
+    n=None, # how many `first` must hold; None: any number
+    m=None, # how many `second` must hold
+    missing='error', # what a missing label of `second` is: 'error' or 'unlabelled'
+)->JoinedLabels:
+    "Return the class ids of two lists of labels, numbered together."
+    first = Labels(first, n, names[0])
+    second = Labels(second, m, names[1], missing=missing)
+    _check_comparable(first, second, names)
+    values = sorted({*first.values, *second.values})
+    place = {v: i for i, v in enumerate(values)}
+    def ids(labels):
+        return np.array([*(place[v] for v in labels.values), len(values)])[labels.ids]
+    return JoinedLabels(ids(first), ids(second), np.array(values))

@@ -16,7 +16,7 @@ from PIL import Image
 from .catalog import Catalog
 from .display import Table, Tile, as_photo, tiles_html
 from .labels import Labels, composed
-from .metrics import NeighborSearch
+from .neighbors import NeighborSearch
 from .photos.image import PhotoError, read_image
 from .storage.files import atomic_write
 
@@ -182,7 +182,7 @@ class _Held:
         self.labels,self.class_names = _products(labels, class_names, len(self.ids))
         # size and time of change of each file; -1: not known
         self.stamps = np.full((len(self.ids), 2), -1) if stamps is None else stamps
-        self.nearest = NeighborSearch(self.embeddings, metric)
+        self.neighbors = NeighborSearch(self.embeddings, metric)
         self.place = {s: i for i,s in enumerate(self.ids)}
         self.files = None   # (root, place by real path), once it has been asked for
 
@@ -254,7 +254,7 @@ def class_names(self:ImageIndex)->dict: # {class id: name}
 @patch(as_prop=True)
 def metric(self:ImageIndex)->str: # 'cosine', 'euclidean' or 'sqeuclidean'
     "The distance that is searched by."
-    return self._held.nearest.metric
+    return self._held.neighbors.metric
 
 @patch(as_prop=True)
 def dims(self:ImageIndex)->int:
@@ -485,7 +485,7 @@ def search(self:ImageIndex,
     if not qs: raise ValueError('no query was given: the list is empty')
     qs = now._embed(qs, batch_size)
     x = np.array([q.x for q in qs if not q.problem], 'float32')
-    found = zip(*now._held.nearest(x, min(len(now), k+bool(exclude_self))))
+    found = zip(*now._held.neighbors.nearest(x, min(len(now), k+bool(exclude_self))))
     out = HitsList(now._problem(q) if q.problem else now._hits(q, *next(found), k, exclude_self)
                    for q in qs)
     return out[0] if one else out
@@ -647,7 +647,7 @@ def _grown(held, x, paths, names, stamps, root):
         return out
     pairs = (held.embeddings, x),(held.labels, labels),(held.stamps, stamps)
     embeddings,labels,stamps = (joined(*o) for o in pairs)
-    return _Held(embeddings, ids, labels, class_names, held.nearest.metric, stamps)
+    return _Held(embeddings, ids, labels, class_names, held.neighbors.metric, stamps)
 
 # %% ../nbs/24_search.ipynb #364ed05c
 @patch
@@ -671,5 +671,5 @@ def remove(self:ImageIndex,
         labels = None if held.labels is None else held.labels[keep]
         ids = [held.ids[i] for i in keep]
         self._held = _Held(held.embeddings[keep], ids, labels, held.class_names,
-                           held.nearest.metric, held.stamps[keep])
+                           held.neighbors.metric, held.stamps[keep])
     return len(held.ids)-len(keep)
