@@ -297,23 +297,24 @@ def as_augmentation(augment):
 # %% ../nbs/09_generator.ipynb #a9777802
 def _sampled(sampler, reader, fresh):
     "Return a tf.data of `Batch`: an epoch each time it is iterated, at first from the sampler's place on."
-    passes = itertools.count()
-    def begin():
+    passes, size = itertools.count(), sampler.batch_size//sampler.count
+    def draw():
         p, reader.failed = next(passes), None
-        return np.int64(sampler.epoch + (p if fresh else 0)), np.int64(0 if p else sampler.step)
-    def draw(epoch, step):
-        try: return sampler.batch(int(epoch), int(step)).positions
+        epoch, first = sampler.epoch + (p if fresh else 0), 0 if p else sampler.step
+        steps, rows = range(first, sampler.steps), [np.zeros((0, *sampler.row_shape), np.int64)]
+        try: rows += [sampler.batch(epoch, step).positions for step in steps]
         except Exception as e: reader.failed = e # raised where photos are read: here it would pass for one
-        return np.zeros((0, *sampler.row_shape), np.int64)
+        return np.int64(epoch), np.int64(first), np.concatenate(rows)
     @no_autograph
-    def one_pass(epoch, first):
-        epoch = tf.ensure_shape(epoch, ())
+    def one_pass(epoch, first, positions):
+        epoch, first = tf.ensure_shape(epoch, ()), tf.ensure_shape(first, ())
+        positions = tf.ensure_shape(positions, (None, *sampler.row_shape))
         def batch(step):
-            positions = tf.numpy_function(draw, [epoch, step], tf.int64)
-            return Batch(epoch, step, tf.ensure_shape(positions, (None, *sampler.row_shape)))
-        return tf.data.Dataset.range(tf.ensure_shape(first, ()), sampler.steps).map(no_autograph(batch))
-    types = tf.int64, tf.int64
-    ds = tf.data.Dataset.range(1).map(no_autograph(lambda _: tf.numpy_function(begin, [], types)))
+            at = (step - first)*size
+            return Batch(epoch, step, positions[at:at + size])
+        return tf.data.Dataset.range(first, sampler.steps).map(no_autograph(batch))
+    types = tf.int64, tf.int64, tf.int64
+    ds = tf.data.Dataset.range(1).map(no_autograph(lambda _: tf.numpy_function(draw, [], types)))
     return ds.flat_map(one_pass)
 
 # %% ../nbs/09_generator.ipynb #51c8f00e
