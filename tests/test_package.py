@@ -23,7 +23,7 @@ EXPORTS = {p: m[1] for p in NOTEBOOKS if (m := re.search(r'#\| default_exp ([\w.
 ROOMS = [p for p in EXPORTS if p.parent == ROOT/'nbs']
 INTERNALS = [p for p in EXPORTS if p.parent != ROOT/'nbs']
 MODULES = sorted('.'.join(p.relative_to(ROOT/LIB).with_suffix('').parts) for p in (ROOT/LIB).rglob('*.py') if p.name[0] != '_')
-LIGHT = ['storage.files', 'labels', 'photo', 'draw', 'audit', 'catalog', 'readers', 'metrics', 'failures', 'cli']
+LIGHT = ['storage.files', 'labels', 'photos.sampling', 'photo', 'draw', 'audit', 'catalog', 'readers', 'metrics', 'failures', 'cli']
 NOT_FOR_USERS = ['nbdev', 'execnb', 'ghapi', 'IPython', 'pytest', 'hypothesis', 'smalldocs', 'ziamath', 'imagehash']
 
 config = configparser.ConfigParser(delimiters=['='])
