@@ -3,15 +3,15 @@ import gc, itertools, time, warnings
 from pathlib import Path
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 import keras
 import tensorflow as tf
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.generator import (Augment, _coverage, _deal, _mend_groups, _mend_triplets, _Photos, _Table, _triplet_rows, augmentation, bad_report, image_dataset, input_triplet_gen, photo_error, pk_dataset,
-    show_batch, triplet_dataset)
+from triplet_fashion.generator import (Augment, _Photos, augmentation, bad_report, image_dataset, input_triplet_gen,
+    photo_error, pk_dataset, show_batch, triplet_dataset)
 from triplet_fashion.photos.image import PhotoError, load_images, read_image
+from triplet_fashion.photos.sampling import PKSampler, TripletSampler
 
 ImageDataGenerator = tf.keras.preprocessing.image.ImageDataGenerator
 
@@ -33,94 +33,6 @@ def tiny_net(side=8):
     net = keras.Model(ins, keras.layers.Concatenate()([base(i) for i in ins]))
     net.compile('sgd', loss=lambda y, out: keras.ops.mean(keras.ops.square(out), axis=-1))
     return net
-
-
-# plans
-
-SIZES = st.lists(st.integers(1, 7), min_size=2, max_size=9).filter(lambda s: max(s) > 1)
-
-
-@settings(max_examples=80, deadline=None, derandomize=True)
-@given(sizes=SIZES, seed=st.integers(0, 99), rounds=st.integers(1, 3))
-def test_triplet_plan(sizes, seed, rounds):
-    rng = np.random.default_rng(seed)
-    y = rng.permutation(np.repeat(np.arange(len(sizes))*3, sizes))
-    able = [i for i in range(len(y)) if (y == y[i]).sum() > 1]
-    a, p, n = _triplet_rows(y, rounds*len(able), rng).T
-    assert (a != p).all() and (y[a] == y[p]).all() and (y[a] != y[n]).all()
-    for r in range(rounds): assert sorted(a[r*len(able):(r+1)*len(able)]) == able
-
-
-def test_positives_and_negatives_are_uniform():
-    y = np.array([5, 5, 5, 5, 0, 9, 9])
-    a, p, n = _triplet_rows(y, 60_000, np.random.default_rng(0)).T
-    for anchor, mates in [(0, (1, 2, 3)), (2, (0, 1, 3)), (5, (6,))]:
-        assert np.allclose([(p[a == anchor] == j).mean() for j in mates], 1/len(mates), atol=.02)
-    assert np.allclose([(n[a == 5] == j).mean() for j in range(5)], .2, atol=.02)
-
-
-@settings(max_examples=80, deadline=None, derandomize=True)
-@given(n=st.integers(1, 9), k=st.integers(1, 9), hands=st.integers(1, 12), seed=st.integers(0, 99))
-def test_dealing(n, k, hands, seed):
-    rng, deck, cards, out = np.random.default_rng(seed), np.array([], int), np.arange(n)*2, []
-    for _ in range(hands):
-        hand, deck = _deal(deck, cards, k, rng)
-        assert len(hand) == k and len(set(hand)) == min(n, k) and set(hand) <= set(cards)
-        out += list(hand)
-    if k <= n:
-        for i in range(0, len(out)-n+1, n): assert sorted(out[i:i+n]) == list(cards)
-
-
-PK = dict(sizes=st.lists(st.integers(2, 7), min_size=2, max_size=8), P=st.integers(2, 8), K=st.integers(2, 5), seed=st.integers(0, 99))
-
-
-def table(sizes, P, K, seed, **kw):
-    "(labels, the dealing, P as far as there are products)"
-    P, y = min(P, len(sizes)), np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
-    return y, _Table(y, list(range(len(sizes))), P, K, seed, **kw), P
-
-
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(**PK, steps=st.integers(1, 9))
-def test_pk_plan(sizes, P, K, steps, seed):
-    y, t, P = table(sizes, P, K, seed)
-    rows = t.rows(0, steps).reshape(steps, P, K)
-    for batch in rows:
-        owners = y[batch]
-        assert (owners == owners[:, :1]).all() and len(set(owners[:, 0])) == P
-        for photos, c in zip(batch, owners[:, 0]): assert len(set(photos)) == min(K, sizes[c])
-    times = np.bincount(y[rows][:, :, 0].ravel(), minlength=len(sizes))
-    assert times.max()-times.min() <= 1
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(**PK, n_kinds=st.integers(0, 3), each=st.integers(1, 4))
-def test_coverage_is_what_it_says(sizes, P, K, seed, n_kinds, each):
-    kinds = [f'kind {c % n_kinds}' for c in range(len(sizes))] if n_kinds else None
-    y, t, P = table(sizes, P, K, seed, kinds=kinds, each=each)
-    says = _coverage(sizes, P, K, kinds, each)
-    assert set(y[t.rows(0, says['products'])[:, 0]]) == set(range(len(sizes)))
-    assert set(t.rows(0, says['photos'])[:, 0]) == set(range(len(y)))
-    if not n_kinds: assert says['products'] == -(-len(sizes)//P)
-
-
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(**PK, at=st.integers(0, 20), n=st.integers(1, 9))
-def test_dealing_from_any_place_is_the_same_dealing(sizes, P, K, seed, at, n):
-    _, t, P = table(sizes, P, K, seed)
-    whole = t.rows(0, at+n).reshape(at+n, -1)
-    assert np.array_equal(t.rows(at, n).ravel(), whole[at:].ravel())                        # back, then on
-    assert np.array_equal(table(sizes, P, K, seed)[1].rows(at, n).ravel(), whole[at:].ravel())
-
-
-def test_categories_share_a_batch_equally():
-    y = np.repeat(np.arange(40), 3)
-    kinds = ['rare']*2 + ['common']*30 + ['some']*8
-    rows = _Table(y, list(range(40)), 6, 2, 0, kinds, 2).rows(0, 100).reshape(100, 6, 2)
-    for hand in y[rows][:, :, 0]:
-        assert len(set(hand)) == 6 and sorted(kinds[c] for c in hand) == ['common']*2 + ['rare']*2 + ['some']*2
-    two = y[_Table(y, list(range(40)), 4, 2, 0, kinds, 2).rows(0, 99)].reshape(99, 4, 2)[:, :, 0]
-    assert np.bincount([['rare', 'common', 'some'].index(kinds[c]) for hand in two for c in hand]).tolist() == [132]*3
 
 
 # datasets
@@ -206,7 +118,7 @@ def test_settings_that_mean_nothing_are_named_by_image_dataset(kw, drawn):
     with pytest.raises(ValueError, match=next(iter(kw))): image_dataset(drawn, **kw)
 
 
-MORE = MEANINGLESS + [dict(steps=0), dict(steps=1.5), dict(seed=-1), dict(seed=.5), dict(first_epoch=-1), dict(first_step=9999), dict(copies=0), dict(copies=2), dict(part=(2, 2)), dict(inputs=np.zeros(72)), dict(augment='yes')]
+MORE = MEANINGLESS + [dict(steps=0), dict(steps=1.5), dict(seed=-1), dict(seed=.5), dict(first_epoch=-1), dict(first_step=9999), dict(copies=0), dict(copies=2), dict(shard=(2, 2)), dict(inputs=np.zeros(72)), dict(augment='yes')]
 
 
 @pytest.mark.parametrize('kw', MORE + [dict(batch_size=0), dict(batch_size=2.5)], ids=str)
@@ -287,47 +199,6 @@ def test_a_photo_gone_bad_is_stood_in_for_and_named(cache, tmp_path):
         warnings.simplefilter('ignore')
         with pytest.raises(Exception, match='1 product is left with two that can be read'): list(pk_dataset(cat, 2, 2, (8, 8)))
         with pytest.raises(Exception, match='no two products are left'): list(triplet_dataset(cat, 6, (8, 8)))
-
-
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(data=st.data(), sizes=SIZES, seed=st.integers(0, 99))
-def test_what_stands_in_keeps_a_triplet_a_triplet(data, sizes, seed):
-    y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
-    rows = _triplet_rows(y, 12, np.random.default_rng(seed))
-    bad = dict.fromkeys(data.draw(st.sets(st.integers(0, len(y)-1), min_size=1)))
-    count = np.bincount(np.delete(y, list(bad)), minlength=len(sizes))
-    if count.max() < 2 or (count > 0).sum() < 2:
-        if not np.isin(rows, list(bad)).any(): return
-        with pytest.raises(ValueError, match='no two products are left'): _mend_triplets(rows, y, bad)
-        return
-    out = _mend_triplets(rows, y, bad)
-    a, p, n = out.T
-    assert not np.isin(out, list(bad)).any() and (a != p).all() and (y[a] == y[p]).all() and (y[a] != y[n]).all()
-    same = ~np.isin(rows, list(bad)).any(1)
-    assert np.array_equal(out[same], rows[same])
-    stays = count[y[rows[:, 0]]] >= 2
-    assert np.array_equal(y[a][stays], y[rows[:, 0]][stays])
-    assert np.array_equal(_mend_triplets(_mend_triplets(rows, y, dict.fromkeys(sorted(bad)[:1])), y, {}), _mend_triplets(rows, y, dict.fromkeys(sorted(bad)[:1])))
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(data=st.data(), sizes=st.lists(st.integers(2, 7), min_size=3, max_size=8), P=st.integers(2, 8), K=st.integers(2, 5), seed=st.integers(0, 99))
-def test_what_stands_in_keeps_p_times_k(data, sizes, P, K, seed):
-    y, t, P = table(sizes, P, K, seed)
-    rows = t.rows(0, 1)
-    bad = dict.fromkeys(data.draw(st.sets(st.integers(0, len(y)-1), min_size=1)))
-    count = np.bincount(np.delete(y, list(bad)), minlength=len(sizes))
-    if (count >= 2).sum() < 2:
-        if np.isin(rows, list(bad)).any():
-            with pytest.raises(ValueError, match='is left with two'): _mend_groups(rows, y, bad)
-        return
-    out = _mend_groups(rows, y, bad)[:, 0].reshape(P, K)
-    owners = y[out]
-    assert not np.isin(out, list(bad)).any() and (owners == owners[:, :1]).all()
-    for group, was in zip(out, y[rows[:, 0].reshape(P, K)[:, 0]]):
-        assert len(set(group)) >= 2 and (y[group[0]] == was or count[was] < 2)
-        if K <= count[y[group[0]]] and y[group[0]] == was: assert len(set(group)) == K
-    if (count >= 2).sum() >= P: assert len(set(owners[:, 0])) == P
 
 
 @pytest.mark.filterwarnings('ignore:.*stands in')
@@ -425,12 +296,10 @@ def test_numbers_that_cannot_be_are_named(kw, drawn):
 @pytest.mark.parametrize('cache', [True, False])
 @pytest.mark.parametrize('first_step', [0, 2])
 def test_an_error_in_planning_is_no_silent_end(cache, first_step, drawn, monkeypatch):
-    from triplet_fashion import generator
     ds = triplet_dataset(drawn, 16, (8, 8), cache=cache, first_step=first_step)
     deals = pk_dataset(drawn, 4, 3, (8, 8), cache=cache, first_step=first_step)
     def breaks(*a, **k): raise RuntimeError('the plan broke')
-    monkeypatch.setattr(generator, '_triplet_rows', breaks)
-    monkeypatch.setattr(_Table, 'rows', breaks)
+    for kind in (TripletSampler, PKSampler): monkeypatch.setattr(kind, 'batch', breaks)
     for d in (ds, deals):
         with pytest.raises(Exception, match='the plan broke'): list(d)
     monkeypatch.undo()

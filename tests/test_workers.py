@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from triplet_fashion.generator import pk_dataset, triplet_dataset
 from triplet_fashion.persistence import load_bundle
-from triplet_fashion.workers import _lost, as_strategy, is_chief, part_of
+from triplet_fashion.workers import _lost, as_strategy, is_chief, worker_shard
 
 ENV = {k: v for k, v in os.environ.items() if k != 'TF_CONFIG'} | {'PYTHONPATH': str(Path(__file__).parents[1]), 'TF_CPP_MIN_LOG_LEVEL': '3', 'CUDA_VISIBLE_DEVICES': '-1'}
 
@@ -25,7 +25,7 @@ from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.checkpoints import Checkpoint
 from triplet_fashion.training import RECIPES, fit
-from triplet_fashion.workers import as_strategy, part_of
+from triplet_fashion.workers import as_strategy, worker_shard
 
 SETTINGS = {'pk': dict(recipe='scratch', P=6, K=4, clipnorm=.5), 'bn': dict(recipe='scratch', P=6, K=4), 'seed': dict(recipe='seed', batch_size=8, learning_rate=1e-2),
             'odd': dict(recipe='seed', batch_size=10, learning_rate=2e-3), 'frozen': dict(P=6, K=4), 'stops': dict(P=6, K=4, epochs=5), 'strong': dict(recipe=RECIPES['strong'], P=6, K=4, augment=True)}
@@ -50,14 +50,14 @@ def train_one(photos, name, workers, kill, more):
     net = base_network((32, 32, 3), 12, keras.Sequential([keras.Input((32, 32, 3)), *lower]), hidden=(16,), rescale='unit', trainable=name not in ('frozen', 'stops'),
                        activation='sigmoid' if name in ('seed', 'odd') else 'l2', dropout=.3*(name == 'strong'))
     if name == 'odd': train, more = train.subset(range(47)), more | dict(steps=None if workers else 4)     # 4 batches of 10, and 7 left over
-    return fit(train, valid=unseen if name in WATCHED else None, net=net, size=(32, 32), verbose=0, workers=workers, callbacks=[Kill(kill), *([Stop(part_of(workers)[0])] if name == 'stops' else [])],
+    return fit(train, valid=unseen if name in WATCHED else None, net=net, size=(32, 32), verbose=0, workers=workers, callbacks=[Kill(kill), *([Stop(worker_shard(workers)[0])] if name == 'stops' else [])],
                doctor='warn' if name in WATCHED else None, **dict(epochs=2, steps=4) | SETTINGS[name] | more)
 
 def trainings(photos, out, jobs, kill=0, devices=0):
     "Jobs one after the other: on this worker, or alone and on so many devices."
     if devices: tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()]*devices)
     multi, mirrored = as_strategy('auto'), as_strategy('mirrored', [f'CPU:{i}' for i in range(devices)]) if devices else None
-    index = part_of(multi)[0]
+    index = worker_shard(multi)[0]
     for name in jobs:
         kinds = {'alone': None, **({'mirrored': mirrored} if name in ('pk', 'odd') else {})} if devices else {f'worker{index}': multi}
         for kind, workers in kinds.items():
@@ -228,7 +228,7 @@ def test_triplet_train_under_tf_config(nursery, drawn, tmp_path):
     assert not list((tmp_path/'run1').iterdir()) and (tmp_path/'kept'/'000001-000000.npz').exists()
 
 
-# ---- parts of a batch
+# ---- shards of a batch
 
 def rows_seen(make, n):
     "Photos by worker over one epoch, from datasets that carry row numbers in place of pixels."
@@ -238,8 +238,8 @@ def rows_seen(make, n):
 @pytest.mark.parametrize('n', [2, 3])
 def test_no_photo_comes_twice_in_an_epoch(drawn, n):
     numbers = np.arange(len(drawn), dtype='float32')[:, None]
-    mined = rows_seen(lambda part: pk_dataset(drawn, P=6, K=3, inputs=numbers, part=part), n)
-    anchors = rows_seen(lambda part: triplet_dataset(drawn, batch_size=12, inputs=numbers, part=part), n)
+    mined = rows_seen(lambda shard: pk_dataset(drawn, P=6, K=3, inputs=numbers, shard=shard), n)
+    anchors = rows_seen(lambda shard: triplet_dataset(drawn, batch_size=12, inputs=numbers, shard=shard), n)
     for seen in (mined, anchors):
         assert len({len(s) for s in seen}) == 1
         assert sorted(np.concatenate(seen)) == list(range(len(drawn)))
@@ -251,21 +251,21 @@ def test_uneven_products_are_shared_out_too(drawn, n):
     few = drawn.subset(np.flatnonzero(np.arange(len(drawn)) % 6 < 2 + drawn.labels % 5))
     numbers = np.arange(len(few), dtype='float32')[:, None]
     assert len(set(few.counts())) == 5
-    alone, = rows_seen(lambda part: pk_dataset(few, P=6, K=3, inputs=numbers, part=part), 1)
-    shared = rows_seen(lambda part: pk_dataset(few, P=6, K=3, inputs=numbers, part=part), n)
+    alone, = rows_seen(lambda shard: pk_dataset(few, P=6, K=3, inputs=numbers, shard=shard), 1)
+    shared = rows_seen(lambda shard: pk_dataset(few, P=6, K=3, inputs=numbers, shard=shard), n)
     assert {len(s) for s in shared} == {len(alone)//n} and sorted(np.concatenate(shared)) == sorted(alone)
 
 
-def test_parts_make_up_the_batch_of_one_process(drawn):
+def test_shards_make_up_the_batch_of_one_process(drawn):
     numbers = np.arange(len(drawn), dtype='float32')[:, None]
-    batches = lambda part: [(np.ravel(x), np.ravel(y)) for x, y in pk_dataset(drawn, P=6, K=4, inputs=numbers, part=part).take(3)]
-    whole, parts = batches((0, 1)), [batches((i, 2)) for i in range(2)]
-    for b, pair in zip(whole, zip(*parts)):
+    batches = lambda shard: [(np.ravel(x), np.ravel(y)) for x, y in pk_dataset(drawn, P=6, K=4, inputs=numbers, shard=shard).take(3)]
+    whole, shards = batches((0, 1)), [batches((i, 2)) for i in range(2)]
+    for b, pair in zip(whole, zip(*shards)):
         for k in range(2): np.testing.assert_array_equal(b[k], np.concatenate([p[k] for p in pair]))
 
 
 def test_a_batch_that_does_not_divide(drawn):
-    with pytest.raises(ValueError, match='a batch that n divides'): pk_dataset(drawn, P=3, K=3, size=(32, 32), part=(0, 2))
+    with pytest.raises(ValueError, match='a batch that n divides'): pk_dataset(drawn, P=3, K=3, size=(32, 32), shard=(0, 2))
 
 
 # ---- what the page tells to type
@@ -292,9 +292,9 @@ def test_the_sketches_make_a_tf_config(root, tmp_path, word, env, hosts):
 
 def test_words_for_strategies(monkeypatch):
     assert as_strategy(None) is None and as_strategy('none') is None and as_strategy('auto') is None
-    assert is_chief(None) and part_of(None) == (0, 1)
+    assert is_chief(None) and worker_shard(None) == (0, 1)
     one = tf.distribute.OneDeviceStrategy('CPU:0')
-    assert as_strategy(one) is one and part_of(one) == (0, 1)
+    assert as_strategy(one) is one and worker_shard(one) == (0, 1)
     with pytest.raises(ValueError, match="workers='all'"): as_strategy('all')
     with pytest.raises(ValueError, match='TF_CONFIG is not set'): as_strategy('multi')
     monkeypatch.setenv('TF_CONFIG', '{cluster')

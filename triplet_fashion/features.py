@@ -17,7 +17,7 @@ import tensorflow as tf
 from . import __version__
 from .base_network import _leaves, _n_frozen, backbone_of, backbone_stages, base_network, head_of
 from .catalog import Catalog
-from .generator import _as_is, _augmenter, image_dataset
+from .generator import as_augmentation, image_dataset, no_autograph
 from .photos.image import PhotoError, map_threads, photo_problem, track
 from .runtimes import LazyRuntime, check_engine, numbered_layers
 from .storage.files import atomic_write
@@ -220,12 +220,12 @@ def _cache_folder(days=30):
 def _batches(catalog, size, batch_size, copies, augment, seed, fit):
     "Return a tf.data of images, float32 (b*copies, h, w, 3): the copies of a photo side by side."
     ds = image_dataset(catalog, size=size, batch_size=max(1, batch_size//copies), fit=fit)
-    ds = ds.map(_as_is(lambda images, _: images))
+    ds = ds.map(no_autograph(lambda images, _: images))
     if augment is None: return ds
     def several(i, images):
         made = [augment(images, tf.stack([i*copies + c, tf.constant(seed, tf.int64)])) for c in range(copies)]
         return tf.reshape(tf.stack(made, 1), (-1, *size, 3))
-    return ds.enumerate().map(_as_is(several)).prefetch(1)
+    return ds.enumerate().map(no_autograph(several)).prefetch(1)
 
 def _bad_photos(catalog):
     "Return [(path, problem)] of the photos that cannot be read."
@@ -283,7 +283,7 @@ def cut_features(
     size=None, # (height, width) to read photos at; None: what the model takes
 )->np.ndarray: # (n, copies, ...), in the order of `catalog`; from a folder, a read-only memory map
     "Compute what the frozen part of a network makes of each photo, once. PhotoError names a photo that cannot be read."
-    catalog, augment = _some_photos(catalog), _augmenter(augment or copies > 1)
+    catalog, augment = _some_photos(catalog), as_augmentation(augment or copies > 1)
     size = tuple(size or lower.input_shape[1:3])
     if None in size: raise ValueError('the network takes photos of any size: give size=(height, width)')
     run = _engine_for(engine, lower, len(catalog)*copies, batch_size)

@@ -7,7 +7,7 @@ __all__ = ['photo_error', 'image_dataset', 'show_batch', 'bad_report', 'triplet_
            'input_triplet_gen']
 
 # %% ../nbs/09_generator.ipynb #bb172c24
-import contextlib, functools, io, itertools, json, os, re, threading, warnings, zlib
+import contextlib, functools, io, itertools, json, os, re, warnings
 from pathlib import Path
 
 import keras
@@ -16,9 +16,12 @@ import tensorflow as tf
 
 from .catalog import Catalog
 from .display import draw_sheet
-from .photos.image import (FITS, PhotoError, check_size, crop_and_target,
-                                          dct_scale, jpeg_size, map_threads, read_image,
-                                          reduce_factors)
+from triplet_fashion.photos.image import (
+    FITS, PhotoError, check_size, crop_and_target, dct_scale, jpeg_size, map_threads, read_image,
+    reduce_factors)
+from triplet_fashion.photos.sampling import (
+    Batch, PKSampler, TripletSampler, check_whole, draw_triplets, epoch_permutations,
+    replace_unreadable_triplets)
 
 # %% ../nbs/09_generator.ipynb #8fcbe6e8
 _CACHE_BYTES = 512_000_000
@@ -47,6 +50,7 @@ class _Reader:
         new = self.missing(at)
         return self.keep(new, map_threads(self.one, new, self.workers), at)
 
+    def at(self, positions, epoch): return positions.T.ravel()
     def missing(self, at): return at if self.store is None else np.unique(at[~self.have[at]])
 
     def keep(self, new, images, at):
@@ -82,53 +86,6 @@ def photo_error(
     path,said = json.loads(found[1])
     return ValueError(said) if path is None else PhotoError(path, said)
 
-# %% ../nbs/09_generator.ipynb #7d38ded0
-def _good(labels, bad):
-    "(positions of the photos that can be read, how many each product has of them)."
-    ok = labels >= 0
-    ok[list(bad)] = False
-    return np.flatnonzero(ok),np.bincount(labels[ok], minlength=labels.max()+1)
-
-def _next(good, ok, i):
-    "The first of the `good` photos that are `ok`, from position `i` on and round."
-    at = good[ok]
-    if not len(at): raise ValueError('so many photos have turned bad that no two products are left with photos that can be read: look at them with catalog.audit()')
-    return at[np.searchsorted(at, i)%len(at)]
-
-def _mend_triplets(rows, labels, bad):
-    "`rows` (anchor, positive, negative) of positions, int64 (b, 3), with others in the place of `bad` photos."
-    hit = np.isin(rows, list(bad)).any(1)
-    if not hit.any(): return rows
-    rows,(good,count) = rows.copy(),_good(labels, bad)
-    for r in np.flatnonzero(hit):
-        a,p,n = rows[r]
-        if count[labels[a]] < 2: a = p = _next(good, count[labels[good]] >= 2, a)
-        mates = labels[good] == labels[a]
-        if a in bad: a = _next(good, mates & (good != p), a)
-        if p in bad or p == a: p = _next(good, mates & (good != a), p)
-        if n in bad or labels[n] == labels[a]: n = _next(good, labels[good] == labels[n] if count[labels[n]] and labels[n] != labels[a] else ~mates, n)
-        rows[r] = a,p,n
-    return rows
-
-# %% ../nbs/09_generator.ipynb #c953c777
-def _mend_groups(rows, labels, bad):
-    "`rows` of positions, int64 (b, 1), groups of one product, with others in the place of `bad` photos."
-    hit = np.isin(rows[:,0], list(bad))
-    if not hit.any(): return rows
-    at,(good,count) = rows[:,0].copy(),_good(labels, bad)
-    able = np.flatnonzero(count >= 2)
-    if len(able) < 2: raise ValueError(f'so many photos have turned bad that {len(able)} product is left with two that can be read: look at them with catalog.audit()')
-    for c in dict.fromkeys(labels[at[hit]].tolist()):
-        own = labels[rows[:,0]] == c
-        if count[c] < 2:   # the whole group goes to the next product, best one that is not in the batch
-            free = np.setdiff1d(able, labels[at])
-            free = free if len(free) else able
-            c = free[np.searchsorted(free, c)%len(free)]
-        else: own &= hit
-        mates = good[labels[good] == c]
-        at[own] = np.resize(mates[np.argsort(np.isin(mates, at), kind='stable')], own.sum())   # first those that the batch does not have
-    return at[:,None]
-
 # %% ../nbs/09_generator.ipynb #aeb40744
 class _Photos(_Reader):
     "A reader of photo files, which knows what TensorFlow can do for it."
@@ -156,9 +113,10 @@ class _Photos(_Reader):
         for i in new[self.ways[new,0] < 0]: self.ways[i] = self.way(i)
         return new.astype(np.int64),self.ways[new]
 
-# %% ../nbs/09_generator.ipynb #f3d55721
-_as_is = tf.autograph.experimental.do_not_convert   # the mapped functions hold no Python loops to convert
+# %% ../nbs/09_generator.ipynb #e70a51f2
+no_autograph = tf.autograph.experimental.do_not_convert # for functions without Python loops
 
+# %% ../nbs/09_generator.ipynb #f3d55721
 def _tf_photo(reader, paths):
     "Function (position, way) -> float32 (h, w, 3), whole numbers, in TensorFlow's graph."
     h,w = reader.size
@@ -173,72 +131,89 @@ def _tf_photo(reader, paths):
         ways = [slow, *(lambda r=r: jpeg(r) for r in (1, 2, 4, 8))]
         k = tf.reduce_sum(tf.cast(way[0] >= [1, 2, 4, 8], tf.int32))
         return tf.ensure_shape(tf.switch_case(k, ways), (h, w, 3))
-    return _as_is(one)
+    return no_autograph(one)
 
 # %% ../nbs/09_generator.ipynb #a644440b
 def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
-def _mended(reader, rows, mend):
-    "`rows` with others in the place of photos known to be bad; raises what went wrong in planning them."
+def _replaced(reader, positions, replace):
+    "Return `positions`, others in the place of known unreadable ones. Raises what went wrong in drawing them."
     if reader.failed is not None: raise reader.failed
-    return mend(rows, reader.labels, reader.bad) if mend and reader.bad else rows
+    return replace(positions, reader.bad) if replace and reader.bad else positions
 
-def _read(reader, rows, at_of, mend):
-    "(rows, pixels): as often as a photo turns out bad, another one stands in."
+def _read(reader, epoch, positions, replace):
+    "Return (positions, pixels): as often as a photo turns out unreadable, another takes its place."
     while True:
-        good,known = _mended(reader, rows, mend),len(reader.bad)
-        try: return good,reader(at_of(good))
+        good, known = _replaced(reader, positions, replace), len(reader.bad)
+        try: return good, reader(reader.at(good, epoch))
         except PhotoError:
-            if not mend or len(reader.bad) == known: raise
+            if not replace or len(reader.bad) == known: raise
 
 # %% ../nbs/09_generator.ipynb #0f07003f
-def _fast_batch(reader, at_of, mend):
-    "Function (what, step, rows) -> the same, rows mended, and their pixels; none of them where `what` is 1; fails where a file does."
+def _fast_batch(reader, replace):
+    """Return the function (what, batch) -> (what, batch of readable photos, their pixels).
+
+    Without pixels where `what` is 1. It fails where a file does."""
     one = _tf_photo(reader, tf.constant([os.fsencode(o) for o in reader.paths]))
-    def block(x): return tf.ensure_shape(x, (None, *reader.shape))
-    def plan(rows):
-        rows = _mended(reader, rows, mend)
-        at = at_of(rows)
-        return rows,at,*reader.plan(at)
-    def decode(rows):
-        good,at,new,ways = tf.numpy_function(plan, [rows], (tf.int64, tf.int64, tf.int64, tf.int32))
-        good.set_shape(rows.shape)
-        new,ways = tf.ensure_shape(new, (None,)),tf.ensure_shape(ways, (None, 7))
-        images = tf.map_fn(_as_is(lambda o: one(*o)), (new, ways), fn_output_signature=tf.TensorSpec(reader.shape), parallel_iterations=1)
-        if reader.store is None: return good,block(images)
-        return good,tf.cast(block(tf.numpy_function(reader.keep, [new, tf.cast(images, tf.uint8), at], tf.uint8)), tf.float32)
-    return _as_is(lambda what,step,rows: (what, step, *tf.cond(what == 0, lambda: decode(rows), lambda: (rows, tf.zeros((0, *reader.shape))))))
+    def plan(epoch, positions):
+        good = _replaced(reader, positions, replace)
+        at = reader.at(good, epoch)
+        return good, at, *reader.plan(at)
+    def decode(batch):
+        types = tf.int64, tf.int64, tf.int64, tf.int32
+        good, at, new, ways = tf.numpy_function(plan, [batch.epoch, batch.positions], types)
+        good.set_shape(batch.positions.shape)
+        new, ways = tf.ensure_shape(new, (None,)), tf.ensure_shape(ways, (None, 7))
+        images = tf.map_fn(no_autograph(lambda o: one(*o)), (new, ways), parallel_iterations=1,
+                           fn_output_signature=tf.TensorSpec(reader.shape))
+        if reader.store is not None:
+            kept = tf.numpy_function(reader.keep, [new, tf.cast(images, tf.uint8), at], tf.uint8)
+            images = tf.cast(kept, tf.float32)
+        return batch._replace(positions=good), tf.ensure_shape(images, (None, *reader.shape))
+    def one_of_two(what, batch):
+        none = tf.zeros((0, *reader.shape))
+        return what, *tf.cond(what == 0, lambda: decode(batch), lambda: (batch, none))
+    return no_autograph(one_of_two)
 
 # %% ../nbs/09_generator.ipynb #2c078d7c
-def _read_batches(ds, reader, at_of, mend=None):
-    "tf.data of rows, int64 -> tf.data of (rows, images float32 (b, h, w, 3) at the positions `at_of(rows)`); `mend` is a function (rows, labels, bad) -> rows."
-    @_as_is
-    def load(rows):
-        good,images = tf.numpy_function(_telling(lambda rows: _read(reader, rows, at_of, mend)), [rows], (tf.int64, reader.dtype))
-        return tf.ensure_shape(good, rows.shape),tf.cast(tf.ensure_shape(images, (None, *reader.shape)), tf.float32)
-    if not isinstance(reader, _Photos): return ds.map(load, num_parallel_calls=2, deterministic=True)
-    twice = _as_is(lambda step,rows: tf.data.Dataset.range(2).map(_as_is(lambda what: (what, step, rows))))
-    @_as_is
-    def judge(last, o):   # `last`: step of the last batch whose pixels arrived
-        what,step,rows,images = o
-        return tf.where(what == 0, step, last),((what == 0) | (last != step),what,rows,images)
-    @_as_is
-    def pixels(_, what, rows, images): return tf.cond(what == 0, lambda: (rows, images), lambda: load(rows))
-    ds = ds.enumerate().flat_map(twice).map(_fast_batch(reader, at_of, mend), num_parallel_calls=2*(_cores()+1), deterministic=True)
-    return ds.ignore_errors().scan(tf.constant(-1, tf.int64), judge).filter(_as_is(lambda wanted,*_: wanted)).map(pixels)
+def _read_batches(ds, reader, replace=None):
+    """Return a tf.data of (batch, images float32 (b, h, w, 3)) from one of `Batch`.
 
-def _fixed(ds):
-    "Prefetch, and keep tf.data from tuning what has been set already: its model costs more here than it finds."
+    `replace` is a function (positions, unreadable) -> positions, as a sampler's."""
+    def readable(epoch, positions): return _read(reader, epoch, positions, replace)
+    @no_autograph
+    def load(batch):
+        inputs, types = [batch.epoch, batch.positions], (tf.int64, reader.dtype)
+        good, images = tf.numpy_function(_telling(readable), inputs, types)
+        good.set_shape(batch.positions.shape)
+        images = tf.ensure_shape(images, (None, *reader.shape))
+        return batch._replace(positions=good), tf.cast(images, tf.float32)
+    if not isinstance(reader, _Photos): return ds.map(load, num_parallel_calls=2, deterministic=True)
+    ds = ds.flat_map(_twice).map(_fast_batch(reader, replace), num_parallel_calls=2*(_cores() + 1), deterministic=True)
+    ds = ds.ignore_errors().scan(tf.constant(-1, tf.int64), _arrived)
+    ds = ds.filter(no_autograph(lambda wanted, *_: wanted))
+    def pixels(_, what, batch, images): return tf.cond(what == 0, lambda: (batch, images), lambda: load(batch))
+    return ds.map(no_autograph(pixels))
+
+def _twice(batch): return tf.data.Dataset.range(2).map(no_autograph(lambda what: (what, batch)))
+
+def _arrived(last, o):
+    "Tell whether a batch is wanted, and the step of the last one whose pixels arrived."
+    what, batch, images = o
+    return tf.where(what == 0, batch.step, last), ((what == 0) | (last != batch.step), *o)
+
+def _in_order(positions):
+    "Return a tf.data of `Batch` from one of positions, (b,) or (b, 3)."
+    epoch = tf.constant(0, tf.int64)
+    return positions.enumerate().map(no_autograph(lambda step, at: Batch(epoch, step, at)))
+
+def _without_autotune(ds):
+    "Prefetch, and keep tf.data from tuning what is set already: its model costs more here than it finds."
     options = tf.data.Options()
     options.autotune.enabled = False
     return ds.prefetch(2).with_options(options)
 
 # %% ../nbs/09_generator.ipynb #74199018
-def _check(least, **numbers):
-    "ValueError that names the first of `numbers` that is no whole number, or too small."
-    for k,v in numbers.items():
-        if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < least: raise ValueError(f'{k}={v!r}: expected a whole number, {least} or more')
-
 def _listed(photos):
     "(files, labels int32) of a Catalog, a folder or a list of files."
     if isinstance(photos, (str, os.PathLike)): photos = Catalog.of(photos, 'catalog_or_paths')
@@ -262,11 +237,13 @@ def image_dataset(
 
     A photo that cannot be read ends the pass over it with an error of TensorFlow's, which names the file; `photo_error` gives it as a `PhotoError`."""
     paths,labels = _listed(catalog_or_paths)
-    _check(1, batch_size=batch_size)
+    check_whole(1, batch_size=batch_size)
     reader = _Photos(paths, labels, size, fit, cache, stand_in=False)
-    ds = _read_batches(tf.data.Dataset.range(len(paths)).batch(batch_size), reader, lambda at: at)
-    ds = ds.map(_as_is(lambda at,images: (images, tf.gather(tf.constant(labels), at)))).apply(tf.data.experimental.assert_cardinality(-(-len(paths)//batch_size)))
-    return _fixed(ds)
+    known, steps = tf.constant(labels), -(-len(paths)//batch_size)
+    @no_autograph
+    def labelled(batch, images): return images, tf.gather(known, batch.positions)
+    ds = _read_batches(_in_order(tf.data.Dataset.range(len(paths)).batch(batch_size)), reader)
+    return _without_autotune(ds.map(labelled).apply(tf.data.experimental.assert_cardinality(steps)))
 
 # %% ../nbs/09_generator.ipynb #ec37831d
 def show_batch(
@@ -287,124 +264,104 @@ def show_batch(
         names = [class_names[c] if class_names else str(c) for c in y[:len(sheet):cols]] if cols == run else []
     return draw_sheet(np.clip(np.asarray(sheet), 0, 255).astype(np.uint8), cols, names)
 
-# %% ../nbs/09_generator.ipynb #f4bcb94d
-def _rounds(cards, start, n, seed):
-    "n cards from place `start` of an endless sequence of shuffles of all `cards`."
-    m = len(cards)
-    deals = [np.random.default_rng([seed, r]).permutation(cards) for r in range(start//m, -(-(start+n)//m))]
-    return np.concatenate(deals)[start%m:start%m+n]
-
-def _triplet_rows(labels, n, rng, skip=0, seed=None):
-    "n rows (anchor, positive, negative) of positions, int64 (n, 3): every possible anchor once, then again; the first `skip` left out."
-    order = np.argsort(labels, kind='stable')
-    _,inverse,count = np.unique(labels, return_inverse=True, return_counts=True)
-    start = np.cumsum(count)-count
-    place = np.empty(len(labels), int); place[order] = np.arange(len(labels))
-    able = np.flatnonzero(count[inverse] >= 2)
-    a = _rounds(able, skip, n, int(rng.integers(2**31)) if seed is None else seed)
-    s,m = start[inverse[a]],count[inverse[a]]
-    p = s + (place[a]-s+1+rng.integers(0, m-1)) % m
-    q = rng.integers(0, len(labels)-m)
-    return np.stack([a, order[p], order[np.where(q < s, q, q+m)]], 1)
-
 # %% ../nbs/09_generator.ipynb #7f0b2099
-def _order(*what): return f'{zlib.crc32(repr(what).encode("utf-8", "surrogateescape")):08x}'
-
-def _place(state, order, seed, first_epoch, first_step, steps):
-    "(seed, epoch, step) to begin at: those of `state` where there is one, checked."
-    if state is not None:
-        if set(state) != {'seed', 'epoch', 'step', 'order'}: raise ValueError('state is what `.state(step)` of a dataset gave: seed, epoch, step and order')
-        if state['order'] != order(): raise ValueError('state belongs to other photos or settings (batch size, P, K, steps, categories): batches would not go on as they began')
-        seed,first_epoch,first_step = state['seed'],state['epoch'],state['step']
-    _check(0, seed=seed, first_epoch=first_epoch)
-    if not 0 <= first_step < steps: raise ValueError(f'first_step={first_step}, but an epoch has {steps} steps: give 0 to {steps-1}')
-    return int(seed),int(first_epoch),int(first_step)
-
-def _of_part(augment, k, i, n):
-    "What `augment` makes of part i of n of a batch with k photos a row: its share of the random numbers for the whole batch."
+def _shard_augmentation(augment, columns, i, n):
+    "Return `augment` for shard i of n of a batch: its share of the random numbers of the whole batch."
     def one(images, seed):
-        x = tf.reshape(images, tf.concat([[k, -1], tf.shape(images)[1:]], 0))
-        b,rest = tf.shape(x)[1],[[0, 0]]*(len(images.shape)-1)
-        whole = tf.reshape(tf.pad(x, [[0, 0], [i*b, (n-1-i)*b], *rest]), tf.concat([[-1], tf.shape(images)[1:]], 0))
-        whole = tf.reshape(augment(whole, seed), tf.concat([[k, n*b], tf.shape(images)[1:]], 0))
-        return tf.reshape(whole[:,i*b:(i+1)*b], tf.shape(images))
+        size = tf.shape(images)[1:]
+        def rows(x, *shape): return tf.reshape(x, tf.concat([shape, size], 0))
+        x = rows(images, columns, -1)
+        b = tf.shape(x)[1]
+        around = [[0, 0], [i*b, (n - 1 - i)*b], *[[0, 0]]*(len(images.shape) - 1)]
+        whole = rows(augment(rows(tf.pad(x, around), -1), seed), columns, n*b)
+        return tf.reshape(whole[:,i*b:(i + 1)*b], tf.shape(images))
     return one
 
 # %% ../nbs/09_generator.ipynb #5b1c7e02
-def _augmenter(augment):
-    "The function (images, seed) -> images that `augment` stands for: True, a Keras layer, such a function; or None."
-    if isinstance(augment, keras.layers.Layer): return lambda x,_: augment(x, training=True)
+def as_augmentation(augment):
+    "Return the function (images, seed) -> images that `augment` stands for, or None."
+    if isinstance(augment, keras.layers.Layer): return lambda x, _: augment(x, training=True)
     if augment is True: return augmentation()
     if augment in (None, False) or callable(augment): return augment or None
-    raise TypeError(f'augment must be None, True, a Keras layer or a function (images, seed) -> images, not {augment!r}')
+    raise TypeError('augment must be None, True, a Keras layer or a function (images, seed) -> images, '
+                    f'not {augment!r}')
 
 # %% ../nbs/09_generator.ipynb #a9777802
-def _planned(
-    plan,         # function (epoch) -> rows of positions, int64 (m, k), for one pass
-    reader,       # positions -> pixels
-    labels,       # int32 (n,)
-    k,            # photos a row
-    batch_size,   # rows a batch
-    steps,        # batches a pass
-    augment,      # None, True, a Keras layer, or function (images, seed) -> images
-    place,        # (seed, epoch, step) of the first batch
-    fresh,        # plan each pass anew
-    part=(0, 1),  # (i, n): of each batch the i-th of n equal parts, and read no other photo
-):                # tf.data of (k tensors of images, labels of the first column)
-    "A dataset that makes a new plan for each pass over it."
-    passes,(seed,epoch,step),(i,n) = itertools.count(),place,part
-    if not 0 <= i < n or batch_size%n: raise ValueError(f'part={part} of a batch of {batch_size}: give (i, n) with i below n, and a batch that n divides')
-    augment = _augmenter(augment)
-    def one_pass():
-        p,reader.failed = next(passes),None
-        try: rows = plan(epoch + (p if fresh else 0))
-        except Exception as e: reader.failed,rows = e,np.zeros((steps*batch_size, k), int)   # raised where the rows are read: here it would be taken for a bad photo
-        rows = np.column_stack([np.full(len(rows), epoch + (p if fresh else 0)), np.arange(len(rows))//batch_size, rows]).astype(np.int64)
-        if p == 0: rows = rows[step*batch_size:]
-        return rows if n == 1 else rows.reshape(-1, n, batch_size//n, rows.shape[1])[:,i].reshape(-1, rows.shape[1])
-    if augment and n > 1: augment = _of_part(augment, k, i, n)
-    @_as_is
-    def split(rows, images):
-        if augment: images = tf.ensure_shape(augment(images, tf.stack([rows[0,0]*1_000_003+seed, rows[0,1]])), (None, *reader.shape))
-        return tuple(tf.split(images, k)),tf.gather(tf.constant(labels), rows[:,2])
-    ds = tf.data.Dataset.range(1).map(_as_is(lambda _: tf.ensure_shape(tf.numpy_function(one_pass, [], tf.int64), (None, k+2))))
-    m = getattr(reader, 'copies', 1)
-    at_of = lambda rows: (rows[:,2:]*m + (rows[:,2:]+rows[:,:1])%m).T.ravel()   # copy (photo + epoch) of each photo
-    others = _mend_triplets if k == 3 else _mend_groups
-    mend = lambda rows,labels,bad: np.concatenate([rows[:,:2], others(rows[:,2:], labels, bad)], 1)
-    ds = _read_batches(ds.unbatch().batch(batch_size//n), reader, at_of, mend)
-    return ds.map(split, num_parallel_calls=2, deterministic=True)
+def _sampled(sampler, reader, fresh):
+    "Return a tf.data of `Batch`: an epoch each time it is iterated, at first from the sampler's place on."
+    passes, size = itertools.count(), sampler.batch_size//sampler.count
+    def draw():
+        p, reader.failed = next(passes), None
+        epoch, first = sampler.epoch + (p if fresh else 0), 0 if p else sampler.step
+        steps, rows = range(first, sampler.steps), [np.zeros((0, *sampler.row_shape), np.int64)]
+        try: rows += [sampler.batch(epoch, step).positions for step in steps]
+        except Exception as e: reader.failed = e # raised where photos are read: here it would pass for one
+        return np.int64(epoch), np.int64(first), np.concatenate(rows)
+    @no_autograph
+    def one_pass(epoch, first, positions):
+        epoch, first = tf.ensure_shape(epoch, ()), tf.ensure_shape(first, ())
+        positions = tf.ensure_shape(positions, (None, *sampler.row_shape))
+        def batch(step):
+            at = (step - first)*size
+            return Batch(epoch, step, positions[at:at + size])
+        return tf.data.Dataset.range(first, sampler.steps).map(no_autograph(batch))
+    types = tf.int64, tf.int64, tf.int64
+    ds = tf.data.Dataset.range(1).map(no_autograph(lambda _: tf.numpy_function(draw, [], types)))
+    return ds.flat_map(one_pass)
+
+# %% ../nbs/09_generator.ipynb #51c8f00e
+def _batched_dataset(sampler, reader, augment, fresh):
+    "Return a tf.data of (images, labels), or of ((anchors, positives, negatives), labels of the anchors)."
+    labels, columns = tf.constant(sampler.labels), sampler.row_shape[0] if sampler.row_shape else 1
+    augment = as_augmentation(augment)
+    if augment and sampler.count > 1:
+        augment = _shard_augmentation(augment, columns, sampler.index, sampler.count)
+    @no_autograph
+    def finish(batch, images):
+        if augment:
+            seed = tf.stack(batch.random_seed(sampler.seed))
+            images = tf.ensure_shape(augment(images, seed), (None, *reader.shape))
+        if columns == 1: return images, tf.gather(labels, batch.positions)
+        return tuple(tf.split(images, columns)), tf.gather(labels, batch.positions[:,0])
+    ds = _read_batches(_sampled(sampler, reader, fresh), reader, sampler.replace)
+    ds = ds.map(finish, num_parallel_calls=2, deterministic=True)
+    if not sampler.step: ds = ds.apply(tf.data.experimental.assert_cardinality(sampler.steps))
+    return _without_autotune(ds)
 
 # %% ../nbs/09_generator.ipynb #256dc836
-def _finish(ds, steps, reader, place, order, fresh, **info):
-    "Make the number of steps known, prefetch, and note what the dataset is made of."
-    (seed,epoch,step),paths = place,getattr(reader, 'paths', [])
-    if not step: ds = ds.apply(tf.data.experimental.assert_cardinality(steps))
-    ds = _fixed(ds)
-    ds.info = dict(steps=steps, **info, bad=reader.bad)
-    def state(done):   # batches taken so far
-        more,at = divmod(step+done, steps)
-        return dict(seed=seed, epoch=epoch + (more if fresh else 0), step=at, order=order())
-    ds.state,ds.bad_photos = state,lambda: [(str(paths[i]), problem) for i,problem in sorted(reader.bad.items())]
+def _described(ds, sampler, reader, fresh, left_out, epoch):
+    "Note with a dataset what it is made of."
+    paths = getattr(reader, 'paths', [])
+    def state(done): # batches taken so far
+        if not fresh: done = (sampler.step + done) % sampler.steps - sampler.step
+        return sampler.state_dict(done)
+    def bad_photos(): return [(str(paths[i]), problem) for i, problem in sorted(reader.bad.items())]
+    ds.info = dict(steps=sampler.steps, photos=sampler.photos, products=len(sampler.products),
+                   left_out=left_out, epoch=epoch, coverage=sampler.coverage, bad=reader.bad)
+    ds.state, ds.bad_photos = state, bad_photos
     return ds
 
 def bad_report(
     ds,     # what `triplet_dataset` or `pk_dataset` gave
 )->str:     # '' where every photo could be read
-    "Photos that turned bad while `ds` was read: how many, which, and why."
+    "Return how many photos turned bad while `ds` was read, which, and why."
     bad = ds.bad_photos()
     if not bad: return ''
-    return f'{len(bad)} of {ds.info["photos"]} photos could not be read; others stood in for them:\n' + '\n'.join(f'  {p}: {problem}' for p,problem in bad)
+    head = f'{len(bad)} of {ds.info["photos"]} photos could not be read; others stood in for them:'
+    return '\n'.join([head, *(f'  {p}: {problem}' for p, problem in bad)])
 
 # %% ../nbs/09_generator.ipynb #a8de33c7
 class _Rows:
     "A reader of the rows of an array, in place of photos; with `copies`, row i*copies + c is copy c of photo i."
     def __init__(self, rows, copies=1): self.rows,self.copies,self.shape,self.dtype,self.bad,self.failed = rows,copies,rows.shape[1:],rows.dtype,{},None
     def __call__(self, at): return self.rows[at]
+    def at(self, positions, epoch):
+        "Return the rows of copy (photo + epoch) of each photo, column by column."
+        return (positions*self.copies + (positions + epoch) % self.copies).T.ravel()
 
 def _catalog_reader(catalog, size, fit, cache, inputs=None, copies=1):
     "A reader of the photos of `catalog`, or of `inputs` in their place."
-    _check(1, copies=copies)
+    check_whole(1, copies=copies)
     if inputs is None:
         if copies != 1: raise ValueError(f'copies={copies} counts the copies of each photo in inputs: give inputs too, or augment=True')
         return _Photos(catalog.paths, catalog.labels, size, fit, cache)
@@ -417,16 +374,23 @@ def _catalog_reader(catalog, size, fit, cache, inputs=None, copies=1):
     return _Rows(rows, copies)
 
 # %% ../nbs/09_generator.ipynb #b2a29104
-def _usable(catalog, k=2):
-    "(catalogue, names of the products with fewer than k photos), checked for what triplets need."
-    catalog,few = Catalog.of(catalog),[]
-    counts = catalog.counts()
-    for c in catalog.products:
-        if counts[c] < k: few.append(catalog.class_names[c])
-    able = len(catalog.products)-len(few)
-    if len(catalog.products) < 2: raise ValueError(f'{catalog.name} has photos of {len(catalog.products)} product: a negative needs a second one')
-    if not able: raise ValueError(f'{catalog.name}: none of its {len(catalog.products)} products has {k} photos or more, as an anchor and a positive need')
-    return catalog,few
+def _require_positives(catalog):
+    "Return (catalog, names of the products with one photo). ValueError where there are no triplets."
+    catalog = Catalog.of(catalog)
+    counts, products = catalog.counts(), catalog.products
+    few = [catalog.class_names[c] for c in products if counts[c] < 2]
+    if len(products) < 2:
+        raise ValueError(f'{catalog.name} has photos of {len(products)} product: '
+                         'a negative needs a second one')
+    if len(few) == len(products):
+        raise ValueError(f'{catalog.name}: none of its {len(products)} products has 2 photos or more, '
+                         'as an anchor and a positive need')
+    return catalog, few
+
+def _begin(sampler, state, first_epoch, first_step):
+    "Let `sampler` begin at the place of `state`, or else at an epoch and a step."
+    if state is None: sampler.start_at(first_epoch, first_step)
+    else: sampler.load_state_dict(state)
 
 # %% ../nbs/09_generator.ipynb #c7696f51
 def triplet_dataset(
@@ -444,107 +408,30 @@ def triplet_dataset(
     first_step=0,      # batches of the first pass to leave out, unread
     state=None,        # go on where another dataset's `.state(step)` was taken: its seed, epoch and step
     copies=1,          # of each photo in `inputs`, (n, copies, ...), such as augmented ones: each epoch shows the next
-    part=(0, 1),       # (i, n): of each batch the i-th of n equal parts, for worker i of n, and read no other photo
+    shard=(0, 1),      # (i, n): of each batch the i-th of n equal parts, for worker i of n, and read no other photo
 )->tf.data.Dataset:    # of ((anchor, positive, negative), labels): float32 (b, h, w, 3) each, int32 (b,) of the anchors
     """Triplets of photos: anchor and positive are different photos of a product, the negative one of another product.
 
     Products with one photo give negatives only; `info` of the dataset counts them in `left_out`."""
-    _check(1, batch_size=batch_size, **({} if steps is None else dict(steps=steps)))
-    catalog,few = _usable(catalog)
-    photos = int((catalog.counts()[catalog.labels] >= 2).sum())
-    n = photos if steps is None else steps*batch_size
-    if part[1] > 1: n -= n%batch_size   # whole batches only: they are shared out evenly
-    if not n: raise ValueError(f'batch_size={batch_size}, but an epoch has {photos} triplets: make it smaller')
-    steps = -(-n//batch_size)
-    order = lambda: _order('triplet', batch_size, n, catalog.ids, catalog.labels.tolist())
-    place = seed,*_ = _place(state, order, seed, first_epoch, first_step, steps)
+    catalog, few = _require_positives(catalog)
+    sampler = TripletSampler(catalog.labels, batch_size, steps, seed, shard, lambda: catalog.ids)
+    _begin(sampler, state, first_epoch, first_step)
     reader = _catalog_reader(catalog, size, fit, cache, inputs, copies)
-    plan = lambda e: _triplet_rows(catalog.labels, n, np.random.default_rng([seed, e, 1]), e*n, seed)
-    ds = _planned(plan, reader, catalog.labels, 3, batch_size, steps, augment, place, fresh, part)
-    return _finish(ds, steps, reader, place, order, fresh, photos=photos, products=len(catalog.products)-len(few), left_out=few,
-                   epoch=f'{steps} batches, {n} anchors', coverage=dict(photos=-(-photos//batch_size)))
-
-# %% ../nbs/09_generator.ipynb #e54e9756
-def _deal(deck, cards, k, rng):
-    "(hand, rest of the deck): k cards, distinct where there are k; `deck` is what was left of the last shuffle."
-    if len(cards) < k: return np.resize(rng.permutation(cards), k),deck
-    if len(deck) >= k: return deck[:k],deck[k:]
-    new,take = rng.permutation(np.setdiff1d(cards, deck)),k-len(deck)
-    return np.concatenate([deck, new[:take]]),rng.permutation(np.concatenate([new[take:], deck]))
-
-# %% ../nbs/09_generator.ipynb #1a99d5c0
-def _turn_photos(photos, K, turn, seed):
-    "The K of `photos` that a product shows at its turn number `turn`: distinct where it has K."
-    m,lap = len(photos),-(-len(photos)//K)
-    order = np.random.default_rng([*seed, turn//lap]).permutation(photos)
-    return np.take(order, turn%lap*K + np.arange(K), mode='wrap')
-
-# %% ../nbs/09_generator.ipynb #8789bfb6
-def _hands(products, P, rng, kinds=None, each=None):
-    "Endless hands of P products; with `kinds` (category of each product) up to `each` of a category, categories in turn."
-    deck = none = np.array([], np.int64)
-    if kinds is None:
-        while True:
-            hand,deck = _deal(deck, products, P, rng)
-            yield hand
-    pools = {k: products[np.asarray(kinds) == k] for k in sorted(set(kinds))}
-    decks,queue = dict.fromkeys(pools, none),[]
-    while True:
-        hand,used = [],set()
-        while len(hand) < P and len(used) < len(pools):
-            kind = next((k for k in queue if k not in used), None)
-            if kind is None: queue += [list(pools)[i] for i in rng.permutation(len(pools))]; continue
-            queue.remove(kind); used.add(kind)
-            got,decks[kind] = _deal(decks[kind], pools[kind], min(each, len(pools[kind]), P-len(hand)), rng)
-            hand += list(got)
-        yield np.array(hand + list(rng.permutation(np.setdiff1d(products, hand))[:P-len(hand)]))
-
-# %% ../nbs/09_generator.ipynb #d59fae5a
-class _Table:
-    "The dealing of one dataset, over all epochs: from step `start`, so many steps."
-    def __init__(self, labels, products, P, K, seed, kinds=None, each=None):
-        order = np.argsort(labels, kind='stable')
-        cut = lambda side: np.searchsorted(labels[order], products, side)
-        self.photos = {c: order[i:j] for c,i,j in zip(products, cut('left'), cut('right'))}
-        self.again = lambda: (_hands(np.asarray(products), P, np.random.default_rng([seed, 0]), kinds, each),np.zeros(max(products)+1, int),0)
-        self.K,self.seed,self.lock,(self.hands,self.turns,self.at) = K,seed,threading.Lock(),self.again()
-
-    def rows(self, start, steps):
-        "Positions, int64 (steps*P*K, 1)."
-        with self.lock:
-            if start < self.at: self.hands,self.turns,self.at = self.again()
-            out = []
-            for hand in itertools.islice(self.hands, start-self.at+steps):
-                if self.at >= start: out += [_turn_photos(self.photos[c], self.K, self.turns[c], [self.seed, 1, c]) for c in hand]
-                self.turns[hand] += 1; self.at += 1
-        return np.concatenate(out)[:,None]
-
-def _coverage(sizes, P, K, kinds=None, each=None):
-    "Steps from the first within which every product, and every photo, has come."
-    sizes,turns = np.asarray(sizes),lambda m,k: -(-np.asarray(m)//k)
-    if kinds is None: return dict(products=int(turns(len(sizes), P)), photos=int(turns(len(sizes)*turns(sizes.max(), K), P)))
-    pools = {k: sizes[np.asarray(kinds) == k] for k in set(kinds)}
-    some = P%each or each   # of the last category in a hand
-    at_once = min(len(pools), int(turns(P, each)))
-    within = lambda n: int(turns(n*len(pools), at_once))+1
-    visits = {k: turns(len(m), min(some, len(m))) for k,m in pools.items()}
-    return dict(products=within(max(visits.values())), photos=within(max(turns(len(m)*turns(m.max(), K), min(some, len(m))) for m in pools.values())))
+    ds = _batched_dataset(sampler, reader, augment, fresh)
+    return _described(ds, sampler, reader, fresh, few, f'{sampler.steps} batches, {sampler.anchors} anchors')
 
 # %% ../nbs/09_generator.ipynb #993050cc
-def _kinds(catalog, products, categories):
-    "Category of each product, or None where `categories` asks for none."
+def _categories_of(catalog, categories):
+    "Return the category of each class; None where `categories` asks for none, True: the catalog's own."
     if categories is None or categories is False: return None
-    kinds = getattr(catalog, 'categories', None) if categories is True else categories
-    if kinds is None: raise ValueError(f'categories=True, but {catalog.name} knows no categories: give a list with one for each of its {catalog.num_classes} classes')
-    if len(kinds) != catalog.num_classes: raise ValueError(f'categories has {len(kinds)} entries, {catalog.name} has {catalog.num_classes} classes: give one for each')
-    return [str(kinds[c]) for c in products]
-
-def _per_category(n, kinds, P):
-    "How many products of a category come in one batch, checked."
-    if n is None: return max(2, P//4)
-    if kinds is None: raise ValueError(f'per_category={n!r} has no effect without categories: give them, or leave it out')
-    _check(1, per_category=n)
-    return n
+    if categories is True: categories = getattr(catalog, 'categories', None)
+    if categories is None:
+        raise ValueError(f'categories=True, but {catalog.name} knows no categories: '
+                         f'give a list with one for each of its {catalog.num_classes} classes')
+    if len(categories) != catalog.num_classes:
+        raise ValueError(f'categories has {len(categories)} entries, {catalog.name} has '
+                         f'{catalog.num_classes} classes: give one for each')
+    return categories
 
 # %% ../nbs/09_generator.ipynb #03c08be5
 def pk_dataset(
@@ -565,27 +452,19 @@ def pk_dataset(
     categories=None,   # True: the catalogue's own, or a list with the category of each class: balance batches over them
     per_category=None, # products of one category in a batch; None: a quarter of P, 2 at least
     copies=1,          # of each photo in `inputs`, (n, copies, ...), such as augmented ones: each epoch shows the next
-    part=(0, 1),       # (i, n): of each batch the i-th of n equal parts, for worker i of n, and read no other photo
+    shard=(0, 1),      # (i, n): of each batch the i-th of n equal parts, for worker i of n, and read no other photo
 )->tf.data.Dataset:    # of (images float32 (P*K, h, w, 3), labels int32 (P*K,)), photos of a product side by side
     """Batches of P products with K photos each.
 
     Products with one photo are left out; `info` of the dataset names them in `left_out`, and its `coverage` says within how many steps
     every product and every photo comes."""
-    _check(1, P=P, K=K, **({} if steps is None else dict(steps=steps)))
-    catalog,few = _usable(catalog)
-    counts = catalog.counts()
-    products = [int(c) for c in catalog.products if counts[c] >= 2]
-    if P < 2 or K < 2: raise ValueError(f'P={P}, K={K}: a triplet needs 2 products and 2 photos of one')
-    if P > len(products): raise ValueError(f'P={P}, but {catalog.name} has {len(products)} products with 2 photos or more: P must not exceed that')
-    photos,kinds = int(counts[products].sum()),_kinds(catalog, products, categories)
-    each = _per_category(per_category, kinds, P)
-    steps = -(-photos//(P*K)) if steps is None else steps
-    order = lambda: _order('pk', P, K, steps, kinds, each, catalog.ids, catalog.labels.tolist())
-    place = seed,*_ = _place(state, order, seed, first_epoch, first_step, steps)
-    table,reader = _Table(catalog.labels, products, P, K, seed, kinds, each),_catalog_reader(catalog, size, fit, cache, inputs, copies)
-    ds = _planned(lambda e: table.rows(e*steps, steps), reader, catalog.labels, 1, P*K, steps, augment, place, fresh, part)
-    return _finish(ds.map(_as_is(lambda images,labels: (images[0], labels))), steps, reader, place, order, fresh, photos=photos, products=len(products), left_out=few,
-                   epoch=f'{steps} batches of {P} x {K} photos', coverage=_coverage(counts[products], P, K, kinds, each))
+    catalog, few = _require_positives(catalog)
+    kinds = _categories_of(catalog, categories)
+    sampler = PKSampler(catalog.labels, P, K, steps, seed, kinds, per_category, shard, lambda: catalog.ids)
+    _begin(sampler, state, first_epoch, first_step)
+    reader = _catalog_reader(catalog, size, fit, cache, inputs, copies)
+    ds = _batched_dataset(sampler, reader, augment, fresh)
+    return _described(ds, sampler, reader, fresh, few, f'{sampler.steps} batches of {P} x {K} photos')
 
 # %% ../nbs/09_generator.ipynb #3447f8fd
 def augmentation(
@@ -701,6 +580,12 @@ def _seed_rows(labels, at_least, rng):
     c,d = rng.choice(ids[counts >= at_least], 2, replace=False)
     return np.stack([rng.permutation(np.flatnonzero(labels == k))[:at_least] for k in (c, c, d)], 1)
 
+def _triplet_rows(labels, rng):
+    "Draw triplets, int64 (n, 3): every photo is the anchor once."
+    n = len(labels)
+    anchors = epoch_permutations(np.arange(n), 0, n, int(rng.integers(2**31)))
+    return draw_triplets(anchors, labels, rng)
+
 def _products_for(labels, names, k, num_classes, where):
     "A mask, bool (n,), of the photos that can be used; says which products cannot, and stops where too few can."
     total = len(names) if num_classes is None else num_classes
@@ -720,19 +605,20 @@ def _own_errors(batches):
     except tf.errors.OpError as e: raise photo_error(e) or e from None
 
 def _endless(gen, reader, rows_of, batch_size, seed, as_is, labels_of):
-    "The generator itself: batches for ever."
-    rng,turns = np.random.default_rng(seed),np.random.default_rng(None if seed is None else [seed, 1])
+    "Yield batches for ever."
+    rng, moves = np.random.default_rng(seed), np.random.default_rng(None if seed is None else [seed, 1])
     stream = itertools.chain.from_iterable(rows_of(rng) for _ in itertools.count())
     batches = (np.array(list(itertools.islice(stream, batch_size))) for _ in itertools.count())
+    replace = functools.partial(replace_unreadable_triplets, labels=reader.labels)
     if as_is:
         for rows in batches:
-            with _numpy_state(): rows,images = _read(reader, rows, lambda rows: rows.T.ravel(), _mend_triplets)
-            yield tuple(np.split(images, 3)),labels_of(rows[:,0])
+            with _numpy_state(): rows, images = _read(reader, 0, rows, replace)
+            yield tuple(np.split(images, 3)), labels_of(rows[:,0])
     ds = tf.data.Dataset.from_generator(lambda: batches, output_signature=tf.TensorSpec((None, 3), tf.int64))
-    ds = _fixed(_read_batches(ds, reader, lambda rows: rows.T.ravel(), _mend_triplets))
-    for rows,images in _own_errors(ds.as_numpy_iterator()):
-        with _numpy_state(): images = _gen_transform(gen, np.array(images), turns)
-        yield tuple(np.split(images, 3)),labels_of(rows[:,0])
+    ds = _without_autotune(_read_batches(_in_order(ds), reader, replace))
+    for batch, images in _own_errors(ds.as_numpy_iterator()):
+        with _numpy_state(): images = _gen_transform(gen, np.array(images), moves)
+        yield tuple(np.split(images, 3)), labels_of(batch.positions[:,0])
 
 # %% ../nbs/09_generator.ipynb #3448d51f
 def input_triplet_gen(
@@ -748,8 +634,8 @@ def input_triplet_gen(
     """Endless batches of triplets for `model.fit(..., steps_per_epoch=...)`.
 
     Errors are raised here, before the first batch; a warning counts the products left out."""
-    _check(1, batch_size=batch_size)
-    if seed is not None: _check(0, seed=seed)
+    check_whole(1, batch_size=batch_size)
+    if seed is not None: check_whole(0, seed=seed)
     catalog, size = Catalog.from_dir(data_dir), check_size(target_size)
     keras_like = gen is None or (hasattr(gen, 'random_transform') and hasattr(gen, 'standardize'))
     if not keras_like and not hasattr(gen, 'flow_from_directory'): raise TypeError(f'gen: {type(gen).__name__} has no flow_from_directory, as a Keras ImageDataGenerator has')
@@ -759,6 +645,6 @@ def input_triplet_gen(
     at,usable = np.flatnonzero(mask),np.where(mask, labels, -1)
     reader = _Reader(read, usable, (*size, 3), False, dtype=np.float32, workers=1) if as_is else _Photos(catalog.paths, usable, size, 'stretch', cache)
     if like_seed: rows_of = lambda rng: at[_seed_rows(labels[at], batch_size, rng)]
-    else: rows_of = lambda rng: at[_triplet_rows(labels[at], len(at), rng)]
+    else: rows_of = lambda rng: at[_triplet_rows(labels[at], rng)]
     y = (lambda a: np.ones((len(a), 1), np.float32)) if like_seed else (lambda a: labels[a])
     return _endless(gen, reader, rows_of, batch_size, seed, as_is, y)

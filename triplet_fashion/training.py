@@ -30,7 +30,7 @@ from .evaluation import BASELINES, Evaluation, RetrievalCallback, _check_watched
 from .evaluation import baselines, evaluate, left_out_report, official, readable_photos
 from .evaluation import scoreboard, seeded, without_unreadable
 from .checkpoints import Checkpoint, SeedCheckpoint, _newest, continue_from, run_epochs, run_identity
-from .workers import OnWorkers, _task, as_strategy, chief_first, part_of
+from .workers import OnWorkers, _task, as_strategy, chief_first, worker_shard
 
 # %% ../nbs/19_training.ipynb #dfae67fb
 RECIPES = {
@@ -569,7 +569,7 @@ def _stage(net, model, s, batches, catalog, valid, look, watched, first, end):
     calls, data = [*care, *watch, *save, _LogRate(), *callbacks, keras.callbacks.TerminateOnNaN()] + [clock]*bool(clock), []
     make = end['workers'] and OnWorkers(model, end['workers'], run_identity(s | {'seed': seed}, net, catalog, valid, model))
     def made(epoch, step):
-        data[:] = [batches(epoch, step, **({'part': make.part} if make else {}))]
+        data[:] = [batches(epoch, step, **({'shard': make.shard} if make else {}))]
         return clock.over(data[0]) if clock else data[0]
     if resume is None and not make: log = model.fit(made(first, 0), validation_data=end['fixed'], epochs=s['epochs'], initial_epoch=first, verbose=verbose, shuffle=False, callbacks=calls).history
     else:
@@ -747,8 +747,8 @@ def _whole_upper(net, catalog, valid, s, seed):
     "Prepare the second stage where the whole backbone learns, from photos."
     unfreeze(net, batchnorm=False)
     size, s = net.input_shape[1:3], s | {'augment': s['augment'] or True}
-    def data(epoch, step, **part):
-        return _batches(catalog, s, seed, epoch, size, None, first_step=step, **part)
+    def data(epoch, step, **shard):
+        return _batches(catalog, s, seed, epoch, size, None, first_step=step, **shard)
     look = _batches(catalog, s | {'augment': False, 'steps': 1}, seed, 0, size, None, fresh=False)
     return _Upper(net, data, look, catalog, valid)
 
@@ -780,8 +780,8 @@ def _part_upper(net, catalog, valid, s, seed, folder, bar, workers=None):
     if bad + more: warnings.warn(left_out_report(bad + more), stacklevel=4)
     s, size = _hand(catalog, s) | {'augment': False}, net.input_shape[1:3]
     if copies == 1: inputs = inputs[:, 0]
-    def data(epoch, step, **part):
-        how = dict(first_step=step, copies=copies) | part
+    def data(epoch, step, **shard):
+        how = dict(first_step=step, copies=copies) | shard
         return _batches(catalog, s, seed, epoch, size, inputs, **how)
     some = np.sort(np.random.default_rng(seed).permutation(len(catalog))[:256])
     look = np.asarray(rows[some, 0], 'float32'), catalog.labels[some]
@@ -820,15 +820,15 @@ def _asked(recipe, net, seed, changes, why=''):
     s = {k: v for k, v in s.items() if k not in _OF_THE_NETWORK}
     return s | dict(out_dims=net.output_shape[-1]), said
 
-def _fitting(catalog, s, seed, size, part, devices):
+def _fitting(catalog, s, seed, size, shard, devices):
     "(settings as they fit catalogue and devices, what is known of the batches)."
     s = _hand(catalog, s, devices)
     s = _shared_out(s, _batches(catalog, s, seed, 0, size, None).info, devices)
-    return s, _batches(catalog, s, seed, 0, size, None, part=part).info
+    return s, _batches(catalog, s, seed, 0, size, None, shard=shard).info
 
-def _begin(catalog, asked, size, net, seed, part, devices):
+def _begin(catalog, asked, size, net, seed, shard, devices):
     "(settings asked for, as they fit, network, what is known of the batches), no photo read."
-    s, info = _fitting(catalog, asked, seed, size, part, devices)
+    s, info = _fitting(catalog, asked, seed, size, shard, devices)
     with seeded(seed):
         if net is not None: return asked, s, net, info
         net, precision = _network(s, size)
@@ -863,11 +863,11 @@ def _joined(log, more):
 
 # %% ../nbs/19_training.ipynb #29e1eb27
 def _staff(workers, resume):
-    "(strategy, part of each batch, devices). A run that is complete needs no other machine, and waits for none."
+    "(strategy, shard of each batch, devices). A run that is complete needs no other machine, and waits for none."
     done, (i, n) = bool(resume) and is_complete(resume), _task() if workers in ('multi', 'auto') else (0, 1)
     if done and n > 1: return None, (i, n), n*max(1, len(tf.config.list_physical_devices('GPU')))
     strategy = as_strategy(workers)
-    return None if done else strategy, part_of(strategy), strategy.num_replicas_in_sync if strategy else 1
+    return None if done else strategy, worker_shard(strategy), strategy.num_replicas_in_sync if strategy else 1
 
 def _store(store, resume, frozen):
     "Where features are kept: what was asked for, beside the checkpoints, or in the user's folder for such things."
@@ -948,18 +948,18 @@ def fit(
     _check_watching(valid, callbacks, restore_best, watch_share)
     size = _size_for(size, net, asked)
     asked |= dict(size=size)
-    workers, part, devices = _staff(workers, resume)   # before anything else wakes TensorFlow
-    if part[0]: verbose, checkpoints = 0, None   # files are for the chief
+    workers, shard, devices = _staff(workers, resume)   # before anything else wakes TensorFlow
+    if shard[0]: verbose, checkpoints = 0, None   # files are for the chief
     catalog, valid = Catalog.of(catalog), valid if valid is None else Catalog.of(valid, 'valid')
     if valid is not None: _check_watched(valid, catalog)
-    asked, s, net, info = _begin(catalog, asked, size, net, seed, part, devices)
+    asked, s, net, info = _begin(catalog, asked, size, net, seed, shard, devices)
     store, bar = _store(store, resume, _frozen(net)), int(bool(verbose))
     deep = s.get('unfreeze') and _frozen(net)
     learner, start = head_of(net) if _frozen(net) else net, net.get_weights() if deep or not _frozen(net) else None
     plan = _plan(net, learner, s, info, store, said, asked)
     if show_plan or bar: (show_plan or _print_plan)(plan | {'expected time': _minutes(_expected(net, learner, s, info, len(catalog)))})
     (inputs, catalog), (seen, valid), bad = _seen_by_the_head(net, catalog, valid, store, bar, workers)
-    if bad: s, info = _fitting(catalog, asked, seed, size, part, devices)
+    if bad: s, info = _fitting(catalog, asked, seed, size, shard, devices)
     if inputs is not None: _prepare_head(net, inputs, catalog.labels)
     model = _compiled(learner, s, s['epochs']*info['steps'])
     first, clock = _from(model, weights_from, s['epochs']), _Waiting()
@@ -967,7 +967,7 @@ def fit(
                frozen=_frozen(net), doctor=doctor, checkpoints=checkpoints, fixed=_fixed_triplets(net, valid, s, seed, seen), weights_from=weights_from)
     look = (inputs, catalog.labels) if inputs is not None else _batches(catalog, s | {'augment': False, 'steps': 1}, seed, 0, size, None, fresh=False)
     watched = None if seen is None else lambda c: np.asarray(learner(seen, training=False))
-    log, best = _stage(net, model, s, lambda e, i, **part: _batches(catalog, s, seed, e, size, inputs, first_step=i, **part), catalog, valid, look, watched, first, end)
+    log, best = _stage(net, model, s, lambda e, i, **shard: _batches(catalog, s, seed, e, size, inputs, first_step=i, **shard), catalog, valid, look, watched, first, end)
     if deep:
         end |= dict(resume=_within(resume, 'tuned'), fixed=None, checkpoints=_tuned(checkpoints), weights_from=None)
         model, more, best = _deepen(net, catalog, valid, s, info['steps'], store, first + len(log['loss']), end)
