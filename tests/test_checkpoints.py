@@ -1,5 +1,5 @@
 """Runs that are killed, damaged files, full disks, callbacks that know things, and the seed's file names."""
-import json, os, resource, subprocess, sys, textwrap, warnings
+import json, os, resource, subprocess, sys
 from pathlib import Path
 
 import keras
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from triplet_fashion.base_network import base_network
 from triplet_fashion.checkpoints import (Checkpoint, SeedCheckpoint, _changed, _pack, _plain, _seen, _state, _unpack, _variables, continue_from, read_state, run_epochs, run_identity, write_state)
-from triplet_fashion.contrastive import CrossBatchMemory, SupConLoss
+from triplet_fashion.contrastive import SupConLoss
 from triplet_fashion.doctor import CollapseDoctor, Diagnosis
 from triplet_fashion.generator import Augment, pk_dataset
 from triplet_fashion.training import fit

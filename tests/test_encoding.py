@@ -7,8 +7,7 @@ from PIL import Image
 
 keras = pytest.importorskip('keras')
 from triplet_fashion.base_network import base_network
-from triplet_fashion.catalog import Catalog
-from triplet_fashion.encoding import encode, encode_cluster, read_encodings
+from triplet_fashion.encoding import encode, read_encodings
 from triplet_fashion.photos.image import PhotoError, read_image
 from triplet_fashion.runtimes import runtime
 from triplet_fashion.storage.files import atomic_write

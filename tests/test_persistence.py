@@ -4,8 +4,7 @@ from pathlib import Path
 import h5py, keras, numpy as np, pytest
 from keras import layers
 from triplet_fashion import persistence
-from triplet_fashion.base_network import base_network, head_of, res_base_network
-from triplet_fashion.loss import LosslessTripletLoss
+from triplet_fashion.base_network import base_network, head_of
 from triplet_fashion.model import compile_triplet, triplet_model
 from triplet_fashion.persistence import bundle_info, load_bundle, load_model, save_bundle, save_model
 from triplet_fashion.storage.untrusted import check_class

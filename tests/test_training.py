@@ -13,8 +13,8 @@ from triplet_fashion.doctor import TrainingTrouble
 from triplet_fashion.metrics import retrieval_metrics
 from triplet_fashion.mining import BatchTripletLoss
 from triplet_fashion.model import compile_triplet, triplet_model
-from triplet_fashion.training import (BASELINES, RECIPES, RetrievalCallback, SeedCheckpoint, baselines, before_training, continue_from, embed, evaluate,
-                                      features, find_rate, fit, official, plot_history, recipe, scoreboard)
+from triplet_fashion.evaluation import BASELINES, RetrievalCallback, baselines, evaluate, official, scoreboard
+from triplet_fashion.training import RECIPES, SeedCheckpoint, before_training, continue_from, embed, find_rate, fit, plot_history, recipe
 
 REFEREES = Path(__file__).parent/'referees'
 SMALL = dict(size=(32, 32), out_dims=16, verbose=0)

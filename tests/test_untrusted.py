@@ -1,5 +1,5 @@
 "Every door that a network's file comes in by refuses the same harm, by the file's name and without taking memory."
-import io, json, os, pickle, re, subprocess, sys, zipfile
+import io, json, os, re, subprocess, sys, zipfile
 from pathlib import Path
 
 import h5py

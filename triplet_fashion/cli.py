@@ -436,7 +436,8 @@ def _threshold(embeddings, catalog):
 
 def _beside(run, store=None, quick=False):
     "Return what a network is compared with: itself before training, random weights, and what needs no network; `quick` leaves out the random weights of a large one."
-    from triplet_fashion.training import BASELINES, baselines, before_training
+    from triplet_fashion.evaluation import BASELINES, baselines
+    from triplet_fashion.training import before_training
     before, more = before_training(run, store), BASELINES if quick else baselines(run.net, store)
     return before | {k: v for k, v in more.items() if k not in (*before, 'its backbone alone')}   # which has been trained too
 
@@ -688,7 +689,7 @@ def _why_page(why, queries, searched, seen):
 # %% ../nbs/26_cli.ipynb #243205b1
 def _judge_stored(net, quick, trained_on, queries, searched):
     "Return a stored network judged beside its baselines, `Judged`, and which products of the queries it was trained on, None where that is not known."
-    from triplet_fashion.training import BASELINES, baselines, scoreboard
+    from triplet_fashion.evaluation import BASELINES, baselines, scoreboard
     said = _searched_in(queries, searched) if searched is not None else _protocol(queries)[1]
     seen = None if trained_on is None else [c for c in queries.products if queries.class_names[c] in set(trained_on)]
     if seen is not None: said += f' By name, {len(seen):,} of the products were seen in training.'

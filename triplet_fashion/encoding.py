@@ -6,7 +6,7 @@
 __all__ = ['read_encodings', 'encode_cluster', 'encode']
 
 # %% ../nbs/22_encoding.ipynb #9ef03eea
-import hashlib, importlib.util, inspect, itertools, json, os, sys, tempfile, warnings
+import hashlib, importlib.util, inspect, json, os, sys, tempfile, warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -352,7 +352,8 @@ def _encode_parts(names, photos, out, todo, part_size, rows_of):
 class _Worker:
     "Hold the network on a worker of the cluster, and make part after part."
     def __init__(self, work, cores):
-        import ray, triplet_fashion.base_network   # the layers of this package
+        import ray
+        import triplet_fashion.base_network   # noqa: F401, registers the layers of this package
         tf.config.threading.set_intra_op_parallelism_threads(cores)
         work = ray.get(work[0])
         with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ import PIL
 import tensorflow as tf
 
 from . import __version__
-from .base_network import _leaves, _n_frozen, backbone_of, backbone_stages, base_network, head_of
+from .base_network import _n_frozen, backbone_of, backbone_stages, base_network, head_of
 from .catalog import Catalog
 from .generator import as_augmentation, image_dataset, no_autograph
 from .photos.image import PhotoError, map_threads, photo_problem, track

@@ -14,8 +14,8 @@ import keras
 from keras import layers
 from .base_network import InputScaling, _settled
 from .checkpoints import hdf5_size
-from .loss import LosslessTripletLoss
-from .model import StackTriplets, UnstackTriplets
+from .loss import LosslessTripletLoss   # noqa: F401, registered by this
+from .model import StackTriplets, UnstackTriplets   # noqa: F401, registered by this
 from .storage.files import atomic_write
 from .storage.untrusted import (
     CODE_LAYERS, JSON_LIMIT, NotOpened, build_network, check_classes, check_network, door, fill_network, is_keras_2,

@@ -26,9 +26,8 @@ from .doctor import CollapseDoctor
 from .model import compile_triplet, ready, triplet_model
 from .features import _cache_folder, _frozen, cut_features, cut_network, embed, features
 from .runtimes import ENGINES, LazyRuntime, in_precision
-from .evaluation import BASELINES, Evaluation, RetrievalCallback, _check_watched
-from .evaluation import baselines, evaluate, left_out_report, official, readable_photos
-from .evaluation import scoreboard, seeded, without_unreadable
+from .evaluation import RetrievalCallback, _check_watched, left_out_report
+from .evaluation import readable_photos, seeded, without_unreadable
 from .checkpoints import Checkpoint, SeedCheckpoint, _newest, continue_from, run_epochs, run_identity
 from .workers import OnWorkers, _task, as_strategy, chief_first, worker_shard
 

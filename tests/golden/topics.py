@@ -26,7 +26,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 # today's name: the names before it
 NAMES = {'original': ('seed',)}
-ARGUMENTS = {}
+ARGUMENTS = {'shard': ('part',)}
 
 
 # ---- public names
@@ -121,11 +121,11 @@ def positions_of(kind, catalog, **kw):
 def positions():
     "Digests of the photos in three epochs, for layouts, seeds, parts and first steps."
     found = {}
-    for layout, kind, (seed, part, step) in itertools.product(LAYOUTS, KINDS, CASES):
+    for layout, kind, (seed, shard, step) in itertools.product(LAYOUTS, KINDS, CASES):
         labels = layout_labels(layout)
         catalog = named('Catalog')([f'{i}.png' for i in range(len(labels))], labels)
-        what = f'{kind}, {layout}, seed {seed}, part {part[0]} of {part[1]}, from step {step}'
-        found[what] = positions_of(kind, catalog, seed=seed, part=part, first_step=step)
+        what = f'{kind}, {layout}, seed {seed}, part {shard[0]} of {shard[1]}, from step {step}'
+        found[what] = positions_of(kind, catalog, seed=seed, shard=shard, first_step=step)
     return found | other_positions(catalog)
 
 
@@ -168,12 +168,12 @@ def positions_with_unreadable():
     "Digests of the photos in three epochs where others stand in for photos that cannot be read."
     found = {}
     for (i, layout), kind in itertools.product(enumerate(LAYOUTS), KINDS):
-        seed, part, step = CASES[i]
+        seed, shard, step = CASES[i]
         labels = layout_labels(layout)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action='ignore'):
             catalog = numbered_photos(folder, labels, broken_photos(labels))
-            seen = batches(kind, catalog, size=(2, 2), seed=seed, part=part, first_step=step)
-        what = f'{kind}, {layout}, seed {seed}, part {part[0]} of {part[1]}, from step {step}'
+            seen = batches(kind, catalog, size=(2, 2), seed=seed, shard=shard, first_step=step)
+        what = f'{kind}, {layout}, seed {seed}, part {shard[0]} of {shard[1]}, from step {step}'
         found[what] = digest(*(x[:, 0, 0, 0].astype(int) for images, _ in seen for x in images))
     return found
 
@@ -204,7 +204,7 @@ def coloured_photos(folder, labels):
 
 AUGMENTED = {
     'P x K': dict(kind='P x K'),
-    'P x K, part 1 of 2': dict(kind='P x K', part=(1, 2)),
+    'P x K, part 1 of 2': dict(kind='P x K', shard=(1, 2)),
     'triplet': dict(kind='triplet', fit='crop')}
 
 
@@ -274,7 +274,8 @@ def metrics():
             found[f'verification, {how}'] = verification_values(x, y, metric)
         distances, neighbours = call('nearest', x, k=12, metric='sqeuclidean')
         found[f'neighbours, {name}'] = digest(np.rint(distances).astype(int), neighbours)
-        found[f'hard triplets, {name}'] = digest(*call('hard_triplets', x, y, metric='sqeuclidean'))
+        hard = call('hard_triplets', x, y, metric='sqeuclidean')
+        found[f'hard triplets, {name}'] = digest(*hard[:3])
         found[f'random triplets, {name}'] = digest(*call('random_triplets', y, 50, seed=2))
     return found
 
