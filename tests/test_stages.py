@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from keras import layers
 
-from triplet_fashion.base_network import MeanAndDeviation, backbone_of, backbone_stages, base_network, head_of, standardize
+from triplet_fashion.base_network import MeanAndDeviation, backbone_of, backbone_stages, base_network, freeze, head_of, standardize
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.encoding import encode
-from triplet_fashion.features import features
+from triplet_fashion.features import cut_network, features
 from triplet_fashion.persistence import load_bundle, save_bundle
 from triplet_fashion.runtimes import runtime
 from triplet_fashion.training import before_training, find_rate, fit, recipe
@@ -143,7 +143,6 @@ def test_a_range_test_leaves_the_network_as_it_was(drawn, net):
 
 
 def test_what_does_not_go_together_is_said(drawn, backbone):
-    with pytest.raises(ValueError, match="unfreeze=0.333, but stages='all'"): recipe('deep', backbone=backbone, stages='all')
     with pytest.raises(ValueError, match="stages is 'none'"): fit(drawn, recipe='products', backbone=backbone, size=48, stages='none', verbose=0)
     assert fit(drawn, recipe='products', size=(32, 32), epochs=1, steps=1, verbose=0).plan['recipe'].startswith('scratch, as')
 
@@ -185,10 +184,37 @@ def test_the_recipe_says_at_which_size_photos_are_read(drawn, backbone, tmp_path
     with pytest.raises(ValueError, match="size=0: expected"): recipe('strong', backbone='ResNet50', size=0)
 
 
-def test_only_the_last_stage_where_a_part_of_the_backbone_learns(backbone):
+def test_only_the_last_stage_where_the_backbone_learns_from_the_first_step_on(backbone):
     own = dict(backbone=str(backbone))
-    assert recipe('strong', **own)['stages'] == 'all'
-    assert recipe('strong', unfreeze=.5, **own)['stages'] == recipe('deep', **own)['stages'] == recipe('strong', trainable=.5, **own)['stages'] == 'last'
+    assert recipe('strong', **own)['stages'] == recipe('deep', **own)['stages'] == 'all'
+    assert recipe('strong', unfreeze=.5, **own)['stages'] == 'all'
+    assert recipe('strong', trainable=.5, **own)['stages'] == 'last'
+
+
+@pytest.mark.parametrize('share', [.3, .6, .8, 1.])
+@pytest.mark.parametrize('stages', ['all', [1, 2]])
+@pytest.mark.parametrize('colors', [False, True])
+def test_a_network_of_stages_is_cut_with_what_is_pooled_below(backbone, share, stages, colors):
+    kw = dict(discriminant=4, colors=True) if colors else {}
+    net = base_network((48, 48, 3), 4, backbone, hidden=(), stages=stages, trainable=False, **kw)
+    lower, upper = cut_network(freeze(net, share))
+    np.testing.assert_allclose(upper(lower(PHOTOS)), net(PHOTOS), atol=1e-5)
+    assert not lower.trainable_weights
+    if share == .8:   # inside the second stage: its map, means and deviations of the first, colours
+        assert lower.output_shape == (None, 12*12*12 + 2*8 + colors*8**3)
+    assert {id(w) for w in upper.trainable_weights} == {id(w) for w in net.trainable_weights}
+
+
+def test_deep_tunes_a_network_of_all_stages(drawn, backbone, tmp_path):
+    how = dict(recipe='deep', backbone=str(backbone), size=(48, 48), out_dims=8, hidden=(16,), epochs=2, tune_epochs=2,
+               copies=2, verbose=0, doctor=None, seed=1)
+    run = fit(drawn, store={}, **how)
+    assert head_of(run.net).layers[0].name == 'standardize' and len(run.history['loss']) == 4
+    before = backbone_of(base_network((48, 48, 3), 8, str(backbone), stages='all', trainable=False))
+    kept = [np.array_equal(a, b) for a, b in zip(backbone_of(run.net).get_weights(), before.get_weights())]
+    assert kept[0] and not kept[-1]
+    again = fit(drawn, resume=tmp_path/'run', **how)
+    for a, b in zip(run.net.get_weights(), again.net.get_weights()): np.testing.assert_array_equal(a, b)
 
 
 def test_networks_with_wide_blocks_are_asked_at_the_ends_of_stages():

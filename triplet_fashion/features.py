@@ -15,8 +15,9 @@ import PIL
 import tensorflow as tf
 
 from . import __version__
-from .base_network import _n_frozen, backbone_of, backbone_stages, base_network, head_of
+from .base_network import MeanAndDeviation, _n_frozen, backbone_of, backbone_stages, head_of
 from .catalog import Catalog
+from .colors import ColorHistogram
 from .generator import as_augmentation, image_dataset, no_autograph
 from .photos.image import PhotoError, map_threads, photo_problem, track
 from .runtimes import LazyRuntime, check_engine, numbered_layers
@@ -53,46 +54,90 @@ def _steps(
 # %% ../nbs/15_features.ipynb #5f9a61e0
 def _tensors(a): return [x for x in keras.tree.flatten(a) if isinstance(x, keras.KerasTensor)]
 
+def _is_pooling(step):
+    "Tell whether a step makes the pooled features of a stage, or the colours of the photo."
+    return isinstance(step[0], (MeanAndDeviation, ColorHistogram))
+
+def _pooled_at_once(
+    steps, # of a model, see `_steps`
+): # the same steps
+    "Put what pools a map right behind the step that gives the map."
+    pooling = [step for step in steps if _is_pooling(step)]
+    made = {id(x) for _, _, out in steps for x in out}
+    order = [step for step in pooling if id(_tensors(step[1])[0]) not in made]
+    for step in steps:
+        if _is_pooling(step): continue
+        here = {id(x) for x in step[2]}
+        order += [step, *(p for p in pooling if id(_tensors(p[1])[0]) in here)]
+    return order
+
+# %% ../nbs/15_features.ipynb #5f9a61e1
 def _passes(
     steps, # of a model, see `_steps`
     outputs, # tensors that the model gives
-): # [(number of steps below, the tensor)]
-    "The places where one tensor passes, from the photo up."
+): # [(number of steps below, the tensors: one, and the pooled features of stages below)]
+    "Return the places where one tensor passes, from the photo up; pooled features may pass beside it."
     last = {id(x): i for i, (_, a, _) in enumerate(steps) for x in _tensors(a)}
     last |= {id(x): len(steps) for x in outputs}
+    pooled = {id(x) for step in steps if _is_pooling(step) for x in step[2]}
     alive, places = {}, []
     for x in _tensors(steps[0][1]): alive[id(x)] = x
     for i, (_, _, out) in enumerate(steps):
         alive |= {id(x): x for x in out}
         alive = {k: x for k, x in alive.items() if last.get(k, -1) > i}
-        if len(alive) == 1: places.append((i + 1, *alive.values()))
+        beside = [x for k, x in alive.items() if k in pooled]
+        main = [x for k, x in alive.items() if k not in pooled]
+        if len(main) == 1 or not main and beside: places.append((i + 1, main + beside))
     return places
 
 # %% ../nbs/15_features.ipynb #163f959c
+def _input_like(x):
+    "Return an input of the shape of a tensor; whole numbers stay whole."
+    whole = x.dtype.startswith(('int', 'uint'))
+    return keras.Input(x.shape[1:], dtype=x.dtype if whole else 'float32')
+
 def _replay(
     steps, # to take
-    start, # tensor to put the input in place of
-    end, # tensor to give
+    starts, # tensors to put inputs in place of
+    ends, # tensors to give
     name, # of the model
 ): # Keras model that shares its layers
-    "The part of a network between two tensors."
-    x = keras.Input(start.shape[1:], dtype=start.dtype if start.dtype.startswith(('int', 'uint')) else 'float32')
-    now = {id(start): x}
+    "Return the part of a network between tensors."
+    inputs = [_input_like(x) for x in starts]
+    now = dict(zip(map(id, starts), inputs))
     for layer, a, out in steps:
         args, kwargs = keras.tree.map_structure(lambda v: now.get(id(v), v), a)
         now |= zip(map(id, out), keras.tree.flatten(layer(*args, **kwargs)))
-    return keras.Model(x, now[id(end)], name=name)
+    outputs = [now[id(x)] for x in ends]
+    if len(inputs) == len(outputs) == 1: return keras.Model(inputs[0], outputs[0], name=name)
+    return keras.Model(inputs, outputs, name=name)
+
+# %% ../nbs/15_features.ipynb #163f959e
+def _in_one_row(lower):
+    "Return a model that gives the outputs of `lower` side by side, (b, d)."
+    flat = [keras.layers.Flatten(dtype='float32')(x) for x in lower.outputs]
+    row = keras.layers.Concatenate(dtype='float32', name='row')(flat)
+    return keras.Model(lower.inputs[0], row, name=lower.name)
+
+def _from_one_row(upper):
+    "Return a model that takes such a row, and gives what `upper` makes of its parts."
+    sizes = [int(np.prod(x.shape[1:])) for x in upper.inputs]
+    row, ends = keras.Input((sum(sizes),)), np.cumsum(sizes)
+    parts = [row[:, end - size:end] for size, end in zip(sizes, ends.tolist())]
+    shaped = [keras.layers.Reshape(x.shape[1:], dtype='float32')(part)
+              for x, part in zip(upper.inputs, parts)]
+    return keras.Model(row, upper(shaped), name=upper.name)
 
 # %% ../nbs/15_features.ipynb #b5b6cedf
 def _flat(net):
-    "`net` as one functional model without models inside, at the size of its input."
+    "Return `net` as one functional model without models inside, at the size of its input."
     same = {}
     steps = _steps(net, same)
     start, end = (_root(same, o[0]) for o in (_functional(net).inputs, _functional(net).outputs))
     shape = net.input_shape[1:]
     sized = keras.KerasTensor((None, *shape), dtype=start.dtype, name='photos')
     steps = [(l, keras.tree.map_structure(lambda v: sized if v is start else v, a), o) for l, a, o in steps]
-    return _replay(steps, sized, end, net.name)
+    return _replay(steps, [sized], [end], net.name)
 
 # %% ../nbs/15_features.ipynb #3df8936c
 def _learns(layer): return bool(layer.trainable_variables) or (isinstance(layer, keras.layers.BatchNormalization) and layer.trainable)
@@ -104,17 +149,19 @@ def _line(net, steps, places, share, n_stages):
     weighty = [l for s in backbone_stages(net) for l in s if l.weights]
     above = {id(l) for l in weighty[_n_frozen(len(weighty), backbone_stages(net), share, n_stages, 'cut_network'):]}
     asked = next((i for i, (l, *_) in enumerate(steps) if id(l) in above), len(steps) - 1)
-    asked = min(asked, next((n for n, x in places if len(x.shape) == 2), len(steps) - 1))   # not above the pooled features
+    asked = min(asked, next((n for n, xs in places if all(len(x.shape) == 2 for x in xs)), len(steps) - 1))   # not above the pooled features
     if asked > line: raise ValueError(f'cut_network: {steps[line][0].name} learns and lies below the cut asked for: freeze(net, ...) first, or ask for a lower one')
     return asked
 
+def _width(tensors): return sum(np.prod([d or 1 for d in x.shape[1:]]) for x in tensors)
+
 def _place(steps, places, line, slack):
-    "The cut: the narrowest of the places up to `slack` of all weighty layers below the line, the uppermost of those."
-    below = [(n, x) for n, x in places if n <= line]
+    "Return the cut: the narrowest of the places up to `slack` of all weighty layers below the line, the uppermost of those."
+    below = [(n, xs) for n, xs in places if n <= line]
     if not below: return None
     weighty = np.cumsum([0] + [bool(l.weights) for l, *_ in steps])
-    near = [(n, x) for n, x in below if weighty[below[-1][0]] - weighty[n] <= slack*weighty[-1]]
-    return min(reversed(near), key=lambda o: np.prod([d or 1 for d in o[1].shape[1:]]))
+    near = [(n, xs) for n, xs in below if weighty[below[-1][0]] - weighty[n] <= slack*weighty[-1]]
+    return min(reversed(near), key=lambda o: _width(o[1]))
 
 # %% ../nbs/15_features.ipynb #a2452f63
 def cut_network(
@@ -123,15 +170,20 @@ def cut_network(
     n_stages=None, # cut at or below the top of this many stages of the backbone instead
     slack=.1, # go down by up to this share of all layers with weights for a narrower tensor
 )->tuple: # (lower, upper): photos -> tensor at the cut, and that tensor -> embeddings; they share the weights of `net`
-    "Cut a network in two, below everything that learns. ValueError where nothing below is frozen."
+    """Cut a network in two, below everything that learns. ValueError where nothing below is frozen.
+
+    Of a network with several `stages` the pooled features of those below pass too: all in one row, (b, d)."""
     flat = _flat(net)
-    steps = _steps(flat)
+    steps = _pooled_at_once(_steps(flat))
     places = _passes(steps, flat.outputs)
     cut = _place(steps, places, _line(net, steps, places, share, n_stages), slack)
     if cut is None or not any(l.weights for l, *_ in steps[:cut[0]]):
-        raise ValueError(f'cut_network: nothing of {net.name} with weights is frozen below a place where it can be cut: freeze(net, share) more of it')
-    n, x = cut
-    return (_replay(steps[:n], flat.inputs[0], x, f'{net.name}_lower'), _replay(steps[n:], x, flat.outputs[0], f'{net.name}_upper'))
+        raise ValueError(f'cut_network: nothing of {net.name} with weights is frozen below a place '
+                         'where it can be cut: freeze(net, share) more of it')
+    n, tensors = cut
+    lower = _replay(steps[:n], flat.inputs, tensors, f'{net.name}_lower')
+    upper = _replay(steps[n:], tensors, flat.outputs, f'{net.name}_upper')
+    return (lower, upper) if len(tensors) == 1 else (_in_one_row(lower), _from_one_row(upper))
 
 # %% ../nbs/15_features.ipynb #ea976434
 def _digest(*what):

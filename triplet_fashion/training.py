@@ -39,7 +39,7 @@ RECIPES = {
                    epochs=30, steps=None, learning_rate=2e-3, schedule='cosine', weight_decay=None, clipnorm=None, trainable=False, augment=False, unfreeze=0., stages='all')}
 RECIPES['products'] = RECIPES['strong'] | dict(
     discriminant=128, colors=True, hidden=(), dropout=.5, learning_rate=5e-4, size=320)
-RECIPES['deep'] = RECIPES['strong'] | dict(stages='last', unfreeze=1/3, tune_epochs=8, tune_rate=3e-4, copies=4)
+RECIPES['deep'] = RECIPES['strong'] | dict(unfreeze=1/3, tune_epochs=8, tune_rate=3e-4, copies=4)
 RECIPES['scratch'] = RECIPES['strong'] | dict(stages='last', batch=64, K=3, loss='hard', weight_decay='auto', hidden=(), dropout=0., epochs=40, trainable=True, augment=True)
 
 # %% ../nbs/19_training.ipynb #6d47f75b
@@ -192,9 +192,6 @@ def _check_effects(s, without, changes, frozen, said):
         if k is None or not idle.when(s): continue
         recipe = f' (recipe: {said})'*(',' in said)   # where it is not the one asked for
         raise ValueError(f'{k}={s[k]!r} has no effect: {idle.why.format(**s)}{recipe}')
-    if _below_is_kept(s) and s.get('stages', 'last') != 'last':
-        raise ValueError(f"unfreeze={s['unfreeze']:.3g}, but stages={s['stages']!r}: features of several stages come "
-                         "from below the part that would learn. Give stages='last', or unfreeze=1 for the whole backbone")
     if s.get('unfreeze') and not frozen:
         raise ValueError(f"unfreeze={s['unfreeze']:.3g}, but trainable={s.get('trainable')}: the second stage "
                          'unfreezes what the first keeps frozen. Leave one of them out')
@@ -244,10 +241,6 @@ def _check_whole(s, net):
         raise ValueError(f"recipe lacks {missing}: begin with a recipe of the package, "
                          "such as RECIPES['strong'] | {...}")
 
-def _learns_in_part(s):
-    "Tell whether a part of the backbone learns, at once or later, so that only its last features stand above all of that."
-    return bool(s.get('trainable')) or 0 < s.get('unfreeze', 0) < 1
-
 _LAST = dict(stages='last')
 
 def _merged(name, changes, net=None):
@@ -263,7 +256,7 @@ def _merged(name, changes, net=None):
     if s.get('unfreeze'): s, without = _SECOND | s, _SECOND | without
     _check_whole(s, net)
     _check_numbers(s)
-    if isinstance(name, str) and 'stages' not in changes and _learns_in_part(s): s, without = s | _LAST, without | _LAST
+    if isinstance(name, str) and 'stages' not in changes and s.get('trainable'): s, without = s | _LAST, without | _LAST
     _check_words(s)
     _check_loss(s)
     return s, without, said
