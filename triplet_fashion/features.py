@@ -7,6 +7,7 @@ __all__ = ['cut_network', 'fingerprint', 'cut_features', 'features', 'embed']
 
 # %% ../nbs/15_features.ipynb #967d3aa8
 import contextlib, hashlib, io, itertools, json, os, re, time
+from collections import defaultdict
 from pathlib import Path
 
 import keras
@@ -60,15 +61,15 @@ def _is_pooling(step):
 
 def _pooled_at_once(
     steps, # of a model, see `_steps`
+    start, # tensor that it takes
 ): # the same steps
     "Put what pools a map right behind the step that gives the map."
-    pooling = [step for step in steps if _is_pooling(step)]
-    made = {id(x) for _, _, out in steps for x in out}
-    order = [step for step in pooling if id(_tensors(step[1])[0]) not in made]
-    for step in steps:
-        if _is_pooling(step): continue
-        here = {id(x) for x in step[2]}
-        order += [step, *(p for p in pooling if id(_tensors(p[1])[0]) in here)]
+    behind = defaultdict(list)
+    for step in filter(_is_pooling, steps): behind[id(_tensors(step[1])[0])].append(step)
+    order = [*behind[id(start)]]
+    for step in itertools.filterfalse(_is_pooling, steps):
+        order.append(step)
+        for x in step[2]: order += behind[id(x)]
     return order
 
 # %% ../nbs/15_features.ipynb #5f9a61e1
@@ -78,16 +79,15 @@ def _passes(
 ): # [(number of steps below, the tensors: one, and the pooled features of stages below)]
     "Return the places where one tensor passes, from the photo up; pooled features may pass beside it."
     last = {id(x): i for i, (_, a, _) in enumerate(steps) for x in _tensors(a)}
-    last |= {id(x): len(steps) for x in outputs}
-    pooled = {id(x) for step in steps if _is_pooling(step) for x in step[2]}
-    alive, places = {}, []
-    for x in _tensors(steps[0][1]): alive[id(x)] = x
+    last |= dict.fromkeys(map(id, outputs), len(steps))
+    pooled = {id(step[2][0]) for step in filter(_is_pooling, steps)}
+    first, places = _tensors(steps[0][1]), []
+    alive = dict(zip(map(id, first), first))
     for i, (_, _, out) in enumerate(steps):
         alive |= {id(x): x for x in out}
         alive = {k: x for k, x in alive.items() if last.get(k, -1) > i}
-        beside = [x for k, x in alive.items() if k in pooled]
-        main = [x for k, x in alive.items() if k not in pooled]
-        if len(main) == 1 or not main and beside: places.append((i + 1, main + beside))
+        if len(alive.keys() - pooled) > 1: continue
+        places.append((i + 1, sorted(alive.values(), key=lambda x: id(x) in pooled)))
     return places
 
 # %% ../nbs/15_features.ipynb #163f959c
@@ -174,7 +174,7 @@ def cut_network(
 
     Of a network with several `stages` the pooled features of those below pass too: all in one row, (b, d)."""
     flat = _flat(net)
-    steps = _pooled_at_once(_steps(flat))
+    steps = _pooled_at_once(_steps(flat), flat.inputs[0])
     places = _passes(steps, flat.outputs)
     cut = _place(steps, places, _line(net, steps, places, share, n_stages), slack)
     if cut is None or not any(l.weights for l, *_ in steps[:cut[0]]):
