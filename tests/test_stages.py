@@ -185,11 +185,11 @@ def test_the_recipe_says_at_which_size_photos_are_read(drawn, backbone, tmp_path
     with pytest.raises(ValueError, match="size=0: expected"): recipe('strong', backbone='ResNet50', size=0)
 
 
-def test_only_the_last_stage_where_the_backbone_learns_from_the_first_step_on(backbone):
+def test_only_the_last_stage_where_a_part_of_the_backbone_learns(backbone):
     own = dict(backbone=str(backbone))
-    assert recipe('strong', **own)['stages'] == recipe('deep', **own)['stages'] == 'all'
-    assert recipe('strong', unfreeze=.5, **own)['stages'] == 'all'
-    assert recipe('strong', trainable=.5, **own)['stages'] == 'last'
+    assert recipe('strong', **own)['stages'] == recipe('deep', stages='all', **own)['stages'] == 'all'
+    for name, changes in ('strong', dict(unfreeze=.5)), ('deep', {}), ('strong', dict(trainable=.5)):
+        assert recipe(name, **changes, **own)['stages'] == 'last'
 
 
 @pytest.mark.parametrize('share', [.3, .6, .8, 1.])
@@ -207,8 +207,8 @@ def test_a_network_of_stages_is_cut_with_what_is_pooled_below(backbone, share, s
 
 
 def test_deep_tunes_a_network_of_all_stages(drawn, backbone, tmp_path):
-    how = dict(recipe='deep', backbone=str(backbone), size=(48, 48), out_dims=8, hidden=(16,), epochs=2, tune_epochs=2,
-               copies=2, verbose=0, doctor=None, seed=1)
+    how = dict(recipe='deep', stages='all', backbone=str(backbone), size=(48, 48), out_dims=8,
+               hidden=(16,), epochs=2, tune_epochs=2, copies=2, verbose=0, doctor=None, seed=1)
     run = fit(drawn, store={}, **how)
     assert head_of(run.net).layers[0].name == 'standardize' and len(run.history['loss']) == 4
     before = backbone_of(base_network((48, 48, 3), 8, str(backbone), stages='all', trainable=False))

@@ -39,7 +39,8 @@ RECIPES = {
                    epochs=30, steps=None, learning_rate=2e-3, schedule='cosine', weight_decay=None, clipnorm=None, trainable=False, augment=False, unfreeze=0., stages='all')}
 RECIPES['products'] = RECIPES['strong'] | dict(
     discriminant=128, colors=True, hidden=(), dropout=.5, learning_rate=5e-4, size=320)
-RECIPES['deep'] = RECIPES['strong'] | dict(unfreeze=1/3, tune_epochs=8, tune_rate=3e-4, copies=4)
+RECIPES['deep'] = RECIPES['strong'] | dict(
+    stages='last', unfreeze=1/3, tune_epochs=8, tune_rate=3e-4, copies=4)
 RECIPES['scratch'] = RECIPES['strong'] | dict(stages='last', batch=64, K=3, loss='hard', weight_decay='auto', hidden=(), dropout=0., epochs=40, trainable=True, augment=True)
 
 # %% ../nbs/19_training.ipynb #6d47f75b
@@ -256,7 +257,9 @@ def _merged(name, changes, net=None):
     if s.get('unfreeze'): s, without = _SECOND | s, _SECOND | without
     _check_whole(s, net)
     _check_numbers(s)
-    if isinstance(name, str) and 'stages' not in changes and s.get('trainable'): s, without = s | _LAST, without | _LAST
+    in_part = s.get('trainable') or 0 < s.get('unfreeze', 0) < 1
+    if isinstance(name, str) and 'stages' not in changes and in_part:
+        s, without = s | _LAST, without | _LAST
     _check_words(s)
     _check_loss(s)
     return s, without, said
