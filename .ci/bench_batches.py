@@ -48,11 +48,12 @@ def bare(paths, **kw):
 
 def full_size(cat):
     "image_dataset that decodes every pixel, as its plan is made here where the reduction of a photo is said to be 1."
-    from triplet_fashion import generator
-    ds, before = generator.image_dataset(cat, cache=False), (generator.dct_scale, generator.reduce_factors)
-    generator.dct_scale, generator.reduce_factors = lambda *a: 1, lambda *a: (1, 1)
+    from triplet_fashion.generator import image_dataset
+    from triplet_fashion.photos import loading
+    ds, before = image_dataset(cat, cache=False), (loading.dct_scale, loading.reduce_factors)
+    loading.dct_scale, loading.reduce_factors = lambda *a: 1, lambda *a: (1, 1)
     for _ in ds: pass
-    generator.dct_scale, generator.reduce_factors = before
+    loading.dct_scale, loading.reduce_factors = before
     return ds
 
 

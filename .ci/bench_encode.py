@@ -25,7 +25,7 @@ def batches(run, x): return lambda: [np.asarray(run(x[i:i+32])) for i in range(0
 
 
 def from_files(run, paths):
-    from triplet_fashion.photos.image import load_images
+    from triplet_fashion.photos.loading import load_images
     return lambda: [run(load_images(paths[i:i+32], (224, 224)).astype('float32')) for i in range(0, len(paths), 32)]
 
 
@@ -129,7 +129,7 @@ if __name__ == '__main__':
     p.add_argument('--only', nargs='*', default=['resnet', 'lite0'])
     args = p.parse_args()
     from triplet_fashion.catalog import Catalog, draw_catalog
-    from triplet_fashion.photos.image import load_images
+    from triplet_fashion.photos.loading import load_images
     with tempfile.TemporaryDirectory() as temp:
         cat = Catalog.from_dir(args.folder) if args.folder else draw_catalog(temp, n_products=-(-args.photos//8), n_views=8, size=(533, 400))
         paths = cat.sample(args.photos, seed=0).paths

@@ -16,7 +16,7 @@ import numpy as np
 from triplet_fashion.catalog import draw_catalog
 from triplet_fashion.features import embed
 from triplet_fashion.metrics import retrieval_metrics
-from triplet_fashion.photos.image import load_images
+from triplet_fashion.photos.loading import load_images
 from triplet_fashion.training import fit
 
 LOSSES = 'hard', 'semihard', 'multi-similarity', 'supcon'

@@ -226,12 +226,12 @@ def test_progress_comes_to_its_end(net, drawn, tmp_path):
 
 def test_the_next_photos_are_read_while_these_are_computed(drawn, monkeypatch):
     "Inside the first call of the model the photos of the second batch are already being read: it waits for that, in vain where nothing overlaps."
-    from triplet_fashion import encoding
-    second, read, waited = threading.Event(), encoding.load_images, []
-    def reads(paths, *a, **kw):
-        if paths[0] == drawn.paths[4]: second.set()
-        return read(paths, *a, **kw)
-    monkeypatch.setattr(encoding, 'load_images', reads)
+    from triplet_fashion.photos.loading import ImageLoader
+    second, load, waited = threading.Event(), ImageLoader.load, []
+    def loads(self, positions):
+        if positions[0] == 4: second.set()
+        return load(self, positions)
+    monkeypatch.setattr(ImageLoader, 'load', loads)
     def model(x):
         waited.append(second.wait(20))
         return colours(x)

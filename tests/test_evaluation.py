@@ -9,7 +9,7 @@ from triplet_fashion.evaluation import BASELINES, RetrievalCallback, baselines, 
 from triplet_fashion.features import embed
 from triplet_fashion.metrics import color_histogram, knn_accuracy, retrieval_metrics
 from triplet_fashion.verification import Verification, pair_distances
-from triplet_fashion.photos.image import load_images
+from triplet_fashion.photos.loading import load_images
 from triplet_fashion.training import fit, plot_history
 
 SMALL = dict(size=(32, 32), out_dims=16, verbose=0)

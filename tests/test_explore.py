@@ -17,7 +17,7 @@ from triplet_fashion.explore import triplet_rows, worst_triplets, write_projecto
 from triplet_fashion.failures import failures
 from triplet_fashion.metrics import color_histogram
 from triplet_fashion.neighbors import Triplets, hard_triplets
-from triplet_fashion.photos.image import load_images
+from triplet_fashion.photos.loading import load_images
 from triplet_fashion.search import Hit, Hits, HitsList, ImageIndex
 
 quick = settings(max_examples=30, deadline=None, derandomize=True)

@@ -12,7 +12,8 @@ from triplet_fashion.catalog import Catalog
 from triplet_fashion.export import FORMATS, _batched, _decoder, export, export_report, load_export
 from triplet_fashion.model import triplet_model
 from triplet_fashion.persistence import save_bundle
-from triplet_fashion.photos.image import load_images, read_image
+from triplet_fashion.photos.image import read_image
+from triplet_fashion.photos.loading import load_images
 
 L = keras.layers
 NEEDS = {'onnx': ('onnxruntime', 'tf2onnx'), 'openvino': ('openvino',)}

@@ -8,9 +8,11 @@ from PIL import Image
 import keras
 import tensorflow as tf
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.generator import (Augment, _Photos, augmentation, bad_report, image_dataset, input_triplet_gen,
+from triplet_fashion.generator import (Augment, augmentation, bad_report, image_dataset, input_triplet_gen,
     photo_error, pk_dataset, show_batch, triplet_dataset)
-from triplet_fashion.photos.image import PhotoError, load_images, read_image
+from triplet_fashion.photos.image import PhotoError, read_image
+from triplet_fashion.photos.keras_generator import transform_images
+from triplet_fashion.photos.loading import ImageLoader, Preprocessing, load_images, plan_decode
 from triplet_fashion.photos.sampling import PKSampler, TripletSampler
 
 ImageDataGenerator = tf.keras.preprocessing.image.ImageDataGenerator
@@ -236,9 +238,9 @@ def test_what_stands_in_does_not_depend_on_when_it_was_found(make, tmp_path):
 @pytest.mark.parametrize('recipe,kw', [('seed', dict(batch_size=6)), ('scratch', dict(P=4, K=2))])
 def test_training_goes_on_when_a_photo_breaks_between_epochs(recipe, kw, tmp_path, monkeypatch):
     "Through fit: one is the last photo of its product, one of a product with two. The closing warning counts and names both."
-    from triplet_fashion import generator
+    from triplet_fashion.photos import loading
     from triplet_fashion.training import fit
-    monkeypatch.setattr(generator, '_CACHE_BYTES', 0)
+    monkeypatch.setattr(loading, 'MAX_CACHE_BYTES', 0)
     cat = flat(tmp_path, [4, 4, 4, 1, 2, 4])
     lost = [tmp_path/'p03'/'0.png', tmp_path/'p04'/'1.png']
     class Break(keras.callbacks.Callback):
@@ -264,6 +266,15 @@ def test_datasets_train(drawn):
     assert len(h.history['val_loss']) == 2 and np.isfinite(h.history['loss']).all()
 
 
+def count_plans(monkeypatch, sizes):
+    "Note in the list `sizes` how many photos each batch plans to read."
+    plan = ImageLoader.plan
+    def counted(self, positions):
+        sizes.append(len(positions))
+        return plan(self, positions)
+    monkeypatch.setattr(ImageLoader, 'plan', counted)
+
+
 @pytest.mark.parametrize('make', [lambda c, **k: triplet_dataset(c, 5, (12, 12), **k), lambda c, **k: pk_dataset(c, 4, 3, (12, 12), **k),
     lambda c, **k: pk_dataset(c, 4, 3, (12, 12), steps=2, categories=['ab'[i % 2] for i in range(12)], **k)], ids=['triplets', 'pk', 'categories'])
 def test_going_on_in_the_middle_of_an_epoch(make, drawn, monkeypatch):
@@ -278,7 +289,7 @@ def test_going_on_in_the_middle_of_an_epoch(make, drawn, monkeypatch):
         assert len(rest) >= 1 and all(np.array_equal(a, b) for a, b in zip(batches[at:], rest)), at
         assert ds.state(2) == make(drawn, seed=3).state(at+2)
     read = []
-    monkeypatch.setattr(_Photos, 'plan', lambda self, at, plan=_Photos.plan: (read.append(len(at)), plan(self, at))[1])
+    count_plans(monkeypatch, read)
     n = len(flat_(make(drawn, seed=3, first_step=whole.info['steps']-1)))
     assert n == 1 == len(read)                                                              # what is left out is not read
 
@@ -339,8 +350,8 @@ def test_both_ways_to_a_photos_pixels_agree(every_kind, fit, size):
     x = np.concatenate([x for x, _ in image_dataset(every_kind, size, 5, fit=fit)])
     gap = np.abs(x - load_images(every_kind.paths, size, fit=fit))
     assert gap.max() <= 1 and (gap > 0).mean() < .01
-    reader = _Photos(every_kind.paths, every_kind.labels, size, fit, False)
-    slow = {Path(every_kind.paths[i]).name for i, w in enumerate(reader.plan(np.arange(len(every_kind)))[1]) if w[0] == 0}
+    plans = [plan_decode(path, Preprocessing(size, fit)) for path in every_kind.paths]
+    slow = {Path(path).name for path, plan in zip(every_kind.paths, plans) if plan.factor == 0}
     assert {'cmyk.jpg', 'turned.jpg', 'lies.jpg', 'b.webp'} <= slow
     if size == (64, 64): assert not {'plain.jpg', 'prog.jpg', '444.jpg', 'grey.jpg', 'note.jpg', 'icc.jpg', 'tiny.jpg'} & slow
 
@@ -376,7 +387,7 @@ def test_jpegs_that_turn_bad_between_epochs(cache, drawn, tmp_path):
 def test_stopping_early_leaves_nothing_hanging(drawn, monkeypatch):
     "Once a pass is dropped, nobody goes on planning batches of it."
     planned = []
-    monkeypatch.setattr(_Photos, 'plan', lambda self, at, plan=_Photos.plan: (planned.append(len(at)), plan(self, at))[1])
+    count_plans(monkeypatch, planned)
     many = drawn.subset(np.arange(3000)%72)
     for make in (lambda: pk_dataset(drawn, 4, 3, (16, 16), steps=500, cache=False), lambda: triplet_dataset(drawn, 4, (16, 16), steps=500, cache=False), lambda: image_dataset(many, (16, 16), 6)):
         planned.clear()
@@ -484,7 +495,7 @@ def test_default_batches(nested, gen, tmp_path):
 def test_the_seeds_habits_on_request(gen, tmp_path):
     flat(tmp_path, [6, 6, 6, 5])
     with pytest.warns(UserWarning, match='leaves out 1 of 4 products, with fewer than 6 photos: p03'):
-        it = input_triplet_gen(gen, tmp_path, 4, 6, (8, 8), seed=1, like_seed=True)
+        it = input_triplet_gen(gen, tmp_path, 4, 6, (8, 8), seed=1, like_original=True)
     same, products = [], set()
     for (a, p, n), y in itertools.islice(it, 150):
         a, p, n = (grey(255*t) for t in (a, p, n))
@@ -498,7 +509,7 @@ def test_skipped_products_are_counted_and_no_loop_without_end(gen, tmp_path):
     flat(tmp_path, [3, 1, 4, 1])
     with pytest.warns(UserWarning, match='leaves out 2 of 4 products, with fewer than 2 photos: p01, p03'): it = input_triplet_gen(gen, tmp_path, batch_size=16, target_size=8)
     assert next(it)[0][0].shape == (16, 8, 8, 3)
-    with pytest.raises(ValueError, match='0 of 4 products have 16 photos or more, 2 are needed.*smaller batch_size'): input_triplet_gen(gen, tmp_path, like_seed=True)
+    with pytest.raises(ValueError, match='0 of 4 products have 16 photos or more, 2 are needed.*smaller batch_size'): input_triplet_gen(gen, tmp_path, like_original=True)
     with pytest.raises(ValueError, match='num_classes=9, but .* holds 4 products'): input_triplet_gen(gen, tmp_path, 9)
     with pytest.raises(FileNotFoundError): input_triplet_gen(gen, tmp_path/'nowhere')
     with pytest.raises(TypeError, match='int has no flow_from_directory'): input_triplet_gen(3, tmp_path)
@@ -509,10 +520,10 @@ def test_num_classes_takes_the_first(gen, drawn):
     assert set(np.concatenate([y for _, y in itertools.islice(it, 6)])) == {0, 1, 2}
 
 
-@pytest.mark.parametrize('like_seed', [False, True])
-def test_generator_repeats_by_seed_random_transforms_included(like_seed, drawn):
+@pytest.mark.parametrize('like_original', [False, True])
+def test_generator_repeats_by_seed_random_transforms_included(like_original, drawn):
     gen = ImageDataGenerator(rescale=1/255, horizontal_flip=True, brightness_range=(.8, 1.2), channel_shift_range=10.)
-    def batches(seed): return [np.stack(x) for x, _ in itertools.islice(input_triplet_gen(gen, drawn.root, batch_size=4, target_size=(8, 8), seed=seed, like_seed=like_seed), 3)]
+    def batches(seed): return [np.stack(x) for x, _ in itertools.islice(input_triplet_gen(gen, drawn.root, batch_size=4, target_size=(8, 8), seed=seed, like_original=like_original), 3)]
     np.random.seed(5)
     state = np.random.get_state()[1].copy()
     a, b = batches(2), batches(2)
@@ -524,14 +535,13 @@ def test_generator_repeats_by_seed_random_transforms_included(like_seed, drawn):
 @pytest.mark.parametrize('h,w', [(24, 40), (41, 24), (30, 30)])
 def test_photos_move_as_keras_moves_them(fill, h, w):
     "Keras' own random transform, photo by photo, is the referee."
-    from triplet_fashion.generator import _gen_transform
     kw = dict(rotation_range=40, zoom_range=.4, shear_range=20, width_shift_range=.3, height_shift_range=[-3, 2], channel_shift_range=20, horizontal_flip=True, vertical_flip=True, fill_mode=fill, rescale=1/255)
     x = np.random.default_rng(h).integers(0, 256, (12, h, w, 3)).astype(np.float32)
     for gen in (ImageDataGenerator(**kw), ImageDataGenerator(rotation_range=9), ImageDataGenerator(horizontal_flip=True), ImageDataGenerator(rescale=2.), ImageDataGenerator(samplewise_center=True),
                 ImageDataGenerator(zoom_range=.2, preprocessing_function=lambda im: im+np.random.rand())):
         rng, state = np.random.default_rng(5), np.random.get_state()
         want = [gen.standardize(gen.random_transform(im.copy(), seed=int(rng.integers(2**31)))) for im in x]
-        got = _gen_transform(gen, x.copy(), np.random.default_rng(5))
+        got = transform_images(gen, x.copy(), np.random.default_rng(5))
         np.random.set_state(state)
         assert got.dtype == np.float32 and np.allclose(got, want, atol=.01*(gen.rescale or 1), rtol=1e-5)
 
@@ -558,7 +568,7 @@ def test_anything_with_flow_from_directory(drawn):
 
 def test_generator_goes_into_fit(gen, drawn):
     net = tiny_net()
-    h = net.fit(input_triplet_gen(gen, drawn.root, 12, 4, (8, 8), seed=0), validation_data=input_triplet_gen(gen, drawn.root, 12, 4, (8, 8), like_seed=True),
+    h = net.fit(input_triplet_gen(gen, drawn.root, 12, 4, (8, 8), seed=0), validation_data=input_triplet_gen(gen, drawn.root, 12, 4, (8, 8), like_original=True),
         steps_per_epoch=3, validation_steps=2, epochs=2, verbose=0)
     assert len(h.history['val_loss']) == 2
 
@@ -566,8 +576,8 @@ def test_generator_goes_into_fit(gen, drawn):
 def test_bad_photo_in_the_seeds_generator(gen, tmp_path):
     flat(tmp_path, [4, 4])
     (tmp_path/'p01'/'2.png').write_bytes(b'junk')
-    for like_seed in (False, True):
-        with pytest.warns(UserWarning, match='2.png.*stands in'): list(itertools.islice(input_triplet_gen(gen, tmp_path, batch_size=4, target_size=8, seed=0, like_seed=like_seed), 4))
+    for like_original in (False, True):
+        with pytest.warns(UserWarning, match='2.png.*stands in'): list(itertools.islice(input_triplet_gen(gen, tmp_path, batch_size=4, target_size=8, seed=0, like_original=like_original), 4))
 
 
 def test_show_batch(drawn):

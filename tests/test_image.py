@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageOps, features
 
-from triplet_fashion.photos.image import (PHOTO_FORMATS, PHOTO_SUFFIXES, PhotoError, load_images, open_image, photo_problem, photo_size,
+from triplet_fashion.photos.image import (PHOTO_FORMATS, PHOTO_SUFFIXES, PhotoError, open_image, photo_problem, photo_size,
                                    read_image, track)
+from triplet_fashion.photos.loading import load_images
 
 
 @pytest.fixture(scope='module')

@@ -9,7 +9,8 @@ from triplet_fashion.display import thumbnail
 from triplet_fashion.encoding import encode
 from triplet_fashion.export import export, load_export
 from triplet_fashion.generator import image_dataset, photo_error
-from triplet_fashion.photos.image import PhotoError, load_images, photo_problem, photo_size, read_image
+from triplet_fashion.photos.image import PhotoError, photo_problem, photo_size, read_image
+from triplet_fashion.photos.loading import load_images
 
 SIZE = (30, 22)
 FITS = ('stretch', 'crop', 'pad')

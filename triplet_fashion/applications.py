@@ -16,7 +16,8 @@ from .display import Table, text_style
 from .encoding import _photos, encode
 from .metrics import random_triplets
 from .neighbors import NeighborSearch
-from .photos.image import load_images, read_image
+from .photos.image import read_image
+from .photos.loading import load_images
 
 # %% ../nbs/23_applications.ipynb #d026cf63
 _all_ = ['encode']   # of the chapter before, at hand here too

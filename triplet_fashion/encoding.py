@@ -8,9 +8,8 @@ __all__ = ['read_encodings', 'encode_cluster', 'encode']
 # %% ../nbs/22_encoding.ipynb #9ef03eea
 import hashlib, importlib.util, inspect, json, os, sys, tempfile, warnings
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -18,8 +17,9 @@ import tensorflow as tf
 
 from .catalog import Catalog
 from .features import _digest, fingerprint
-from .generator import _Photos, _cores, _tf_photo
-from .photos.image import PhotoError, load_images, read_image, track
+from .photos.decoding import decode_photos
+from .photos.image import PhotoError, cpu_count, track
+from .photos.loading import ImageLoader, Preprocessing
 from .runtimes import LazyRuntime, Runtime, check_engine, runtime as make_runtime
 from .storage.files import atomic_write, check_target, sweep_leftovers
 
@@ -102,41 +102,18 @@ def _computer(model, size, runtime, precision, batch_size, photos):
     return LazyRuntime(model, runtime or 'tf', precision, photos, batch_size)
 
 # %% ../nbs/22_encoding.ipynb #e76039b8
-def _one_by_one(paths, size, fit, bad):
-    "Return the photos of a batch, float32; a bad one raises, or is noted in `bad` and stays black."
-    out = np.zeros((len(paths), *size, 3), 'float32')
-    for i, path in enumerate(paths):
-        try: out[i] = read_image(path, size, fit)
-        except PhotoError as e:
-            if bad is None: raise
-            bad[os.fspath(path)] = e.problem
-    return out
-
-@lru_cache(8)
-def _jpegs(size, fit):
-    "Graph from files, (n,), and the ways of plain JPEGs, int32 (n, 7), to photos, float32 (n, h, w, 3); kept, since making it takes as long as many photos"
-    def photos(files, ways):
-        one = _tf_photo(SimpleNamespace(size=size, fit=fit, one=read_image), files)
-        return tf.map_fn(lambda o: one(*o), (tf.range(tf.size(files)), ways), fn_output_signature=tf.TensorSpec((*size, 3)), parallel_iterations=1)
-    return tf.function(photos, [tf.TensorSpec((None,), tf.string), tf.TensorSpec((None, 7), tf.int32)], autograph=False)
-
-def _ways(paths, size, fit):
-    "Return how TensorFlow can decode each file, int32 (n, 7); zeros for those that go through Pillow, which names what is wrong with them."
-    way, ways = _Photos(paths, np.zeros(len(paths), int), size, fit, False).way, np.zeros((len(paths), 7), np.int32)
-    for i in range(len(paths)):
-        try: ways[i] = way(i)
-        except (ArithmeticError, ValueError): pass   # a header that makes no sense, such as a height of 0
-    return ways
-
-def _read(paths, size, fit, bad):
-    "Return the photos of a batch, float32: plain JPEGs by TensorFlow, others, and all where one is broken, by Pillow."
-    ways, out = _ways(paths, size, fit), np.empty((len(paths), *size, 3), np.float32)
-    plain = ways[:,0] > 0
-    try:
-        if plain.any(): out[plain] = _jpegs(tuple(size), fit)([os.fsencode(p) for p, k in zip(paths, plain) if k], ways[plain])
-    except tf.errors.OpError: plain[:] = False
-    out[~plain] = _one_by_one([p for p, k in zip(paths, plain) if not k], size, fit, bad)
-    return out
+def _photo_reader(photos, model, size, fit, bad):
+    "Return the function positions -> pixels, uint8 (n, h, w, 3); files that cannot be read are noted in `bad`."
+    on_error = 'raise' if bad is None else 'blank'
+    loader = ImageLoader(photos, Preprocessing(size, fit), on_error=on_error)
+    # any other function gets the pixels of `read_image`, to the last bit
+    decode = partial(decode_photos, loader) if isinstance(model, keras.Model) else loader.load
+    def read(positions):
+        images = decode(positions)
+        if bad is not None:
+            bad.update((os.fspath(photos[i]), o) for i, o in loader.unreadable.copy().items())
+        return images
+    return read
 
 # %% ../nbs/22_encoding.ipynb #c442a4ad
 def _ahead(f, items, workers=1):
@@ -149,12 +126,12 @@ def _ahead(f, items, workers=1):
         for job in jobs: yield job.result()
 
 def _stream(photos, model, size, batch_size, fit, bad):
-    "Batches of photos in order"
-    if not isinstance(photos, list): return (photos[i:i+batch_size] for i in range(0, len(photos), batch_size))
-    if isinstance(model, keras.Model): read = lambda some: _read(some, size, fit, bad)
-    elif bad is None: read = lambda some: load_images(some, size, fit=fit)
-    else: read = lambda some: _one_by_one(some, size, fit, bad).astype('uint8')
-    return _ahead(read, (photos[i:i+batch_size] for i in range(0, len(photos), batch_size)), max(1, _cores()//2))
+    "Yield batches of photos in order."
+    starts = range(0, len(photos), batch_size)
+    if not isinstance(photos, list): return (photos[i:i + batch_size] for i in starts)
+    read = _photo_reader(photos, model, size, fit, bad)
+    positions = (np.arange(i, min(i + batch_size, len(photos))) for i in starts)
+    return _ahead(read, positions, max(1, cpu_count()//2))
 
 # %% ../nbs/22_encoding.ipynb #4f825a16
 def _rows(photos, model, size, batch_size, run, fit, bad, progress):

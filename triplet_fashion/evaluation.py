@@ -15,7 +15,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .base_network import base_network
 from .catalog import Catalog, _nfc, _united
 from .features import _frozen, embed, features
 from .labels import Labels
@@ -24,7 +23,8 @@ from .metrics import (
     color_histogram, knn_accuracy, parse_metric, random_triplets, raw_pixels,
     retrieval_metrics, triplet_accuracy)
 from .neighbors import hard_triplets, has_triplets
-from .photos.image import PhotoError, load_images, photo_problem
+from .photos.image import PhotoError, photo_problem
+from .photos.loading import load_images
 from .verification import Verification, pair_distances
 
 # %% ../nbs/16_evaluation.ipynb #4bbeb169

@@ -16,11 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from .catalog import Catalog
-from .features import embed
 from .metrics import retrieval_metrics
 from .persistence import _at, _replace_folder, _settle, _sweep, load_bundle
-from .photos.image import load_images
-from .runtimes import _cores, _difference, _graph, _in_groups, _interpreter, _onnx, _openvino_model, _ov, _quietly, in_precision
+from .photos.image import cpu_count
+from .photos.loading import load_images
+from .runtimes import _difference, _graph, _in_groups, _interpreter, _onnx, _openvino_model, _ov, _quietly, in_precision
 
 # %% ../nbs/21_export.ipynb #b9133665
 _ROOM = 64   # zeros behind the last byte, so that looking past the end finds nothing
@@ -325,7 +325,7 @@ def _open_onnx(path, precision):
     _need('onnxruntime')
     import onnxruntime
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = _cores(), 3
+    options.intra_op_num_threads, options.log_severity_level = cpu_count(), 3
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     name = session.get_inputs()[0].name
     return lambda x: session.run(None, {name: np.asarray(x, 'float32')})[0], None
@@ -352,7 +352,7 @@ def _write_litert(model, path, precision, sample):
 
 def _open_litert(path, precision):
     with _quietly():
-        engine = _interpreter(Path(path).read_bytes(), _cores())
+        engine = _interpreter(Path(path).read_bytes(), cpu_count())
         engine.allocate_tensors()
     into, out = (o[0]['index'] for o in (engine.get_input_details(), engine.get_output_details()))
     def one(x):

@@ -19,7 +19,9 @@ from . import __version__
 from .base_network import MeanAndDeviation, _n_frozen, backbone_of, backbone_stages, head_of
 from .catalog import Catalog
 from .colors import ColorHistogram
-from .generator import as_augmentation, image_dataset, no_autograph
+from .generator import image_dataset
+from .photos.augmentation import as_augmentation
+from .photos.decoding import no_autograph
 from .photos.image import PhotoError, map_threads, photo_problem, track
 from .runtimes import LazyRuntime, check_engine, numbered_layers
 from .storage.files import atomic_write

@@ -7,7 +7,7 @@ __all__ = ['ENGINES', 'Runtime', 'has_depthwise', 'EngineChoice', 'choose_engine
            'EngineReport', 'compare_engines']
 
 # %% ../nbs/14_runtimes.ipynb #c34d6ca7
-import contextlib, hashlib, importlib.util, io, logging, os, queue, sys, tempfile, threading, time, warnings
+import contextlib, hashlib, importlib.util, io, logging, queue, sys, tempfile, threading, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from .base_network import _settled
+from .photos.image import cpu_count
 
 # %% ../nbs/14_runtimes.ipynb #36255373
 _one_at_a_time = threading.RLock()   # guards what all threads share: names of layers, stdout, first calls
@@ -227,13 +228,11 @@ def _missing(name):
     return f"{' and '.join(absent)} not installed: pip install 'triplet_fashion[export]'" if absent else ''
 
 # %% ../nbs/14_runtimes.ipynb #1d7d4ae9
-def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
 def _made(name, model, shape, threads):
     "Function from arrays float32 (n, ...) to outputs, on the engine `name`."
     if (lost := _missing(name)): raise ImportError(lost)
     if name not in ('tf', 'tf-bf16') and _half(model): model = in_precision(model, 'float32')
-    return ENGINES[name](model, (_GROUP, *shape), threads or _cores())
+    return ENGINES[name](model, (_GROUP, *shape), threads or cpu_count())
 
 # %% ../nbs/14_runtimes.ipynb #758faebc
 def _weights(model):

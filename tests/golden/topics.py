@@ -26,7 +26,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 # today's name: the names before it
 NAMES = {'original': ('seed',)}
-ARGUMENTS = {'shard': ('part',)}
+ARGUMENTS = {'shard': ('part',), 'like_original': ('like_seed',)}
 
 
 # ---- public names
@@ -183,7 +183,7 @@ def positions_of_input_triplet_gen():
     found, how = {}, dict(batch_size=4, target_size=(2, 2), seed=5)
     with tempfile.TemporaryDirectory() as folder:
         numbered_photos(folder, layout_labels('even'))
-        for what, kw in {'': {}, ', like the original': dict(like_seed=True)}.items():
+        for what, kw in {'': {}, ', like the original': dict(like_original=True)}.items():
             seen = itertools.islice(call('input_triplet_gen', None, folder, **how, **kw), 10)
             found[f'input_triplet_gen{what}'] = digest(
                 *(x[:, 0, 0, 0].astype(int) for images, _ in seen for x in images))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PHOTO_SUFFIXES', 'PHOTO_FORMATS', 'FITS', 'PhotoError', 'open_image', 'read_image', 'photo_problem', 'photo_size',
-           'track', 'load_images']
+           'track']
 
 # %% ../../nbs/photos/00_image.ipynb #6127587e
 import io, itertools, os, re, stat, sys
@@ -464,6 +464,11 @@ def track(
             print(text, end='\n' if i == total else '', file=sys.stderr, flush=True)
 
 # %% ../../nbs/photos/00_image.ipynb #e26474c2
+def cpu_count()->int:
+    "Return the number of processors that this process may use."
+    if hasattr(os, 'sched_getaffinity'): return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
 def map_threads(
     f, # function of one item
     items, # any iterable
@@ -480,22 +485,3 @@ def map_threads(
                 ahead += [pool.submit(f, o) for o in itertools.islice(items, 1)]
         finally:
             for job in ahead: job.cancel()
-
-# %% ../../nbs/photos/00_image.ipynb #d61f82a3
-def load_images(
-    paths, # photo files, or what else `read_image` takes; a Catalog stands for its files
-    size, # (height, width) in pixels
-    workers=None, # threads; None: a few more than there are cores
-    progress=False, # show progress, see `track`
-    fit='stretch', # as in `read_image`
-)->np.ndarray: # uint8 (n, h, w, 3), in the order of `paths`
-    "Read many photos at one size with threads; the first bad one raises its `PhotoError`."
-    if isinstance(paths, (str, os.PathLike)):
-        raise ValueError(f'paths={os.fspath(paths)!r} is one name: give a list of files; '
-                         'the files of a folder are Catalog.from_dir(folder).paths')
-    paths, size = list(getattr(paths, 'paths', paths)), check_size(size)
-    if size is None: raise ValueError('size is needed: photos of different sizes do not stack')
-    out = np.empty((len(paths), *size, 3), np.uint8)
-    read = map_threads(lambda p: read_image(p, size, fit), paths, workers)
-    for i, im in enumerate(track(read, len(paths), progress, 'photos')): out[i] = im
-    return out
