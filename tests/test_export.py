@@ -9,11 +9,12 @@ keras = pytest.importorskip('keras')
 import tensorflow as tf
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.export import FORMATS, _batched, _decoder, export, export_report, load_export
+from triplet_fashion.export import FORMATS, _batched, export, export_report, load_export
 from triplet_fashion.model import triplet_model
 from triplet_fashion.persistence import save_bundle
 from triplet_fashion.photos.image import read_image
 from triplet_fashion.photos.loading import load_images
+from triplet_fashion.photos.serving import file_decoder
 
 L = keras.layers
 NEEDS = {'onnx': ('onnxruntime', 'tf2onnx'), 'openvino': ('openvino',)}
@@ -78,7 +79,7 @@ def saved(im, format='JPEG', **kw):
     return out.getvalue()
 
 
-decoder = lru_cache(_decoder)   # tracing its graph takes longer than decoding many files
+decoder = lru_cache(file_decoder)   # tracing its graph takes longer than decoding many files
 
 
 def decoded(data, size): return decoder(size)(tf.constant([data])).numpy()[0]

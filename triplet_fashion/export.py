@@ -8,7 +8,6 @@ __all__ = ['FORMATS', 'export', 'Export', 'load_export', 'export_report']
 # %% ../nbs/21_export.ipynb #ade6799f
 import errno, hashlib, importlib.util, json, os, re, shutil, tempfile, threading, time
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import keras
@@ -20,268 +19,8 @@ from .metrics import retrieval_metrics
 from .persistence import _at, _replace_folder, _settle, _sweep, load_bundle
 from .photos.image import cpu_count
 from .photos.loading import load_images
+from .photos.serving import DECODED_FORMATS, file_decoder
 from .runtimes import _difference, _graph, _in_groups, _interpreter, _onnx, _openvino_model, _ov, _quietly, in_precision
-
-# %% ../nbs/21_export.ipynb #b9133665
-_ROOM = 64   # zeros behind the last byte, so that looking past the end finds nothing
-
-def _bytes_of(data):
-    "The bytes of a file, uint8 (n + 64,)."
-    return tf.pad(tf.io.decode_raw(data, tf.uint8), [[0, _ROOM]])
-
-def _number(b, at, n, little=False):
-    "The unsigned numbers in n bytes from `at` on, int32 of its shape."
-    places = tf.expand_dims(at, -1) + tf.range(n)
-    x = tf.cast(tf.gather(b, tf.clip_by_value(places, 0, tf.size(b) - 1)), tf.int32)
-    return tf.reduce_sum(tf.where(little, x, x[..., ::-1])*256**tf.range(n), -1)
-
-def _length(b, at, n, little=False):
-    "A number that says how far to go: never back, and never so far that sums run over."
-    x = _number(b, at, n, little)
-    return tf.where(x < 0, 2**30, tf.minimum(x, 2**30))
-
-def _says(b, at, text):
-    "Tell whether the bytes `text` stand at `at`."
-    places = tf.clip_by_value(at + tf.range(len(text)), 0, tf.size(b) - 1)
-    return tf.reduce_all(tf.gather(b, places) == tf.constant(list(text), tf.uint8))
-
-def _walk(more, step, *state):
-    "Go on with `step` while there is `more`; files from anybody end it after some steps."
-    return tf.while_loop(more, step, state, parallel_iterations=1, maximum_iterations=10_000)
-
-# %% ../nbs/21_export.ipynb #a7e85b5f
-_ENTRIES = 512   # of a table that are looked at
-_TABLES = b'II*\0', b'MM\0*', b'II\0*', b'MM*\0'   # how a table begins; the last two are wrong, and read all the same
-
-def _last_entry(b, start, little):
-    "Where the last entry for the orientation begins in the table at `start`, or -1."
-    table = start + _length(b, start + 4, 4, little)
-    n = tf.minimum(_number(b, table, 2, little), _ENTRIES)
-    entries = table + 2 + 12*tf.range(n)
-    mine = (_number(b, entries, 2, little) == 0x0112) & (entries + 12 <= tf.size(b) - _ROOM)
-    return tf.reduce_max(tf.concat([tf.where(mine, entries, -1), [-1]], 0))
-
-def _table_orientation(b, start):
-    "The EXIF orientation, 1 to 8, in the note at `start`; 1 where there is none."
-    for _ in range(2): start += 6*tf.cast(_says(b, start, b'Exif\0\0'), tf.int32)
-    little = _says(b, start, b'II')
-    entry = _last_entry(b, start, little)
-    kind, times = _number(b, entry + 2, 2, little), _number(b, entry + 4, 4, little)
-    value = tf.where(kind == 3, _number(b, entry + 8, 2, little), _number(b, entry + 8, 4, little))
-    known = (kind == 3) & ((times == 1) | (times == 2)) | (kind == 4) & (times == 1)
-    known &= (entry >= 0) & tf.reduce_any([_says(b, start, mark) for mark in _TABLES])
-    return tf.where(known & (value >= 1) & (value <= 8), value, 1)
-
-# %% ../nbs/21_export.ipynb #dcecccb1
-def _jpeg_note(b):
-    "Where the EXIF note of a JPEG begins; -1 where it has none."
-    end = tf.size(b) - _ROOM
-    def step(at, found):
-        mark = _number(b, at + 1, 1)
-        filler = (b[at] != 255) | (mark == 0) | (mark == 255)
-        alone = (mark == 1) | (mark >= 0xd0) & (mark <= 0xd8)
-        length = tf.where(filler, 1, tf.where(alone, 2, 2 + _number(b, at + 2, 2)))
-        exif = ~filler & (mark == 0xe1) & (length >= 10) & _says(b, at + 4, b'Exif\0\0')
-        scan = ~filler & (mark == 0xda)
-        return tf.where(scan, end, at + length), tf.where(exif, at + 4, found)
-    return _walk(lambda at, found: (found < 0) & (at < end), step, 2, -1)[1]
-
-# %% ../nbs/21_export.ipynb #3cdc9918
-def _found(b, text):
-    "Where `text` stands first in a piece of a file; -1 where it does not."
-    n = tf.size(b) - len(text)
-    hit = tf.reduce_all([b[i:n + i] == c for i, c in enumerate(text)], 0)
-    return tf.where(tf.reduce_any(hit), tf.argmax(hit, output_type=tf.int32), -1)
-
-def _found_behind(b):
-    "Where an EXIF note begins in the last 64 KB of a PNG; -1 where there is none."
-    first = tf.maximum(tf.size(b) - _ROOM - 65536, 0)
-    at = _found(b[first:], b'eXIf')
-    return tf.where(at < 0, -1, first + at + 4)
-
-def _png_notes(b):
-    "(where the EXIF note of a PNG begins or -1, whether it names a transparent colour)."
-    end = tf.size(b) - _ROOM
-    def step(at, found, key):
-        found = tf.where(_says(b, at + 4, b'eXIf'), at + 8, found)
-        return at + 12 + _length(b, at, 4), found, key | _says(b, at + 4, b'tRNS')
-    more = lambda at, *_: (at < end) & ~_says(b, at + 4, b'IDAT')
-    _, found, key = _walk(more, step, 8, -1, False)
-    return tf.cond(found < 0, lambda: _found_behind(b), lambda: found), key
-
-# %% ../nbs/21_export.ipynb #f41fe5eb
-def _webp_note(b):
-    "Where the EXIF note of a WebP begins; -1 where it has none."
-    end = tf.size(b) - _ROOM
-    def step(at, found):
-        found = tf.where(_says(b, at, b'EXIF'), at + 8, found)
-        length = _length(b, at + 4, 4, True)
-        return at + 8 + length + length%2, found
-    more = lambda at, found: (at < end) & (found < 0)
-    announced = _says(b, 12, b'VP8X') & (_number(b, 20, 1)//8%2 == 1)
-    return tf.where(announced, _walk(more, step, 12, -1)[1], -1)
-
-# %% ../nbs/21_export.ipynb #f71b33c0
-def _laid(x): return tf.transpose(x, (1, 0, 2))
-
-_TURNS = (lambda x: x, lambda x: x[:, ::-1], lambda x: x[::-1, ::-1], lambda x: x[::-1],
-          _laid, lambda x: _laid(x)[:, ::-1], lambda x: _laid(x[::-1, ::-1]),
-          lambda x: _laid(x)[::-1])   # by orientation, 1 to 8
-
-def _upright(b, note, h, w, stored):
-    "Pixels (h, w, 3) of a photo with an EXIF note; `stored` gives them at a size as they lie."
-    turn = tf.where(note < 0, 1, _table_orientation(b, note))
-    lying = turn >= 5
-    x = stored(tf.where(lying, w, h), tf.where(lying, h, w))
-    return tf.switch_case(turn - 1, [lambda f=f: f(x) for f in _TURNS])
-
-# %% ../nbs/21_export.ipynb #26f02bd9
-def _shrunk(x, f, axis):
-    "Means of blocks of `f` along an axis, a shorter block at the end; float32, whole numbers."
-    n = tf.shape(x)[axis]
-    m = -(-n//f)
-    fill = [[0, m*f - n if i == axis else 0] for i in range(3)]
-    parts = lambda v: tf.reduce_sum(tf.reshape(tf.pad(v, fill), tf.concat([tf.shape(v)[:axis], [m, f], tf.shape(v)[axis+1:]], 0)), axis + 1)
-    return parts(x)/parts(tf.ones_like(x))
-
-def _halvings(times):
-    "(k, 2**k): how often a picture so many times too high and too wide is halved first, at most three times."
-    k = tf.reduce_sum(tf.cast(tf.reduce_min(times) >= [1.6, 3.2, 6.4], tf.int32))
-    return k, tf.bitwise.left_shift(1, k)
-
-def _fitted(x, h, w):
-    "Pixels float32 (H, W, 3) stretched to (h, w), as `read_image` does."
-    times = tf.cast(tf.shape(x)[:2], tf.float32)/tf.cast(tf.stack([h, w]), tf.float32)
-    r = _halvings(times)[1]
-    fy, fx = tf.unstack(r*tf.maximum(1, tf.cast(times/tf.cast(r, tf.float32), tf.int32)))
-    x = tf.cond((fy > 1) | (fx > 1), lambda: tf.round(_shrunk(_shrunk(x, fy, 0), fx, 1)), lambda: x)
-    return tf.round(tf.raw_ops.ResizeBilinear(images=x[None], size=tf.stack([h, w]), half_pixel_centers=True)[0])
-
-# %% ../nbs/21_export.ipynb #d4496c60
-def _only_if(good, x, words):
-    "The tensor `x`, or an error that says `words` where `good` is False."
-    with tf.control_dependencies([tf.debugging.Assert(good, [words])]): return tf.identity(x)
-
-def _on_white(x):
-    "RGBA pixels (H, W, 4) as float32 (H, W, 3)."
-    x = tf.cast(x, tf.float32)
-    alpha = x[..., 3:]/255
-    return tf.round(x[..., :3]*alpha + 255*(1 - alpha))
-
-def _jpeg(data, b, h, w):
-    "Pixels of a JPEG, upright."
-    shape = tf.io.extract_jpeg_shape(data)
-    readable = (shape[2] < 4) | (_found(b[:65536], b'Adobe') >= 0)   # else decoders disagree
-    shape = _only_if(readable, shape, 'a JPEG of four inks (CMYK) without the mark that says '
-                                      'which way they run: send RGB')
-    def stored(h, w):
-        size = tf.cast(shape[:2], tf.float32)
-        k, _ = _halvings(size/tf.cast(tf.stack([h, w]), tf.float32))
-        decode = partial(tf.io.decode_jpeg, data, channels=3, dct_method='INTEGER_ACCURATE')
-        x = tf.switch_case(k, [partial(decode, ratio=r) for r in (1, 2, 4, 8)])
-        return _fitted(tf.cast(x, tf.float32), h, w)
-    return _upright(b, _jpeg_note(b), h, w, stored)
-
-def _png(data, b, h, w):
-    "Pixels of a PNG, upright and on white."
-    note, key = _png_notes(b)
-    clear = key | (_number(b, 25, 1)//4 == 1)   # colour types 4 and 6
-    x = tf.cond(clear, lambda: _on_white(tf.io.decode_png(data, channels=4)),
-                lambda: tf.cast(tf.io.decode_png(data, channels=3), tf.float32))
-    return _upright(b, note, h, w, lambda h, w: _fitted(x, h, w))
-
-def _webp(data, b, h, w):
-    "Pixels of a WebP that does not move, upright and on white."
-    moves = _says(b, 12, b'VP8X') & (_number(b, 20, 1)//2%2 == 1)
-    # TensorFlow 2.21 writes past its memory for some that do
-    data = _only_if(~moves, data, 'a WebP that moves: send its first frame')
-    x = tf.io.decode_webp(data)[0]
-    solid = tf.fill(tf.shape(x[..., :1]), tf.constant(255, tf.uint8))
-    x = tf.ensure_shape(_on_white(tf.concat([x, solid], -1)[..., :4]), (None, None, 3))
-    return _upright(b, _webp_note(b), h, w, lambda h, w: _fitted(x, h, w))
-
-# %% ../nbs/21_export.ipynb #a7fe27c8
-def _with(data, at, new):
-    "A file, a string, with `new` in the place of the bytes at `at`."
-    return tf.strings.join([tf.strings.substr(data, 0, at), new,
-                            tf.strings.substr(data, at + len(new), 2**31 - 1)])
-
-def _gif_heads(b):
-    "(where the first frame of a GIF begins, where its control block does or -1)."
-    flags = _number(b, 10, 1)
-    table = tf.where(flags >= 128, 3*tf.bitwise.left_shift(2, flags%8), 0)
-    def step(at, inside, control):   # blocks begin with '!' and hold pieces, each with its length
-        n = _number(b, at, 1)
-        found = ~inside & (_number(b, at + 1, 1) == 0xf9)
-        return (tf.where(inside, at + n + 1, at + 2), ~inside | (n > 0),
-                tf.where(found, at, control))
-    more = lambda at, inside, _: (at < tf.size(b) - _ROOM) & (inside | (b[at] == ord('!')))
-    frame, _, control = _walk(more, step, 13 + table, False, -1)
-    return frame, control
-
-def _gif(data, b, h, w):
-    "Pixels of a GIF's first frame, on white."
-    frame, control = _gif_heads(b)
-    local = _number(b, frame + 9, 1) >= 128
-    colours = tf.where(local, frame + 10, 13)
-    known = tf.bitwise.left_shift(2, _number(b, tf.where(local, frame + 9, 10), 1)%8)
-    clear = (control >= 0) & (_number(b, control + 3, 1)%2 == 1)
-    index = _number(b, control + 6, 1)
-    def white():
-        words = 'a GIF whose transparent colour is not in its palette: send PNG'
-        place = _only_if(index < known, colours + 3*index, words)
-        return _with(_with(data, place, b'\xff'*3), control + 3, b'\0')
-    shown = tf.cond(clear, white, lambda: data)
-    alone = _with(shown, frame + 1, b'\0'*4)   # at the upper left: TensorFlow makes no room for more
-    x = tf.cast(tf.io.decode_image(alone, channels=3, expand_animations=False), tf.float32)
-    back = tf.where(clear, 255., tf.cast(_number(b, colours + tf.range(3), 1), tf.float32))
-    return _fitted(_on_canvas(tf.ensure_shape(x, (None, None, 3)), b, frame, back), h, w)
-
-def _on_canvas(x, b, frame, back):
-    "A GIF's first frame where it stands on the canvas, a colour around it."
-    left, top = tf.unstack(_number(b, frame + tf.constant([1, 3]), 2, True))
-    width = tf.maximum(_number(b, 6, 2, True), left + tf.shape(x)[1])
-    height = tf.maximum(_number(b, 8, 2, True), top + tf.shape(x)[0])
-    return back + tf.image.pad_to_bounding_box(x - back, top, left, height, width)
-
-
-# %% ../nbs/21_export.ipynb #26c80aeb
-def _bmp(data, b, h, w):
-    "Pixels of a BMP of 8, 24 or 32 bits that is not packed."
-    head, bits, packed = (_number(b, at, n, True) for at, n in ((14, 4), (28, 2), (30, 4)))
-    plain = (head >= 40) & (packed == 0) & ((bits == 8) | (bits == 24) | (bits == 32))
-    def palette():
-        places = 14 + head + 4*tf.cast(tf.io.decode_bmp(data), tf.int32)
-        return tf.gather(b, places + tf.constant([2, 1, 0]))
-    kind = tf.where(bits == 8, 0, tf.where(bits == 24, 1, 2))
-    kind = _only_if(plain, kind, 'a BMP that is packed, or of few bits: send PNG')
-    x = tf.switch_case(kind, [palette, lambda: tf.io.decode_bmp(data, channels=3),
-                              lambda: tf.io.decode_bmp(data, channels=4)[..., :3]])
-    return _fitted(tf.cast(x, tf.float32), h, w)
-
-# %% ../nbs/21_export.ipynb #12532c10
-_SIGNS = {'JPEG': (b'\xff\xd8\xff', _jpeg), 'PNG': (b'\x89PNG', _png),
-          'GIF': (b'GIF8', _gif), 'BMP': (b'BM', _bmp)}
-if hasattr(tf.io, 'decode_webp'): _SIGNS['WebP'] = (b'RIFF', _webp)   # TensorFlow 2.20 and later
-
-_TAKES = f'{", ".join(_SIGNS)} (BMP of 8 bits or more, not packed)'
-
-def _refused(data, b, h, w):
-    "Fail, saying what is taken."
-    return _only_if(False, tf.zeros((h, w, 3)), 'a photo of another kind than the SavedModel takes: '
-                    f'{_TAKES}; send pixels instead, see read_image')
-
-def _decoder(size):
-    "Function from files, strings (n,), to pixels float32 (n, h, w, 3), in TensorFlow's graph."
-    h, w = map(tf.constant, size)
-    def one(data):
-        b = _bytes_of(data)
-        known = [_says(b, 0, sign) for sign, _ in _SIGNS.values()]
-        kind = tf.reduce_min(tf.where(known, tf.range(len(known)), len(known)))
-        draw = [lambda f=f: f(data, b, h, w) for _, f in _SIGNS.values()]
-        x = tf.switch_case(kind, [*draw, lambda: _refused(data, b, h, w)])
-        return tf.ensure_shape(x, (*size, 3))
-    return tf.function(lambda files: tf.map_fn(one, files, fn_output_signature=tf.float32), autograph=False)
 
 # %% ../nbs/21_export.ipynb #e6f17fe2
 def _constant(model, n=None): return _graph(model, (n, *model.input_shape[1:]), frozen=True)
@@ -289,7 +28,7 @@ def _constant(model, n=None): return _graph(model, (n, *model.input_shape[1:]), 
 def _write_savedmodel(model, path, precision, sample):
     "Two signatures: files as bytes, or pixels."
     net = in_precision(model, 'mixed_bfloat16') if precision == 'bfloat16' else model
-    graph, decode, holder = _constant(net), _decoder(model.input_shape[1:3]), tf.Module()
+    graph, decode, holder = _constant(net), file_decoder(model.input_shape[1:3]), tf.Module()
     def embedding(pixels):
         out = graph(pixels)
         return {'embedding': out[0] if isinstance(out, (list, tuple)) else out}
@@ -436,7 +175,7 @@ def _note(net, meta, format, precision, name, sample, apart):
     "What a reader of the export should know."
     t = meta.get('threshold')
     return dict(format=f'triplet_fashion export, {format}', version=1, precision=precision, file=name,
-        input=f'RGB 0..255, float32 (n, {net.input_shape[1]}, {net.input_shape[2]}, 3); scaling is inside' + (f'; or, as serving_default, files as bytes: {_TAKES}' if format == 'savedmodel' else ''),
+        input=f'RGB 0..255, float32 (n, {net.input_shape[1]}, {net.input_shape[2]}, 3); scaling is inside' + (f'; or, as serving_default, files as bytes: {DECODED_FORMATS}' if format == 'savedmodel' else ''),
         size=list(net.input_shape[1:3]), out_dims=int(net.output_shape[-1]), threshold=t.note() if hasattr(t, 'note') else t,
         difference=f'{apart:.1e} of the largest number, from Keras, on {len(sample)} photos', keras=keras.__version__, tensorflow=tf.__version__)
 

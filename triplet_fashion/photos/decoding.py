@@ -19,9 +19,26 @@ from .loading import DecodePlan, ImageLoader, Preprocessing, RowLoader
 # %% ../../nbs/photos/03_decoding.ipynb #00312bc4
 no_autograph = tf.autograph.experimental.do_not_convert # for functions without Python loops
 
-# %% ../../nbs/photos/03_decoding.ipynb #6bb9a561
+# %% ../../nbs/photos/03_decoding.ipynb #2f384ff6
 _FACTORS = 1, 2, 4, 8 # fractions at which a JPEG can be decoded
 
+def decode_reduced(
+    file, # bytes of a JPEG, a string tensor
+    choice, # int32: 0 for its own size, 1 for a half, 2 for a quarter, 3 for an eighth
+): # uint8 (h, w, 3)
+    "Decode a JPEG at a fraction of its size."
+    decode = partial(tf.io.decode_jpeg, file, channels=3, dct_method='INTEGER_ACCURATE')
+    return tf.switch_case(choice, [partial(decode, ratio=f) for f in _FACTORS])
+
+def resize_from_neighbours(
+    x, # (h, w, 3)
+    size, # (height, width), pixels
+): # float32 (*size, 3), whole numbers
+    "Resize an image, each pixel from its four neighbours, as `read_image` does."
+    resized = tf.raw_ops.ResizeBilinear(images=x[None], size=size, half_pixel_centers=True)
+    return tf.round(resized[0])
+
+# %% ../../nbs/photos/03_decoding.ipynb #6bb9a561
 def decode_jpeg(
     path, # name of the file, a string tensor
     plan, # a `DecodePlan` of a plain JPEG, int32 (7,)
@@ -29,16 +46,13 @@ def decode_jpeg(
 ): # float32 (h, w, 3), whole numbers 0..255
     "Decode a plain JPEG in TensorFlow's graph. TensorFlow's error where it is broken."
     h, w = preprocessing.size
-    plan, file = DecodePlan(*tf.unstack(plan)), tf.io.read_file(path)
-    decode = partial(tf.io.decode_jpeg, file, channels=3, dct_method='INTEGER_ACCURATE')
+    plan = DecodePlan(*tf.unstack(plan))
     choice = tf.reduce_sum(tf.cast(plan.factor > _FACTORS[:-1], tf.int32))
-    x = tf.switch_case(choice, [partial(decode, ratio=f) for f in _FACTORS])
+    x = decode_reduced(tf.io.read_file(path), choice)
     if preprocessing.fit == 'crop':
         x = x[plan.top:plan.top + plan.height, plan.left:plan.left + plan.width]
     pads = preprocessing.fit == 'pad'
-    size = (plan.out_height, plan.out_width) if pads else (h, w)
-    x = tf.raw_ops.ResizeBilinear(images=x[None], size=size, half_pixel_centers=True)[0]
-    x = tf.round(x)
+    x = resize_from_neighbours(x, (plan.out_height, plan.out_width) if pads else (h, w))
     if not pads: return x
     top, left = (h - plan.out_height)//2, (w - plan.out_width)//2
     return 255 - tf.image.pad_to_bounding_box(255 - x, top, left, h, w)
