@@ -10,7 +10,7 @@ from PIL import Image
 from triplet_fashion import audit as room
 from triplet_fashion.audit import audit_photos, bits_apart, likeness, load_exclusions, near_pairs, perceptual_hash, photo_facts
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.draw import draw_photo
+from triplet_fashion.photos.drawing import draw_photo
 
 
 def fill(root, *names, content=None):

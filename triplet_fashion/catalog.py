@@ -17,7 +17,8 @@ from PIL import Image
 
 from .audit import Audit, audit_photos, load_exclusions
 from .display import Tile, draw_sheet, thumbnail, tiles_html
-from .draw import _flag, _number, draw_photo, garment, photo_quality, product_name
+from .photos.drawing import (
+    _flag, _number, draw_photo, garment, photo_quality, product_name)
 from .labels import Labels, composed
 from .photos.image import PHOTO_SUFFIXES, map_threads, track
 from .storage.files import explain_full_disk

@@ -14,7 +14,7 @@ from PIL import Image
 
 from .catalog import Catalog
 from .display import Table
-from .draw import draw_photo, garment
+from .photos.drawing import draw_photo, garment
 from .photos.image import PhotoError, map_threads, read_image, track
 from .storage.files import atomic_write, explain_full_disk
 
