@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from triplet_fashion import audit as room
-from triplet_fashion.audit import audit_photos, bits_apart, likeness, load_exclusions, near_pairs, perceptual_hash, photo_facts
+from triplet_fashion.photos import audit as room
+from triplet_fashion.photos.audit import audit_photos, bits_apart, likeness, load_exclusions, near_pairs, perceptual_hash, photo_facts
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.photos.drawing import draw_photo
 

@@ -15,7 +15,7 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 
-from .audit import Audit, audit_photos, load_exclusions
+from .photos.audit import Audit, audit_photos, load_exclusions
 from .display import Tile, draw_sheet, thumbnail, tiles_html
 from .photos.drawing import (
     _flag, _number, draw_photo, garment, photo_quality, product_name)
