@@ -210,6 +210,16 @@ def test_a_photo_of_two_products_is_no_copy_of_itself(tmp_path):
     assert b.train.audit(embeddings=e).duplicates == []
 
 
+def test_a_product_is_not_merged_with_itself(tmp_path):
+    "Two copies in one product and a third in another: the products may be one, each is itself."
+    first = tmp_path/'first.png'
+    Image.fromarray(draw_photo(3, 0)).save(first)
+    paths = [first, *(shutil.copy(first, tmp_path/f'{k}.png') for k in range(2))]
+    audit = audit_photos(paths, ['a', 'a', 'b'], near=False)
+    assert audit.counts == {'same file in two products': 3}
+    assert [(o['product'], o['other']) for o in audit.merge_candidates] == [('b', 'a')]
+
+
 def test_a_photo_that_vanishes_during_the_audit(drawn, tmp_path, monkeypatch):
     cat = Catalog.from_dir(shutil.copytree(drawn.root, tmp_path/'c'))
     real = module.find_exact_duplicates

@@ -659,6 +659,7 @@ def _merge_candidates(cat, pairs, share):
     for pair in pairs:
         if not pair.kind.endswith('two products'): continue
         a, b = int(cat.labels[pair.photo]), int(cat.labels[pair.other])
+        if a == b: continue   # copies in one product that also stand in another
         met[a, b].add(pair.photo)
         met[b, a].add(pair.other)
     counts = np.bincount(cat.labels, minlength=len(cat.class_names))
