@@ -194,7 +194,7 @@ def test_audit_finds_each_fault_once(tmp_path):
 
 def test_a_photo_of_two_products_is_no_copy_of_itself(tmp_path):
     "DeepFashion2 whole: a photo that shows two garments stands under both."
-    from triplet_fashion.readers import draw_benchmark, read_deepfashion2
+    from triplet_fashion.datasets import draw_benchmark, read_deepfashion2
     b = read_deepfashion2(draw_benchmark('deepfashion2', tmp_path/'df2', 8, 4))
     assert len(set(b.train.paths)) < len(b.train)
     looked = []

@@ -24,7 +24,7 @@ ROOMS = [p for p in EXPORTS if p.parent == ROOT/'nbs']
 INTERNALS = [p for p in EXPORTS if p.parent != ROOT/'nbs']
 MODULES = sorted('.'.join(p.relative_to(ROOT/LIB).with_suffix('').parts) for p in (ROOT/LIB).rglob('*.py') if p.name[0] != '_')
 LIGHT = ['storage.files', 'labels', 'display', 'photos.image', 'photos.sampling', 'photos.audit',
-         'photos.drawing', 'catalog', 'readers', 'neighbors', 'metrics', 'verification', 'failures', 'cli']
+         'photos.drawing', 'catalog', 'datasets', 'neighbors', 'metrics', 'verification', 'failures', 'cli']
 NOT_FOR_USERS = ['nbdev', 'execnb', 'ghapi', 'IPython', 'pytest', 'ruff', 'hypothesis', 'smalldocs', 'ziamath', 'imagehash']
 
 config = configparser.ConfigParser(delimiters=['='])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLORS', 'PALETTES', 'KINDS', 'Garment', 'garment', 'product_name', 'pattern_pieces', 'fabric', 'draw_flat', 'View',
-           'photo_view', 'photo_quality', 'draw_place', 'draw_photo']
+           'photo_view', 'draw_photo']
 
 # %% ../../nbs/photos/08_drawing.ipynb #22b2740f
 import math, operator
