@@ -57,7 +57,7 @@ def main():
         tmp = Path(tmp)
         if o.folder: photos = sorted(map(str, Path(o.folder).rglob('*.jpg')))
         else:
-            from triplet_fashion.catalog import draw_catalog
+            from triplet_fashion.datasets import draw_catalog
             photos = draw_catalog(tmp/'drawn', 60, 10, size=(533, 400)).paths
         print(f'{"photos":>8}{"seconds":>10}{"photos/s":>10}{"start":>8}{"memory":>8}   found')
         for n in o.sizes:

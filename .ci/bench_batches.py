@@ -143,7 +143,7 @@ def main():
         tmp = Path(tmp)
         if o.folder: photos = sorted(p for p in map(str, Path(o.folder).rglob('*.jpg')))
         else:
-            from triplet_fashion.catalog import draw_catalog
+            from triplet_fashion.datasets import draw_catalog
             photos = draw_catalog(tmp/'drawn', 40, 10, size=(533, 400)).paths
         sets = {k: make_set(photos, tmp/k, *v) for k, v in SETS.items() if k in o.only or k == '400x533'}
         for k in sets:

@@ -128,7 +128,8 @@ if __name__ == '__main__':
     p.add_argument('--rounds', type=int, default=5)
     p.add_argument('--only', nargs='*', default=['resnet', 'lite0'])
     args = p.parse_args()
-    from triplet_fashion.catalog import Catalog, draw_catalog
+    from triplet_fashion.catalog import Catalog
+    from triplet_fashion.datasets import draw_catalog
     from triplet_fashion.photos.loading import load_images
     with tempfile.TemporaryDirectory() as temp:
         cat = Catalog.from_dir(args.folder) if args.folder else draw_catalog(temp, n_products=-(-args.photos//8), n_views=8, size=(533, 400))

@@ -27,7 +27,8 @@ from pathlib import Path
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import numpy as np
 from triplet_fashion.base_network import base_network, standardize
-from triplet_fashion.catalog import Catalog, draw_catalog
+from triplet_fashion.catalog import Catalog
+from triplet_fashion.datasets import draw_catalog
 from triplet_fashion.evaluation import BASELINES
 from triplet_fashion.features import embed, features
 from triplet_fashion.metrics import retrieval_metrics

@@ -13,7 +13,7 @@ from pathlib import Path
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import numpy as np
-from triplet_fashion.catalog import draw_catalog
+from triplet_fashion.datasets import draw_catalog
 from triplet_fashion.features import embed
 from triplet_fashion.metrics import retrieval_metrics
 from triplet_fashion.photos.loading import load_images

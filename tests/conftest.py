@@ -51,7 +51,7 @@ def lite0():
 @pytest.fixture(scope='session')
 def drawn(tmp_path_factory):
     "A drawn catalogue of 12 products with 6 views each."
-    from triplet_fashion.catalog import draw_catalog
+    from triplet_fashion.datasets import draw_catalog
     return draw_catalog(tmp_path_factory.mktemp('drawn'), n_products=12, n_views=6, seed=0)
 
 

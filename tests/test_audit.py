@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from triplet_fashion import audit as room
-from triplet_fashion.audit import audit_photos, bits_apart, likeness, load_exclusions, near_pairs, perceptual_hash, photo_facts
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.draw import draw_photo
+from triplet_fashion.photos import audit as module
+from triplet_fashion.photos.audit import (
+    audit_photos, detail_similarity, hamming_distance, load_exclusions, near_pairs,
+    perceptual_hash, photo_facts)
+from triplet_fashion.photos.drawing import draw_photo
 
 
 def fill(root, *names, content=None):
@@ -123,7 +125,7 @@ def test_hashes_are_the_librarys(page):
     code = perceptual_hash(tile)
     assert code.dtype == np.uint64 and code.shape == (4,) and (np.unpackbits(code.view(np.uint8)) == h.hash.ravel()).all()
     other = imagehash.phash(Image.fromarray(tile[::-1].copy()), 16)
-    assert bits_apart(code, perceptual_hash(tile[::-1].copy())) == h-other
+    assert hamming_distance(code, perceptual_hash(tile[::-1].copy())) == h-other
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -147,8 +149,8 @@ def test_pairs_across_blocks_and_the_nearest_kept(monkeypatch):
     codes[1400:] = codes[:100]
     i, j, d = near_pairs(codes, threshold=20)
     assert (i == np.arange(100)).all() and (j == i+1400).all() and (d == 0).all()
-    real = room._blocks
-    monkeypatch.setattr(room, '_blocks', lambda n, m, t: real(n, m, t, 7, 13))
+    real = module.pair_blocks
+    monkeypatch.setattr(module, 'pair_blocks', lambda n, m, t: real(n, m, t, 7, 13))
     assert [o.tolist() for o in near_pairs(codes, threshold=20)] == [i.tolist(), j.tolist(), d.tolist()]
     e = rng.normal(size=(200, 5))
     e[:, 0] += 3
@@ -159,9 +161,9 @@ def test_pairs_across_blocks_and_the_nearest_kept(monkeypatch):
 
 def test_bits_without_numpy_2(monkeypatch):
     a, b = np.random.default_rng(0).integers(0, 2**63, (2, 30, 4), np.uint64)
-    want = bits_apart(a, b)
-    monkeypatch.setattr(room, '_count', lambda x: np.unpackbits(x[..., None].view(np.uint8), axis=-1).sum(-1))
-    assert (bits_apart(a, b) == want).all() and (bits_apart(a[:, None], b[None]).diagonal() == want).all()
+    want = hamming_distance(a, b)
+    monkeypatch.delattr(np, 'bitwise_count', raising=False)
+    assert (hamming_distance(a, b) == want).all() and (hamming_distance(a[:, None], b[None]).diagonal() == want).all()
 
 
 # audits
@@ -192,7 +194,7 @@ def test_audit_finds_each_fault_once(tmp_path):
 
 def test_a_photo_of_two_products_is_no_copy_of_itself(tmp_path):
     "DeepFashion2 whole: a photo that shows two garments stands under both."
-    from triplet_fashion.readers import draw_benchmark, read_deepfashion2
+    from triplet_fashion.datasets import draw_benchmark, read_deepfashion2
     b = read_deepfashion2(draw_benchmark('deepfashion2', tmp_path/'df2', 8, 4))
     assert len(set(b.train.paths)) < len(b.train)
     looked = []
@@ -208,20 +210,30 @@ def test_a_photo_of_two_products_is_no_copy_of_itself(tmp_path):
     assert b.train.audit(embeddings=e).duplicates == []
 
 
+def test_a_product_is_not_merged_with_itself(tmp_path):
+    "Two copies in one product and a third in another: the products may be one, each is itself."
+    first = tmp_path/'first.png'
+    Image.fromarray(draw_photo(3, 0)).save(first)
+    paths = [first, *(shutil.copy(first, tmp_path/f'{k}.png') for k in range(2))]
+    audit = audit_photos(paths, ['a', 'a', 'b'], near=False)
+    assert audit.counts == {'same file in two products': 3}
+    assert [(o['product'], o['other']) for o in audit.merge_candidates] == [('b', 'a')]
+
+
 def test_a_photo_that_vanishes_during_the_audit(drawn, tmp_path, monkeypatch):
     cat = Catalog.from_dir(shutil.copytree(drawn.root, tmp_path/'c'))
-    real = room._exact
+    real = module.find_exact_duplicates
     def late(*a):
         os.unlink(cat.paths[3]); os.unlink(cat.paths[5])
         return real(*a)
-    monkeypatch.setattr(room, '_exact', late)
+    monkeypatch.setattr(module, 'find_exact_duplicates', late)
     assert cat.audit().table == []
 
 
 def test_progress_is_shown_for_many_photos(shop, monkeypatch, capsys):
     shop.audit()
     assert capsys.readouterr().err == ''
-    monkeypatch.setattr(room, '_MANY', 20)
+    monkeypatch.setattr(module, 'MANY_PHOTOS', 20)
     shop.audit()
     err = capsys.readouterr().err
     assert all(o in err for o in (f'photos examined {len(shop)} of {len(shop)}', 'blocks of pairs 1 of 1', 'pairs looked at'))
@@ -299,8 +311,8 @@ def test_other_prints_are_other_products(tmp_path):
     cat = Catalog.from_dir(tmp_path)
     tiles = [photo_facts(p).tile for p in cat.paths]
     i, j, d = near_pairs(np.stack([perceptual_hash(t) for t in tiles]))
-    assert len(i) >= 3 and max(likeness(tiles[a], tiles[b]) for a, b in zip(i, j)) < .9 and cat.audit().duplicates == []
-    assert likeness(tiles[0], tiles[0]) == pytest.approx(1, abs=1e-5) and likeness(tiles[0], tiles[1]) == pytest.approx(likeness(tiles[1], tiles[0]), abs=1e-6)
+    assert len(i) >= 3 and max(detail_similarity(tiles[a], tiles[b]) for a, b in zip(i, j)) < .9 and cat.audit().duplicates == []
+    assert detail_similarity(tiles[0], tiles[0]) == pytest.approx(1, abs=1e-5) and detail_similarity(tiles[0], tiles[1]) == pytest.approx(detail_similarity(tiles[1], tiles[0]), abs=1e-6)
 
 
 def test_blank_photos_are_no_copies(tmp_path):
@@ -402,8 +414,8 @@ def test_memory_does_not_grow_with_the_pairs():
 def test_memory_of_an_audit_hardly_grows_with_the_photos(tmp_path, monkeypatch):
     "Bytes that Python holds at most: a pass keeps some hundred a photo and none of the pixels, which would be 12,288."
     import tracemalloc
-    real = room._blocks
-    monkeypatch.setattr(room, '_blocks', lambda n, m, t: real(n, m, t, 20, 20))
+    real = module.pair_blocks
+    monkeypatch.setattr(module, 'pair_blocks', lambda n, m, t: real(n, m, t, 20, 20))
     cat = Catalog.from_dir(photos(tmp_path, *(f'{k//10:02}/{k}.png' for k in range(500))))
     peaks = []
     for part in (cat[:20], cat[:100], cat):                        # the first one imports what is needed

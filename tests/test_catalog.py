@@ -9,7 +9,8 @@ from PIL import Image
 
 from triplet_fashion import catalog as room
 from triplet_fashion.labels import Labels
-from triplet_fashion.catalog import Catalog, class_dict, draw_catalog, listdir_fullpath, sub_dir, unsub_dir
+from triplet_fashion.catalog import Catalog, class_dict, listdir_fullpath, sub_dir, unsub_dir
+from triplet_fashion.datasets import draw_catalog
 
 
 def fill(root, *names, content=None):

@@ -4,7 +4,8 @@ import os
 import keras, numpy as np, pytest
 
 from triplet_fashion.base_network import base_network
-from triplet_fashion.catalog import Catalog, draw_catalog
+from triplet_fashion.catalog import Catalog
+from triplet_fashion.datasets import draw_catalog
 from triplet_fashion.evaluation import BASELINES, RetrievalCallback, baselines, evaluate, official, scoreboard
 from triplet_fashion.features import embed
 from triplet_fashion.metrics import color_histogram, knn_accuracy, retrieval_metrics

@@ -129,7 +129,8 @@ def test_a_library_that_only_says_no_space_is_understood(tmp_path):
 
 
 def test_folders_that_meet_a_full_disk_say_so(small_disk, tmp_path):
-    from triplet_fashion.catalog import draw_catalog, sub_dir
+    from triplet_fashion.catalog import sub_dir
+    from triplet_fashion.datasets import draw_catalog
     with pytest.raises(OSError, match='shop could not be written: the disk is full .*Make room'): draw_catalog(small_disk/'shop', 100, 4, size=(256, 256))
     assert names(small_disk) == []
     (tmp_path/'old/a').mkdir(parents=True)

@@ -212,7 +212,7 @@ def test_baselines_of_a_network(drawn):
 
 
 def test_official_protocols(tmp_path):
-    from triplet_fashion.readers import draw_benchmark, read_inshop, read_sop
+    from triplet_fashion.datasets import draw_benchmark, read_inshop, read_sop
     shop, online = read_inshop(draw_benchmark('inshop', tmp_path/'a')), read_sop(draw_benchmark('sop', tmp_path/'b'))
     colours = BASELINES['colour histogram']
     got = official(shop, colours)

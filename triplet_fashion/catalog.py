@@ -15,9 +15,10 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 
-from .audit import Audit, audit_photos, load_exclusions
+from .photos.audit import Audit, audit_photos, load_exclusions
 from .display import Tile, draw_sheet, thumbnail, tiles_html
-from .draw import _flag, _number, draw_photo, garment, photo_quality, product_name
+from .photos.drawing import (
+    _number, draw_photo, garment, photo_quality, product_name)
 from .labels import Labels, composed
 from .photos.image import PHOTO_SUFFIXES, map_threads, track
 from .storage.files import explain_full_disk
@@ -51,7 +52,8 @@ def draw_catalog(
     folder = Path(folder)
     n_products, n_views = _number(n_products, 'n_products'), _number(n_views, 'n_views')
     spec = dict(drawn=1, n_products=n_products, n_views=n_views, seed=seed, size=list(size), quality=quality)
-    spec = json.dumps(spec | dict(hard=True) if _flag(hard, 'hard') else spec)
+    photo_quality(0, 0, seed, hard)   # refuses what cannot be drawn
+    spec = json.dumps(spec | dict(hard=True) if hard else spec)
     if n_products < 1 or n_views < 1: raise ValueError(f'n_products and n_views must be at least 1, not {n_products} and {n_views}')
     if folder.is_dir() and any(folder.iterdir()):
         note = folder/_NOTE

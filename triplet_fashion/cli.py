@@ -506,7 +506,7 @@ def triplet_demo(
 ):
     "Draw a catalogue of clothes, learn from two thirds of it, and show what that is worth on the rest."
     started, out = time.time(), _new_run(out, overwrite)
-    from triplet_fashion.catalog import draw_catalog
+    from triplet_fashion.datasets import draw_catalog
     print(f'drawing {products} products, {views} photos of each', flush=True)
     draw_catalog(out/f'photos_{products}x{views}_{seed}', products, views, seed=seed, progress=sys.stderr.isatty())
     catalog, audit = _clean(out/f'photos_{products}x{views}_{seed}')

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from triplet_fashion.readers import Benchmark, draw_benchmark, read_consumer2shop, read_deepfashion2, read_inshop, read_sop
+from triplet_fashion.datasets import Benchmark, draw_benchmark, read_consumer2shop, read_deepfashion2, read_inshop, read_sop
 
 READ = dict(inshop=read_inshop, consumer2shop=read_consumer2shop, deepfashion2=read_deepfashion2, sop=read_sop)
 
@@ -262,7 +262,7 @@ def test_deepfashion2_faults(at, tmp_path):
 
 
 def test_pairs_are_all_pairs_of_one_product():
-    from triplet_fashion.readers import _same_product
+    from triplet_fashion.datasets import _same_product
     rng = np.random.default_rng(0)
     for n, m in [(0, 3), (3, 0), (20, 30)]:
         a, b = rng.integers(0, 6, n), rng.integers(0, 6, m)

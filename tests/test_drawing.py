@@ -1,34 +1,43 @@
 "The drawn wardrobe: the same everywhere, never the same twice, and hard enough."
 import hashlib, re, subprocess, sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from triplet_fashion import draw
-from triplet_fashion.draw import (COLORS, KINDS, PALETTES, Garment, draw_flat, draw_photo, draw_place, fabric, garment,
+from triplet_fashion.photos import drawing
+from triplet_fashion.photos.drawing import (
+    COLORS, KINDS, PALETTES, Garment, draw_flat, draw_photo, draw_place, fabric, garment,
     pattern_pieces, photo_quality, photo_view, product_name)
 
 few = settings(max_examples=15, deadline=None, derandomize=True)
 number = st.integers(0, 5000)
+ROOT = Path(drawing.__file__).parents[2]
 
 
 def digest(pairs, **kw): return hashlib.sha256(b''.join(draw_photo(p, v, **kw).tobytes() for p, v in pairs)).hexdigest()
 
 
 def forget():
-    for f in (draw_flat, fabric, draw._stock, draw._wearer, draw._deck): f.cache_clear()
+    for f in (draw_flat, fabric, drawing._stock, drawing._wearer, drawing._deck): f.cache_clear()
 
 
 # ---- the same everywhere
 
+def said_by(code, seed):
+    "Return what another process prints that hashes with another seed."
+    env = {'PYTHONHASHSEED': seed, 'PYTHONPATH': str(ROOT)}
+    out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, check=True)
+    return out.stdout.strip()
+
+
 def test_the_same_in_another_process_with_another_hash_seed():
-    code = ('import hashlib; from triplet_fashion.draw import draw_photo;'
+    code = ('import hashlib; from triplet_fashion.photos.drawing import draw_photo;'
             'print(hashlib.sha256(b"".join(draw_photo(p, v).tobytes() for p, v in [(3, 1), (21, 0), (15, 7)])).hexdigest())')
-    said = [subprocess.run([sys.executable, '-c', code], env={'PYTHONHASHSEED': s, 'PYTHONPATH': str(draw.__file__).rsplit('triplet_fashion', 1)[0]},
-        capture_output=True, text=True, check=True).stdout.strip() for s in '17']
+    said = [said_by(code, seed) for seed in '17']
     assert said == [digest([(3, 1), (21, 0), (15, 7)])]*2
 
 
@@ -115,7 +124,7 @@ def test_the_garment_is_on_the_canvas(product, seed):
 
 
 def test_pieces_have_paints():
-    paints = draw._paints(garment(0))
+    paints = drawing._paints(garment(0))
     for p in range(400):
         for what, pts, paint, k in pattern_pieces(garment(p)):
             assert what in ('cloth', 'line', 'fold', 'button', 'stamp')
@@ -136,7 +145,7 @@ def test_every_word_of_the_table_is_drawn(kind):
         assert len(seen) == len(words), column
 
 
-@pytest.mark.parametrize('name', draw._GRAPHICS)
+@pytest.mark.parametrize('name', drawing._GRAPHICS)
 def test_every_graphic_is_drawn(name):
     g = replace(garment(1), fabric='graphic', graphic='')
     assert draw_flat(replace(g, graphic=name), 100).tobytes() != draw_flat(g, 100).tobytes()
@@ -168,7 +177,7 @@ def test_quality():
     assert q[17] == photo_view(2, 1).quality == photo_quality(2, 1, seed=0)
 
 
-@pytest.mark.parametrize('place', draw._PLACES)
+@pytest.mark.parametrize('place', drawing._PLACES)
 def test_places(place):
     v = replace(photo_view(5, 0), place=place)
     a = draw_place(v, 60, 40)
@@ -180,15 +189,15 @@ def test_the_garment_is_in_the_frame():
     for p in range(20):
         for v in range(8):
             view = replace(photo_view(p, v), blur=0)
-            cloth = draw._pose(draw._stock(garment(p), 160, False), view, 64, 64)
+            cloth = drawing._pose(drawing._stock(garment(p), 160, False), view, 64, 64)
             assert (cloth[..., 3] > 128).mean() > .07
             assert cloth[20:44, 20:44, 3].mean() > 60
 
 
 def test_light_falls_on_the_side_that_faces_it():
     slope = np.tile(np.arange(20, dtype=np.float32), (20, 1)) # rises to the right, so it faces the left
-    assert draw._relief(slope, (-1., 0.), .1)[5, 5] > 1 > draw._relief(slope, (1., 0.), .1)[5, 5]
-    assert draw._relief(slope, (0., -1.), .1)[5, 5] == 1
+    assert drawing._relief(slope, (-1., 0.), .1)[5, 5] > 1 > drawing._relief(slope, (1., 0.), .1)[5, 5]
+    assert drawing._relief(slope, (0., -1.), .1)[5, 5] == 1
 
 
 # ---- as a shop takes them
@@ -223,10 +232,9 @@ def test_every_number_is_a_photo_of_a_shop(product, view, seed, size):
 
 
 def test_a_shop_is_the_same_in_another_process():
-    code = ('import hashlib; from triplet_fashion.draw import draw_photo;'
+    code = ('import hashlib; from triplet_fashion.photos.drawing import draw_photo;'
             'print(hashlib.sha256(b"".join(draw_photo(p, v, hard=True).tobytes() for p, v in [(2, 0), (21, 1), (15, 2)])).hexdigest())')
-    said = [subprocess.run([sys.executable, '-c', code], env={'PYTHONHASHSEED': s, 'PYTHONPATH': str(draw.__file__).rsplit('triplet_fashion', 1)[0]},
-        capture_output=True, text=True, check=True).stdout.strip() for s in '17']
+    said = [said_by(code, seed) for seed in '17']
     assert said == [digest([(2, 0), (21, 1), (15, 2)], hard=True)]*2
 
 
@@ -347,5 +355,6 @@ def test_faults_name_the_culprit(call, error, says):
 
 
 def test_no_tensorflow():
-    code = 'import sys, triplet_fashion.draw; assert not {"tensorflow", "keras", "matplotlib"} & set(sys.modules)'
-    subprocess.run([sys.executable, '-c', code], check=True, cwd=str(draw.__file__).rsplit('triplet_fashion', 1)[0])
+    code = ('import sys, triplet_fashion.photos.drawing;'
+            'assert not {"tensorflow", "keras", "matplotlib"} & set(sys.modules)')
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
