@@ -817,9 +817,11 @@ def _asked(recipe, net, seed, changes, why=''):
 
 def _fitting(catalog, s, seed, size, shard, devices):
     "(settings as they fit catalogue and devices, what is known of the batches)."
+    numbers = np.zeros((len(catalog), 1), np.float32)   # in place of pixels: nothing is read
+    def info(s, shard=(0, 1)): return _batches(catalog, s, seed, 0, size, numbers, shard=shard).info
     s = _hand(catalog, s, devices)
-    s = _shared_out(s, _batches(catalog, s, seed, 0, size, None).info, devices)
-    return s, _batches(catalog, s, seed, 0, size, None, shard=shard).info
+    if devices > 1: s = _shared_out(s, info(s), devices)
+    return s, info(s, shard)
 
 def _begin(catalog, asked, size, net, seed, shard, devices):
     "(settings asked for, as they fit, network, what is known of the batches), no photo read."
