@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nursery import Nursery
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('MPLBACKEND', 'Agg')
@@ -54,6 +55,14 @@ def _shared(name):
 def root():
     "The checkout."
     return ROOT
+
+
+@pytest.fixture(scope='session')
+def fresh_python():
+    "Processes that have imported TensorFlow: `fresh_python.run(code, *args, **env)`."
+    made = Nursery()
+    yield made
+    made.end()
 
 
 @pytest.fixture(scope='session')
