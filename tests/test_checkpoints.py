@@ -1,6 +1,5 @@
 """Runs that are killed, damaged files, full disks, callbacks that know things, and the seed's file names."""
 import json, os, resource, sys
-from pathlib import Path
 
 import keras
 import numpy as np

@@ -817,11 +817,9 @@ def _asked(recipe, net, seed, changes, why=''):
 
 def _fitting(catalog, s, seed, size, shard, devices):
     "(settings as they fit catalogue and devices, what is known of the batches)."
-    numbers = np.zeros((len(catalog), 1), np.float32)   # in place of pixels: nothing is read
-    def info(s, shard=(0, 1)): return _batches(catalog, s, seed, 0, size, numbers, shard=shard).info
-    s = _hand(catalog, s, devices)
-    if devices > 1: s = _shared_out(s, info(s), devices)
-    return s, info(s, shard)
+    s, numbers = _hand(catalog, s, devices), np.zeros((len(catalog), 1))   # in place of pixels
+    s = _shared_out(s, _batches(catalog, s, seed, 0, size, numbers).info, devices)
+    return s, _batches(catalog, s, seed, 0, size, numbers, shard=shard).info
 
 def _begin(catalog, asked, size, net, seed, shard, devices):
     "(settings asked for, as they fit, network, what is known of the batches), no photo read."
