@@ -10,27 +10,34 @@ and compute with it. The second half of the processes runs beside two loops that
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+import threading
+import time
+import traceback
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-
-PROBE = """
-import sys, threading
-sys.setswitchinterval(1e-6)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import numpy as np
+
 from triplet_fashion.base_network import base_network
 from triplet_fashion.runtimes import runtime
-net = base_network((32, 32, 3), 16, backbone='small')
-photos = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3)).astype('float32')
-made = []
-threads = [threading.Thread(target=lambda: made.append(runtime(net, sys.argv[1], photos)(photos))) for _ in range(2)]
-for t in threads: t.start()
-for t in threads: t.join()
-assert len(made) == 2 and np.array_equal(*made), [m.shape for m in made]
-"""
+
+
+def probe(engine):
+    "Make `engine` and compute with it, in two threads that change hands often."
+    sys.setswitchinterval(1e-6)
+    net = base_network((32, 32, 3), 16, backbone='small')
+    photos = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3)).astype('float32')
+    made = []
+    def one(): made.append(runtime(net, engine, photos)(photos))
+    threads = [threading.Thread(target=one) for _ in range(2)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    assert len(made) == 2 and np.array_equal(*made), [m.shape for m in made]
 
 
 BUSY = """
@@ -39,25 +46,45 @@ while os.getppid() == int(sys.argv[1]): sum(range(100_000))   # until the parent
 """
 
 
-def outcome(engine, seconds):
-    "Return how one fresh process ended: 'right', 'hung', or its last line."
-    env = os.environ | {'PYTHONPATH': str(ROOT), 'TF_CPP_MIN_LOG_LEVEL': '3'}
-    job = subprocess.Popen([sys.executable, '-c', PROBE, engine], env=env, stdout=subprocess.DEVNULL,
-                           stderr=subprocess.PIPE, text=True)
-    try: said = job.communicate(timeout=seconds)[1]
-    except subprocess.TimeoutExpired:
-        if shutil.which('py-spy'): subprocess.run(['py-spy', 'dump', '--native', '--pid', str(job.pid)])
-        job.kill()
-        job.communicate()
-        return 'hung'
-    if job.returncode == 0: return 'right'
-    return said.strip().splitlines()[-1] if said.strip() else f'exit status {job.returncode}'
+class Probe:
+    "A process that has imported TensorFlow, which has no threads before its first call, and no engine."
+    def __init__(self, engine, seconds):
+        self.said, self.end = tempfile.TemporaryFile('w+'), time.monotonic() + seconds
+        self.pid = os.fork()
+        if self.pid: return
+        for fd in 1, 2: os.dup2(self.said.fileno(), fd)
+        try: probe(engine)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+
+    def outcome(self):
+        "Return how it ended: 'right', 'hung', or its last line; None as long as it runs."
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if not pid and time.monotonic() < self.end: return None
+        if not pid:
+            if shutil.which('py-spy'): subprocess.run(['py-spy', 'dump', '--native', '--pid', str(self.pid)])
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            return 'hung'
+        code = os.waitstatus_to_exitcode(status)
+        if code == 0: return 'right'
+        self.said.seek(0)
+        return self.said.read().strip().rpartition('\n')[2] or f'exit status {code}'
 
 
 def outcomes(n, args):
     "Return how `n` fresh processes ended, some at a time."
-    with ThreadPoolExecutor(args.at_once) as pool:
-        return list(pool.map(lambda _: outcome(args.engine, args.seconds), range(n)))
+    running, found = [], []
+    while len(found) < n:
+        while len(running) < args.at_once and len(running) + len(found) < n:
+            running.append(Probe(args.engine, args.seconds))
+        ended = {p: what for p in running if (what := p.outcome())}
+        running = [p for p in running if p not in ended]
+        found += ended.values()
+        if not ended: time.sleep(.02)
+    return found
 
 
 def main():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nursery import Nursery
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('MPLBACKEND', 'Agg')
@@ -17,6 +18,30 @@ os.environ['TRIPLET_FASHION_CACHE'] = _cache.name     # not the user's
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent/'shared'
+
+
+# Those that take longest begin first, so that no process is left with one of them at the end. CPU seconds, about.
+SECONDS = dict(test_training=180, test_cli=150, test_checkpoints=100, test_features=50, test_doctor=40,
+               test_notebooks=20)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda i: -SECONDS.get(i.path.stem, 0))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "Share out whole files, as `--dist loadfile` does, and notebooks one by one: each is a process of its own."
+    if config.getvalue('dist') != 'loadfile': return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            if '::test_notebook[' in nodeid: return nodeid
+            return super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False   # in the order of the collection
+    return Files(config, log)
 
 
 def _shared(name):
@@ -30,6 +55,14 @@ def _shared(name):
 def root():
     "The checkout."
     return ROOT
+
+
+@pytest.fixture(scope='session')
+def fresh_python():
+    "Processes that have imported TensorFlow: `fresh_python.run(code, *args, **env)`."
+    made = Nursery()
+    yield made
+    made.end()
 
 
 @pytest.fixture(scope='session')

@@ -1,6 +1,5 @@
 """Runs that are killed, damaged files, full disks, callbacks that know things, and the seed's file names."""
-import json, os, resource, subprocess, sys
-from pathlib import Path
+import json, os, resource, sys
 
 import keras
 import numpy as np
@@ -13,9 +12,6 @@ from triplet_fashion.contrastive import SupConLoss
 from triplet_fashion.doctor import CollapseDoctor, Diagnosis
 from triplet_fashion.generator import Augment, pk_dataset
 from triplet_fashion.training import fit
-
-ROOT = Path(__file__).resolve().parents[1]
-ENV = {**os.environ, 'PYTHONPATH': str(ROOT), 'TF_CPP_MIN_LOG_LEVEL': '3'}
 
 
 # ---- killed for real
@@ -79,9 +75,9 @@ print(kills)
 
 
 @pytest.mark.parametrize('mode, kills', [('memory', 3), ('frozen', 2), ('deep', 3), ('seed', 1)])
-def test_a_run_killed_at_random_moments_ends_as_if_undisturbed(drawn, tmp_path, mode, kills):
+def test_a_run_killed_at_random_moments_ends_as_if_undisturbed(fresh_python, drawn, tmp_path, mode, kills):
     "SIGKILL wherever it strikes; everything equal to the last bit: weights, optimizer, random states, memory, figures, logs."
-    got = subprocess.run([sys.executable, '-c', KILLED, mode, str(drawn.root), str(tmp_path), str(kills), os.environ.get('KILL_SEED', '5')], capture_output=True, text=True, env=ENV, timeout=280)
+    got = fresh_python.run(KILLED, mode, drawn.root, tmp_path, kills, os.environ.get('KILL_SEED', '5'))
     assert got.returncode == 0, got.stderr[-3000:]
     assert int(got.stdout.split()[-1]) == kills
     whole, cut = (json.loads((tmp_path/f'{name}.json').read_text()) for name in ('whole', 'cut'))
@@ -433,9 +429,9 @@ def test_a_second_run_in_a_folder_is_refused(drawn, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='needs locks of POSIX')
-def test_a_killed_run_leaves_its_folder_free(tmp_path):
+def test_a_killed_run_leaves_its_folder_free(fresh_python, tmp_path):
     code = 'import os, sys\nfrom triplet_fashion.checkpoints import Checkpoint\nwith Checkpoint(sys.argv[1]).locked(): os.kill(os.getpid(), 9)'
-    assert subprocess.run([sys.executable, '-c', code, str(tmp_path)], env=ENV, capture_output=True, timeout=120).returncode == -9
+    assert fresh_python.run(code, tmp_path).returncode == -9
     assert (tmp_path/'.lock').exists()
     with Checkpoint(tmp_path).locked(): pass
 
@@ -456,10 +452,10 @@ def test_weights_of_epochs_are_kept_in_the_order_of_their_numbers(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['000001-1.0000.weights.h5', '1000000-1.0000.weights.h5']
 
 
-def test_leftovers_of_dead_runs_go(drawn, tmp_path):
+def test_leftovers_of_dead_runs_go(fresh_python, drawn, tmp_path):
     run_epochs(small(), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path))
     code = 'import os, sys\nfrom triplet_fashion.storage.files import atomic_write\nwith atomic_write(sys.argv[1] + "/history.csv"): os._exit(0)'
-    subprocess.run([sys.executable, '-c', code, str(tmp_path)], env=ENV, check=True, timeout=120)
+    fresh_python.run(code, tmp_path).check_returncode()
     assert len(list(tmp_path.glob('.history.csv.*'))) == 1
     Checkpoint(tmp_path).open(small())
     assert not list(tmp_path.glob('.history.csv.*'))
@@ -502,8 +498,8 @@ for share in (.01, .2, .4, .6, .8, .9, .95, .99):
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='needs limits of POSIX')
-def test_seed_checkpoints_survive_a_full_disk(tmp_path):
+def test_seed_checkpoints_survive_a_full_disk(fresh_python, tmp_path):
     "HDF5 that runs out of room in the middle of a file may take the process along: so it never comes to that."
-    got = subprocess.run([sys.executable, '-c', FULL, str(tmp_path)], capture_output=True, text=True, env=ENV, timeout=120)
+    got = fresh_python.run(FULL, tmp_path)
     assert got.returncode == 0, (got.returncode, got.stderr[-2000:])
     assert [p.name for p in tmp_path.iterdir()] == ['000001-1.0883.weights.h5']

@@ -98,9 +98,9 @@ print([run(in_training), run(while_judging), run(TF_CONFIG=cluster(1)), run(TF_C
 '''
 
 
-def test_the_same_command_goes_on_wherever_it_was_killed(drawn, tmp_path):
+def test_the_same_command_goes_on_wherever_it_was_killed(fresh_python, drawn, tmp_path):
     "In training; while judging; then, everything trained, as one of two machines whose other is long gone; and it is refused once judged."
-    got = subprocess.run([sys.executable, '-c', KILLED, str(drawn.root), str(tmp_path/'run')], capture_output=True, text=True, cwd=root, timeout=240)
+    got = fresh_python.run(KILLED, drawn.root, tmp_path/'run')
     assert '[-9, -9, 0, 0, 2]' in got.stdout, got.stdout[-2000:] + got.stderr[-3000:]
     assert 'already holds a run' in got.stdout
     assert {'network', 'report.html', 'scores.json'} <= {p.name for p in (tmp_path/'run').iterdir()}

@@ -1,8 +1,4 @@
 "Every notebook is a test of its own: `pytest -k 00_loss` runs one."
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,27 +18,14 @@ sys.exit(not ok)
 """
 
 
-def run(path):
-    "Run a notebook as `nbdev_test` does."
-    env = {**os.environ, 'IN_TEST': '1', 'PYTHONHASHSEED': '0'}
-    call = [sys.executable, '-c', RUN, str(path), str(ROOT)]
-    return subprocess.run(call, cwd=NBS, env=env, capture_output=True, text=True, errors='replace')
-
-
-@pytest.fixture(scope='module')
-def running(request):
-    "The notebooks that this run selected, two at a time: half of a notebook's time is one core importing."
-    pytest.importorskip('nbdev', reason="nbdev is not installed: pip install -e '.[dev]'")
-    wanted = [i.callspec.params['path'] for i in request.session.items if i.path == request.path and hasattr(i, 'callspec')]
-    with ThreadPoolExecutor(2) as pool:
-        yield {path: pool.submit(run, path) for path in wanted}
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.relative_to(NBS).with_suffix('').as_posix())
-def test_notebook(path, running):
-    out = running[path].result()
-    if out.returncode: pytest.fail(f'{path.name}\n{out.stdout[-4000:]}\n{out.stderr[-8000:]}', pytrace=False)
+def test_notebook(path, fresh_python):
+    "As `nbdev_test` runs it."
+    pytest.importorskip('nbdev', reason="nbdev is not installed: pip install -e '.[dev]'")
+    out = fresh_python.run(RUN, path, ROOT, cwd=NBS, timeout=590, IN_TEST='1')
+    if not out.returncode: return
+    said = f'{out.stdout[-4000:]}\n{out.stderr[-8000:]}'
+    pytest.fail(f'{path.name}, status {out.returncode}\n{said}', pytrace=False)
 
 
 def test_there_are_notebooks():

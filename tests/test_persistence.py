@@ -363,13 +363,7 @@ def test_kill_in_bundle(net, tmp_path, monkeypatch, step, k):
     assert load_bundle(folder)[1] == {'note': 'again'} and not (tmp_path/'.b.old').exists()
 
 
-def child(code, *args):
-    "A process of its own that runs `code`; its exit status and what it said."
-    done = subprocess.run([sys.executable, '-c', code, *map(str, args)], cwd=Path(__file__).parents[1], capture_output=True, text=True)
-    return done.returncode, done.stderr[-3000:]
-
-
-def test_killed_process(tmp_path):
+def test_killed_process(fresh_python, tmp_path):
     "A real process without the one step, ended without a goodbye between the two renames: the old bundle is read where it lies, and the next save puts it back."
     code = '''
 import os, sys, keras
@@ -384,8 +378,8 @@ def replace(a, b):
 os.replace = replace
 persistence.save_bundle(folder, net, note='new')
 '''
-    code, said = child(code, tmp_path/'b')
-    assert code == 9, said
+    done = fresh_python.run(code, tmp_path/'b')
+    assert done.returncode == 9, done.stderr[-3000:]
     net, meta = load_bundle(tmp_path/'b')
     assert meta == {'note': 'old'} and not (tmp_path/'b').exists()          # a reader moves nothing
     from triplet_fashion.cli import _open_run
@@ -396,7 +390,7 @@ persistence.save_bundle(folder, net, note='new')
 
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='needs Linux, where two folders can change names in one step')
-def test_killed_at_any_moment(tmp_path):
+def test_killed_at_any_moment(fresh_python, tmp_path):
     "Processes that save without end, each killed within the time of four saves: under the name lies a whole bundle every time, and an hour later nothing beside it."
     code = '''
 import itertools, os, random, signal, sys, time, keras
@@ -424,8 +418,8 @@ for p in left: os.utime(p, (0, 0))
 for name in 'b', 'b.tfz': save_bundle(os.path.join(sys.argv[1], name), net)
 assert sorted(os.listdir(sys.argv[1])) == ['b', 'b.tfz'], os.listdir(sys.argv[1])
 '''
-    code, said = child(code, tmp_path)
-    assert code == 0, said
+    done = fresh_python.run(code, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize('name', ['b', 'b.tfz'])
@@ -494,7 +488,7 @@ def test_two_names_for_two_files(net, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='needs the resource module')
-def test_full_disk(tmp_path):
+def test_full_disk(fresh_python, tmp_path):
     "A real process whose writes fail after so many bytes, wherever that is: the old bundle stays, with nothing beside it."
     code = '''
 import os, resource, signal, sys, keras
@@ -515,7 +509,7 @@ for name in 'b', 'b.tfz':
     save_bundle(path, net, note='new')
     assert load_bundle(path)[1] == {'note': 'new'}
 '''
-    done = subprocess.run([sys.executable, '-c', code, str(tmp_path)], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    done = fresh_python.run(code, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

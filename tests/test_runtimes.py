@@ -228,7 +228,7 @@ def test_nothing_is_said_aloud(net, photos, capfd):
     assert 'deprecat' not in capfd.readouterr().err.lower()
 
 
-def test_openvino_sends_no_telemetry():
+def test_openvino_sends_no_telemetry(fresh_python):
     "It would fork a process for each message, from a thread; what was imported by others before stays as it is."
     pytest.importorskip('openvino')
     code = """
@@ -244,7 +244,7 @@ print(runtime(net, 'openvino', x)(x).shape)
 import time; time.sleep(1)     # a message would be on its way by now
 assert not started and not any(m.startswith('openvino_telemetry') for m in sys.modules), started
 """
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    done = fresh_python.run(code, timeout=120)
     assert done.returncode == 0 and '(2, 2)' in done.stdout, done.stderr[-2000:]
 
 

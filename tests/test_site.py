@@ -28,9 +28,10 @@ def tree():
 
 @pytest.fixture(scope='module')
 def built(tmp_path_factory):
-    "The site, what the builder said, and the checkout before it."
+    "The site, what the builder said, and the checkout before it. `.ci/run` says where it wants the site."
     for name in 'nbdev', 'smalldocs', 'ziamath': pytest.importorskip(name, reason=f"{name} is not installed: pip install -e '.[dev]' (smalldocs: Python 3.11)")
-    before, out = tree(), tmp_path_factory.mktemp('site')/'_docs'
+    before = tree()
+    out = Path(os.environ.get('TRIPLET_FASHION_SITE') or tmp_path_factory.mktemp('site')/'_docs')
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
     call = [sys.executable, '.ci/docs.py', '--python', '--out', str(out)]
     return out, subprocess.run(call, cwd=ROOT, env=env, capture_output=True, text=True, errors='replace'), before

@@ -1,6 +1,7 @@
 "Training: recipes, the frozen short cut, continuing, the seed's file names, and what must stop early."
 import re, shutil, time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import keras, numpy as np, pytest
@@ -47,6 +48,25 @@ def weights(net): return [np.asarray(w) for w in net.get_weights()]
 def run(drawn): return fit(drawn, epochs=4, P=6, **SMALL)
 
 
+@pytest.fixture(scope='module')
+def watched(drawn, tmp_path_factory):
+    "A run that watches photos of its own, the photos, and the folder with what Keras' callbacks wrote."
+    train, unseen = drawn.split(.25, seed=1)
+    folder = tmp_path_factory.mktemp('watched')
+    calls = [keras.callbacks.CSVLogger(folder/'log.csv')]
+    if find_spec('tensorboard'): calls.append(keras.callbacks.TensorBoard(folder/'board'))
+    run = fit(train, valid=unseen, epochs=2, steps=2, P=4, callbacks=calls, **SMALL)
+    return run, unseen, folder
+
+
+@pytest.fixture(scope='module')
+def short(drawn, tmp_path_factory):
+    "A run of two steps, given a folder of photos, and the folder of its checkpoints."
+    folder = tmp_path_factory.mktemp('checkpoints')
+    run = fit(str(drawn.root), epochs=2, steps=1, P=4, checkpoints=folder, doctor=None, **SMALL)
+    return run, folder
+
+
 def test_strong_beats_untrained(drawn, run):
     before, *_ = scoreboard(before_training(run), drawn)
     after, *_ = scoreboard({'trained': run.net}, drawn)
@@ -91,7 +111,7 @@ def test_seed_recipe_trains_the_three_input_model(drawn):
 
 @pytest.mark.parametrize('name', ['seed', 'strong'])
 def test_a_continued_run_equals_an_uninterrupted_one(drawn, tmp_path, name):
-    kw = dict(recipe=name, steps=3, hidden=(), **SMALL) | (dict(P=4) if name == 'strong' else dict(batch_size=4))
+    kw = dict(recipe=name, steps=3, hidden=(), doctor=None, **SMALL) | (dict(P=4) if name == 'strong' else dict(batch_size=4))
     whole = fit(drawn, epochs=3, checkpoints=tmp_path/'a', **kw)
     first = sorted((tmp_path/'a').glob('000001-*.weights.h5'))[0]
     rest = fit(drawn, epochs=3, weights_from=first, **kw)
@@ -99,10 +119,10 @@ def test_a_continued_run_equals_an_uninterrupted_one(drawn, tmp_path, name):
     for a, b in zip(weights(rest.net), weights(whole.net)): np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
-def test_checkpoint_names_are_the_seeds(drawn, tmp_path):
-    run = fit(drawn, epochs=2, steps=2, P=4, checkpoints=tmp_path, **SMALL)
+def test_checkpoint_names_are_the_seeds(short):
+    run, folder = short
     want = [f'{i:06d}-{loss:.4f}.weights.h5' for i, loss in enumerate(run.history['loss'], 1)]
-    assert sorted(p.name for p in tmp_path.iterdir()) == want
+    assert sorted(p.name for p in folder.iterdir()) == want
 
 
 def test_checkpoints_can_be_limited(tmp_path):
@@ -136,9 +156,8 @@ def test_continue_from_names_what_does_not_fit(tmp_path):
     with pytest.raises(ValueError, match='cut.weights.h5'): continue_from(model, tmp_path/'cut.weights.h5')
 
 
-def test_the_history_holds_what_was_watched(drawn):
-    train, unseen = drawn.split(.25, seed=1)
-    run = fit(train, valid=unseen, epochs=2, steps=2, P=4, **SMALL)
+def test_the_history_holds_what_was_watched(watched):
+    run, unseen, _ = watched
     signs = {"d+", "d-", "overlap", "rank", "saturated", "gradient"}
     assert signs <= set(run.history) and {len(v) for v in run.history.values()} == {2}
     assert signs <= set(run.history) and set(run.history) - signs - {"active", "stale"} == {'loss', 'val_R@1', 'val_MAP@R', 'learning_rate'}
@@ -157,8 +176,8 @@ def test_the_seed_recipe_watches_the_loss_of_fixed_triplets(drawn):
     assert len(plot_history(run).axes[0].get_lines()) >= 2
 
 
-def test_folders_do_for_catalogues(drawn):
-    assert fit(str(drawn.root), epochs=1, steps=1, P=4, **SMALL).plan['photos'] == len(drawn)
+def test_folders_do_for_catalogues(drawn, short):
+    assert short[0].plan['photos'] == len(drawn)
 
 
 def test_retrieval_callback_looks_when_told(drawn):
@@ -286,7 +305,7 @@ def test_catalogues_that_cannot_train(drawn):
 def test_a_loss_that_is_not_finite_stops_the_run(drawn):
     import tensorflow as tf
     with pytest.raises(FloatingPointError, match='epoch 1.*learning_rate'):
-        fit(drawn, epochs=3, steps=2, P=4, loss=lambda y, e: tf.reduce_sum(e, 1)*np.nan, **SMALL)
+        fit(drawn, net=tiny(), epochs=3, steps=2, P=4, loss=lambda y, e: tf.reduce_sum(e, 1)*np.nan, verbose=0)
 
 
 def test_lite0_features_are_computed_once(drawn, lite0):
@@ -302,7 +321,7 @@ def test_lite0_features_are_computed_once(drawn, lite0):
 
 @pytest.mark.parametrize('loss', ['supcon', 'multi-similarity', 'weighted lossless'])
 def test_losses_by_name(drawn, loss):
-    run = fit(drawn, size=(32, 32), epochs=3, steps=4, P=6, loss=loss, activation='sigmoid', out_dims=16, verbose=0)
+    run = fit(drawn, net=tiny(activation='sigmoid'), epochs=3, steps=4, P=6, loss=loss, verbose=0)
     assert len(run.history['loss']) == 3 and np.isfinite(run.history['loss']).all()
 
 
@@ -328,7 +347,6 @@ def test_the_doctor_stops_what_cannot_learn(drawn):
     assert len(run.history['loss']) < 5
     with pytest.warns(TrainingTrouble, match='collapse'): run = fit(drawn, net=tiny(), callbacks=[Blind()], **kw)
     assert len(run.history['loss']) == 5
-    assert 'rank' not in fit(drawn, net=tiny(), doctor=None, **kw | dict(epochs=1)).history
 
 
 def test_the_strong_recipe_stays_strong_for_a_frozen_network(drawn):
@@ -411,9 +429,8 @@ def test_a_network_that_was_given_is_reported_as_it_is(drawn):
     with pytest.raises(ValueError, match='out_dims, dropout: settings of a network that is made here'): fit(drawn, net=net, out_dims=16, dropout=.1)
 
 
-def test_nothing_left_to_train_is_an_error(drawn, tmp_path):
-    fit(drawn, epochs=2, steps=1, P=4, checkpoints=tmp_path, doctor=None, **SMALL)
-    last = max(tmp_path.iterdir())
+def test_nothing_left_to_train_is_an_error(drawn, short):
+    last = max(short[1].iterdir())
     with pytest.raises(ValueError, match='after epoch 2, and epochs=2 counts from the very first: ask for more'): fit(drawn, epochs=2, steps=1, P=4, weights_from=last, doctor=None, **SMALL)
 
 
@@ -436,7 +453,7 @@ def test_bad_photos_are_left_out_of_frozen_runs_and_named(drawn, tmp_path):
 
 def test_features_are_kept_without_being_asked(drawn, tmp_path, monkeypatch):
     monkeypatch.setenv('TRIPLET_FASHION_CACHE', str(tmp_path))
-    net = base_network((32, 32, 3), 8, 'small', None, hidden=(), activation='l2', trainable=False)
+    net = tiny(False)
     plans, kw = [], dict(net=net, size=(32, 32), epochs=1, steps=2, P=4, K=2, verbose=0, doctor=None)
     fit(drawn, show_plan=plans.append, **kw)
     file, = (tmp_path/'features').glob('*.npy')
@@ -456,6 +473,7 @@ def test_the_time_spent_waiting_for_photos(drawn, monkeypatch):
         for name in ('info', 'state', 'bad_photos'): setattr(late, name, getattr(ds, name))
         return late
     quick = fit(drawn, **kw)
+    assert 'rank' not in quick.history   # no doctor
     monkeypatch.setattr(module, '_batches', slow)
     late = fit(drawn, **kw)
     assert 0 <= quick.waiting < late.waiting <= 1 and late.waiting > .1
@@ -520,7 +538,7 @@ def test_weights_decay_by_as_much_in_long_runs(drawn):
     from triplet_fashion.training import _decay
     assert [_decay({'weight_decay': 'auto'}, n) for n in (2, 512, 1024, 25_600)] == [.5, .5, .25, .01]
     assert _decay({'weight_decay': .1}, 5000) == .1 and _decay({}, 10) is None
-    run = lambda **kw: fit(drawn, epochs=1, steps=2, P=4, doctor=None, **SMALL, **kw).model.optimizer.weight_decay
+    run = lambda **kw: fit(drawn, net=tiny(), epochs=1, steps=1, P=4, doctor=None, verbose=0, **kw).model.optimizer.weight_decay
     assert run() == .5 and run(weight_decay=None) is None
 
 
@@ -533,25 +551,23 @@ def test_half_precision_trains_like_full(drawn, monkeypatch):
     assert embed(half.net, drawn).dtype == np.float32
     with pytest.raises(ValueError, match="precision='float15'"): fit(drawn, precision='float15', **SMALL)
     monkeypatch.setattr('triplet_fashion.training._has_bfloat16', lambda: False)
-    with pytest.warns(UserWarning, match='no instructions for bfloat16'): fit(drawn, precision='bfloat16', **dict(kw, epochs=1, steps=1))
+    with pytest.warns(UserWarning, match='no instructions for bfloat16'): plan_of(drawn, precision='bfloat16', size=32, out_dims=16)
 
 
-def test_keras_own_callbacks_see_every_figure(drawn, tmp_path):
+def test_keras_own_callbacks_see_every_figure(watched):
     "A CSV log, as from any Keras training."
-    train, unseen = drawn.split(.25, seed=1)
-    run = fit(train, valid=unseen, epochs=2, steps=2, P=4, callbacks=[keras.callbacks.CSVLogger(tmp_path/'log.csv')], **SMALL)
-    rows = np.genfromtxt(tmp_path/'log.csv', delimiter=',', names=True, deletechars='')
+    run, _, folder = watched
+    rows = np.genfromtxt(folder/'log.csv', delimiter=',', names=True, deletechars='')
     assert rows['val_MAP@R'] == pytest.approx(run.history['val_MAP@R'], abs=1e-6) and rows['learning_rate'] == pytest.approx(run.history['learning_rate'], abs=1e-9)
 
 
-def test_tensorboard_sees_them_too(drawn, tmp_path):
+def test_tensorboard_sees_them_too(watched):
     pytest.importorskip('tensorboard', reason='needs tensorboard')
     import tensorflow as tf
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    train, unseen = drawn.split(.25, seed=1)
-    run = fit(train, valid=unseen, epochs=2, steps=2, P=4, callbacks=[keras.callbacks.TensorBoard(tmp_path/'board')], **SMALL)
+    run, _, written = watched
     found = {}
-    for folder in {p.parent for p in (tmp_path/'board').rglob('events.*')}:
+    for folder in {p.parent for p in (written/'board').rglob('events.*')}:
         events = EventAccumulator(str(folder)).Reload()
         found |= {tag: [float(tf.make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)] for tag in events.Tags()['tensors'] if tag.startswith('epoch_')}
     assert {'epoch_loss', 'epoch_MAP@R', 'epoch_learning_rate'} <= set(found) or {'epoch_loss', 'epoch_val_MAP@R'} <= set(found)

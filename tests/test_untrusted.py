@@ -1,6 +1,5 @@
 "Every door that a network's file comes in by refuses the same harm, by the file's name and without taking memory."
-import io, json, os, re, subprocess, sys, zipfile
-from pathlib import Path
+import io, json, os, re, sys, zipfile
 
 import h5py
 import keras
@@ -13,7 +12,6 @@ from triplet_fashion.checkpoints import Checkpoint, continue_from, read_state, w
 from triplet_fashion.persistence import load_bundle, load_model, save_bundle, save_model
 from triplet_fashion.storage.untrusted import checked_weights, load_keras_file
 
-ROOT = Path(__file__).resolve().parents[1]
 SHAPE = 8, 8, 3
 
 
@@ -228,7 +226,6 @@ def test_a_checkpoint_of_another_network_is_refused_before_it_is_read(state, mon
 MEMORY = '''
 import re, sys, zipfile, io
 import numpy as np, h5py, keras
-from pathlib import Path
 from triplet_fashion.base_network import base_network
 from triplet_fashion.checkpoints import continue_from, read_state
 from triplet_fashion.persistence import load_model
@@ -268,10 +265,9 @@ for name, door in dict(load_model=lambda: load_model(folder/'bomb.keras'), backb
 
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc')
-def test_bombs_take_no_memory_at_any_door(tmp_path):
+def test_bombs_take_no_memory_at_any_door(fresh_python, tmp_path):
     "Files of a few megabytes that unpack to half a gigabyte: no door takes 300 MB before it refuses them."
-    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'TF_CPP_MIN_LOG_LEVEL': '3'}
-    done = subprocess.run([sys.executable, '-c', MEMORY, str(tmp_path)], capture_output=True, text=True, env=env, timeout=280)
+    done = fresh_python.run(MEMORY, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -817,9 +817,9 @@ def _asked(recipe, net, seed, changes, why=''):
 
 def _fitting(catalog, s, seed, size, shard, devices):
     "(settings as they fit catalogue and devices, what is known of the batches)."
-    s = _hand(catalog, s, devices)
-    s = _shared_out(s, _batches(catalog, s, seed, 0, size, None).info, devices)
-    return s, _batches(catalog, s, seed, 0, size, None, shard=shard).info
+    s, numbers = _hand(catalog, s, devices), np.zeros((len(catalog), 1))   # in place of pixels
+    s = _shared_out(s, _batches(catalog, s, seed, 0, size, numbers).info, devices)
+    return s, _batches(catalog, s, seed, 0, size, numbers, shard=shard).info
 
 def _begin(catalog, asked, size, net, seed, shard, devices):
     "(settings asked for, as they fit, network, what is known of the batches), no photo read."
