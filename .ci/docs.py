@@ -9,7 +9,6 @@ it, pages are added that show the package's source; after it, links to the docum
 are pointed at the site's own pages, and formulas become MathML: the site needs nothing from the network.
 """
 import argparse
-import ast
 import base64
 import configparser
 import functools
@@ -71,23 +70,6 @@ def copy_project(dest):
     info.mkdir()
     (info/'METADATA').write_text(f'Metadata-Version: 2.1\nName: {lib}\nVersion: 0\n')
     (info/'entry_points.txt').write_text(f'[nbdev]\n{lib} = {lib}._modidx:d\n')
-
-
-def prepare(nbs):
-    """Two habits that nbdev does not take. It runs every cell with an import, to show documentation: one that does more
-    would miss the cells before it. And of a cell with prose below a heading in ` -` it shows the heading too."""
-    for path in nbs.rglob('*.ipynb'):
-        nb = json.loads(path.read_text(encoding='utf-8'))
-        for cell in nb['cells']:
-            src = ''.join(cell['source'])
-            if cell['cell_type'] == 'markdown': cell['source'] = re.sub(r'^#+ .* -[ \t]*\n+(?=.)', '', src)
-            if cell['cell_type'] != 'code' or re.search(r'^#\|\s*(export|exec_doc)|^show_doc\b', src, re.M): continue
-            try: tree = ast.parse(src)
-            except SyntaxError: continue
-            is_import = lambda node: isinstance(node, (ast.Import, ast.ImportFrom))
-            if any(map(is_import, ast.walk(tree))) and not all(map(is_import, tree.body)):
-                cell['source'] = '#| eval: false\n' + src
-        path.write_text(json.dumps(nb), encoding='utf-8')
 
 
 def source_pages(nbs):
@@ -261,7 +243,6 @@ def build(out, pure=False):
     with tempfile.TemporaryDirectory(prefix='docs') as tmp:
         project = Path(tmp).resolve()/lib
         copy_project(project)
-        prepare(project/'nbs')
         source_pages(project/'nbs')
         nbdev_docs(project, project.parent/'bin', pure)
         site = project/'_docs'
