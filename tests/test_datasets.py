@@ -15,7 +15,7 @@ READ = dict(inshop=read_inshop, consumer2shop=read_consumer2shop, deepfashion2=r
 def drawn_once(tmp_path_factory):
     made = {}
     def make(name):
-        if name not in made: made[name] = draw_benchmark(name, tmp_path_factory.mktemp('readers')/name, 8, 4)
+        if name not in made: made[name] = draw_benchmark(name, tmp_path_factory.mktemp('datasets')/name, 8, 4)
         return made[name]
     return make
 
@@ -262,11 +262,11 @@ def test_deepfashion2_faults(at, tmp_path):
 
 
 def test_pairs_are_all_pairs_of_one_product():
-    from triplet_fashion.datasets import _same_product
+    from triplet_fashion.datasets import same_product_pairs
     rng = np.random.default_rng(0)
     for n, m in [(0, 3), (3, 0), (20, 30)]:
         a, b = rng.integers(0, 6, n), rng.integers(0, 6, m)
-        assert sorted(map(tuple, _same_product(a, b))) == [tuple(o) for o in np.argwhere(a[:, None] == b[None])]
+        assert sorted(map(tuple, same_product_pairs(a, b))) == [tuple(o) for o in np.argwhere(a[:, None] == b[None])]
 
 
 # Stanford Online Products

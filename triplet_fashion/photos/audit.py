@@ -587,7 +587,7 @@ def find_exact_duplicates(photos, good):
     return problems, pairs
 
 # %% ../../nbs/photos/07_audit.ipynb #0522ee4b
-class _Look(NamedTuple):
+class _CloserLook(NamedTuple):
     """What two photos that may be copies are compared by:
     detail at each of the cuts, the picture itself, and where its object is."""
     details: list
@@ -600,7 +600,7 @@ def _closer_look(path):
     except PhotoError: return None
     tile = photo_facts(path, 1).tile
     if tile is None: return None
-    return _Look(_details(tile), scene, object_box(scene))
+    return _CloserLook(_details(tile), scene, object_box(scene))
 
 def _objects_agree(a, b):
     "Tell whether the objects of two photos agree in colour and detail."
