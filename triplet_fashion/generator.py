@@ -281,11 +281,6 @@ def _endless_rows(draw, batch_size, rng):
     while True: yield np.array(list(itertools.islice(rows, batch_size)))
 
 # %% ../nbs/09_generator.ipynb #3bc5f138
-def _own_errors(batches):
-    "Yield the batches of a dataset; what went wrong with a photo is raised as such."
-    try: yield from batches
-    except tf.errors.OpError as e: raise photo_error(e) or e from None
-
 def _flow_batches(rows, loader, replace):
     "Yield (positions, pixels) for ever, through a generator's own `flow_from_directory`."
     for some in rows:
@@ -297,8 +292,10 @@ def _pixel_batches(rows, loader, replace, gen, rng):
     positions = tf.TensorSpec((None, 3), tf.int64)
     ds = tf.data.Dataset.from_generator(lambda: rows, output_signature=positions)
     ds = _without_autotune(loader.as_dataset(_in_order(ds), replace))
-    for batch, images in _own_errors(ds.as_numpy_iterator()):
-        yield batch.positions, transform_images(gen, np.array(images), rng)
+    try:
+        for batch, images in ds.as_numpy_iterator():
+            yield batch.positions, transform_images(gen, np.array(images), rng)
+    except tf.errors.OpError as e: raise photo_error(e) or e from None
 
 # %% ../nbs/09_generator.ipynb #dafd9890
 def _uses_flow(gen, like_original):
