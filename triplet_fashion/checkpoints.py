@@ -494,7 +494,9 @@ def _run(model, batches, epochs, callbacks, checkpoint, validation_data, verbose
     if checkpoint is not None:
         checkpoint.sync, place = make.sync, checkpoint.open(model, callbacks)
         at = place if checkpoint.note else at
-        if checkpoint.done: _restore(checkpoint); return history.history
+        if checkpoint.done:
+            _restore(checkpoint)
+            return history.history
     data = batches(*at)
     n = data.info['steps']
     calls = keras.callbacks.CallbackList([*callbacks, *([checkpoint] if checkpoint is not None else [])], add_progbar=verbose != 0, model=model, verbose=verbose, epochs=epochs, steps=n)

@@ -419,7 +419,9 @@ def plot(self:CollapseDoctor): # matplotlib Figure
     for ax, (title, curves) in zip(axes, panels.items()):
         for k, color in curves.items(): ax.plot(at, get(k), 'o-', ms=3, color=color, label=names.get(k, k))
         _scale(ax, [v for k in curves for v in get(k) if math.isfinite(v)] + [looks[-1]['limit']]*('rank' in curves), title == 'share')
-        ax.set_title(title, fontsize=9); ax.set_xlabel('epoch'); ax.spines[['top', 'right']].set_visible(False)
+        ax.set_title(title, fontsize=9)
+        ax.set_xlabel('epoch')
+        ax.spines[['top', 'right']].set_visible(False)
         if len(curves) > 1: ax.legend(fontsize=7, frameon=False)
     color = '#4e9a06' if self.diagnosis.ok else '#cc3333' if self.diagnosis.stops else '#c17d11'
     fig.suptitle('\n'.join(filter(None, (f'{self.diagnosis.cause}: {self.diagnosis.says}', self.diagnosis.remedy))), fontsize=9, color=color, wrap=True)

@@ -373,7 +373,9 @@ def export_report(
     for name, precision in ways or _ALL:
         with tempfile.TemporaryDirectory() as tmp:
             try: made = load_export(export(net, Path(tmp)/'e', name, precision, sample, tolerance=np.inf))
-            except Exception as e: rows.append(dict(format=name, precision=precision, problem=f'{"" if isinstance(e, (ImportError, ValueError)) else type(e).__name__ + ": "}{e}')); continue
+            except Exception as e:
+                rows.append(dict(format=name, precision=precision, problem=f'{"" if isinstance(e, (ImportError, ValueError)) else type(e).__name__ + ": "}{e}'))
+                continue
             mb = sum(p.stat().st_size for p in made.path.rglob('*') if p.is_file())/1e6
             rows.append(row(name, precision, made, mb, exact, first['R@1'])[1])
     return rows

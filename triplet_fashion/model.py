@@ -81,11 +81,20 @@ def draw_model(
     joint, base = isinstance(code, UnstackTriplets), next(l for l in model.layers if isinstance(l, keras.Model))
     for y, (inp, short) in enumerate(zip(model.inputs, 'apn')):
         _box(ax, 0, -y, inp.name, 'aliceblue')
-        if joint: _arrow(ax, 0, -y, 1.3, -1); _box(ax, 1.3, -1, 'stack\n(3b, ...)', 'white')
-        else: _arrow(ax, 0, -y, 2.6, -y); _box(ax, 2.6, -y, base.name, 'moccasin'); _arrow(ax, 2.6, -y, 4, -1)
-    if joint: _arrow(ax, 1.3, -1, 2.6, -1); _box(ax, 2.6, -1, base.name, 'moccasin'); _arrow(ax, 2.6, -1, 4, -1)
+        if joint:
+            _arrow(ax, 0, -y, 1.3, -1)
+            _box(ax, 1.3, -1, 'stack\n(3b, ...)', 'white')
+        else:
+            _arrow(ax, 0, -y, 2.6, -y)
+            _box(ax, 2.6, -y, base.name, 'moccasin')
+            _arrow(ax, 2.6, -y, 4, -1)
+    if joint:
+        _arrow(ax, 1.3, -1, 2.6, -1)
+        _box(ax, 2.6, -1, base.name, 'moccasin')
+        _arrow(ax, 2.6, -1, 4, -1)
     _box(ax, 4, -1, f'[a|p|n]\n(b, {model.output_shape[1]})', 'honeydew')
-    ax.set(xlim=(-.7, 4.7), ylim=(-2.5, .5)); ax.axis('off')
+    ax.set(xlim=(-.7, 4.7), ylim=(-2.5, .5))
+    ax.axis('off')
     return ax
 
 # %% ../nbs/10_model.ipynb #1ee75e28

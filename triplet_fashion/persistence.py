@@ -209,7 +209,9 @@ def _old_calls(todo, done):
     while todo:
         name, i, layer, node = todo.pop()
         lost = next(((r[0], r[1]) for r in _refs(node)[1] if (r[0], r[1]) not in done), None)
-        if lost: waiting.setdefault(lost, []).append((name, i, layer, node)); continue
+        if lost:
+            waiting.setdefault(lost, []).append((name, i, layer, node))
+            continue
         done[name, i] = _old_call(layer, node, done)
         todo += waiting.pop((name, i), [])[::-1]
     if waiting: raise ValueError(f'layer {next(iter(waiting.values()))[0][0]} is called on something that is not in the network')
@@ -218,7 +220,9 @@ def _old_functional(config, path, order, custom_objects):
     "A network of Keras 2 from its layers and their calls."
     made, done, todo = [], {}, []
     for s in config['layers']:
-        if s['class_name'] == 'InputLayer': done[s['name'], 0] = _old_input(s['config']); continue
+        if s['class_name'] == 'InputLayer':
+            done[s['name'], 0] = _old_input(s['config'])
+            continue
         layer = _old_layer(s, path, order, custom_objects)
         if isinstance(layer, layers.Layer): made.append(layer)
         todo += [(s['name'], i, layer, node) for i, node in enumerate(s['inbound_nodes'], s['class_name'] in _old_models)]
@@ -577,7 +581,9 @@ def _which(path):
 def _opened(path):
     "The folder of a bundle, unpacked for a while where it is one file."
     path = _at(path)
-    if path.is_dir(): yield path; return
+    if path.is_dir():
+        yield path
+        return
     if not path.exists(): raise FileNotFoundError(f'load_bundle: no folder or file {path}')
     with temporary_folder(path) as tmp:
         with door('load_bundle'): unpack(path, tmp, _allowed)

@@ -295,7 +295,9 @@ def attach(self:ImageIndex,
     net, # the Keras model that made the embeddings, or None
 ):
     "Set the network that turns photos into queries; ValueError where it is another one than the index was made with."
-    if net is None: self._net = None; return
+    if net is None:
+        self._net = None
+        return
     probe = _fingerprint(net, self.size)
     if len(probe) != self.dims: raise ValueError(f'the network gives {len(probe)} numbers a photo, this index holds {self.dims}: '
                                             'use the network it was made with, or build a new index')

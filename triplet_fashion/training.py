@@ -303,7 +303,8 @@ def _plot_watched(ax, watched):
         ax.plot(epochs + 1, np.asarray(v)[epochs], '.-', ms=4, label=k.removeprefix('val_'))
     best = watched.get('val_MAP@R', [])
     if np.isfinite(best).any(): ax.plot(1 + int(np.nanargmax(best)), np.nanmax(best), '*', color='black', ms=9, label=f'best, epoch {1 + int(np.nanargmax(best))}')
-    ax.legend(frameon=False); ax.set_ylim(0, 1)
+    ax.legend(frameon=False)
+    ax.set_ylim(0, 1)
 
 def _plot_lines(ax, lines):
     for k, v in lines.items(): ax.plot(range(1, len(v) + 1), v, label=k)
@@ -323,7 +324,7 @@ def plot_history(
     if watched: parts['retrieval'] = lambda ax: _plot_watched(ax, watched)
     if some('d+', 'd-'): parts['d+ within, d- between products'] = lambda ax: _plot_lines(ax, some('d+', 'd-'))
     if some('learning_rate'): parts['learning rate'] = lambda ax: _plot_lines(ax, some('learning_rate'))
-    cols = min(2, len(parts)); rows = -(-len(parts)//cols)
+    rows, cols = (len(parts) + 1)//2, min(2, len(parts))
     fig, axs = plt.subplots(rows, cols, figsize=(4.2*cols, 2.6*rows), squeeze=False, layout='constrained')
     for ax, title in zip(axs.flat, parts):
         parts[title](ax)

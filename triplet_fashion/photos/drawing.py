@@ -503,13 +503,21 @@ def _grain(g, img, rng, u, v, s):
     tint = lambda x, k, c=ink: img.paste(c, (0, 0), _mask(k*np.broadcast_to(x, (n, n))))
     light, cloud = (255, 252, 245), lambda w, h: np.asarray(_noise(rng, w, h, n))/255
     if f in ('denim', 'ripped', 'faded'):
-        tint(cloud(n//2, n//2), .34); tint(_band(u+v, 1.5, .5, s), .1, light)
+        tint(cloud(n//2, n//2), .34)
+        tint(_band(u+v, 1.5, .5, s), .1, light)
         tint(np.clip(1-np.abs(np.abs(u)-8)/6, 0, 1)*np.clip(1.2-np.abs(v-2)/50, 0, 1), .5 if f == 'faded' else .2, light)
-    if f == 'heather': tint(cloud(n//2, n//3), .42, light); tint(cloud(n//2, n//3), .34)
+    if f == 'heather':
+        tint(cloud(n//2, n//3), .42, light)
+        tint(cloud(n//2, n//3), .34)
     if f == 'corduroy': tint(_wave(u, 2.6)*2, .42)
-    if f == 'knit': tint(_band(u, 9, .14, s), .4); tint(_band(v+_wave(u, 9)*9, 3.4, .34, s), .34); tint(1-4*np.mod(u/9, 1), .15, light)
+    if f == 'knit':
+        tint(_band(u, 9, .14, s), .4)
+        tint(_band(v+_wave(u, 9)*9, 3.4, .34, s), .34)
+        tint(1-4*np.mod(u/9, 1), .15, light)
     if f == 'quilted':
-        for w in (u+v, u-v): tint(_band(w, 13, .1, s), .5); tint(_band(w+2.2, 13, .2, s), .16, light)
+        for w in (u+v, u-v):
+            tint(_band(w, 13, .1, s), .5)
+            tint(_band(w+2.2, 13, .2, s), .16, light)
     if f == 'camo':
         k = int(_SPAN/g.repeat*1.4)
         for i, c, share, lo in ((0, (40, 46, 30), .7, 140), (1, (150, 140, 100), .5, 158), (0, (20, 20, 20), .8, 170)):
