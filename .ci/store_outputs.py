@@ -5,13 +5,43 @@
     python .ci/store_outputs.py --slow           # `#| slow` cells too
 
 Cells marked `#| eval: false` or `#| slow` are left as they are, output included. What a notebook writes to
-stderr is not stored. A notebook that fails is left untouched, and the exit status says so.
+stderr is not stored. A notebook that fails is left untouched, and the exit status says so. Pictures of photos are
+stored as JPEG, plots as PNG of 256 colours, whichever is smaller.
 """
-import argparse, os, subprocess, sys
+import argparse, base64, io, os, subprocess, sys
 from pathlib import Path
 
 root = Path(__file__).resolve().parents[1]
 quiet = dict(TF_CPP_MIN_LOG_LEVEL='3', PYTHONHASHSEED='0', IN_TEST='1', COLUMNS='100')
+
+
+def base64_of(im, *args, **kw):
+    "Return a picture as a file in base64."
+    out = io.BytesIO()
+    im.save(out, *args, **kw)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def compress_picture(data, sizes):
+    """Store a picture once, in the smaller form: photos as JPEG, plots as PNG of 256 colours.
+
+    `data` and `sizes` are the `data` and `metadata` of an output."""
+    from PIL import Image
+    png = ''.join(data['image/png'])
+    im = Image.open(io.BytesIO(base64.b64decode(png)))
+    dpi, layers = im.info.get('dpi', (100, 100)), im.convert('RGBA')
+    page = Image.new('RGB', im.size, 'white')
+    page.paste(layers, mask=layers.getchannel('A'))
+    jpeg = ''.join(data.pop('image/jpeg', '')) or base64_of(page, 'JPEG', quality=88)
+    if len(jpeg) < len(png)/2:
+        del data['image/png']
+        data['image/jpeg'] = jpeg
+        if sizes.pop('image/png', None):   # as wide as drawn, at 100 pixels an inch
+            sizes['image/jpeg'] = {k: round(100*n/dpi[0]) for k, n in zip(('width', 'height'), im.size)}
+    elif page.getcolors(5_000):   # a plot; more are a photo in a plot, whose colours would change
+        small = page.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        small = base64_of(small, 'PNG', optimize=True, dpi=dpi)
+        if len(small) < len(png): data['image/png'] = small
 
 
 def store(path, slow=False):
@@ -36,6 +66,9 @@ def store(path, slow=False):
     except Exception: sys.exit(shell.prettytb(fname=path))
     for cell in nb.cells:
         if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
+    outputs = [out for cell in nb.cells for out in cell.get('outputs', []) if 'image/png' in out.get('data', {})]
+    for out in outputs if path.stem != 'index' else []:   # README's pictures are files of their own
+        compress_picture(out['data'], out.setdefault('metadata', {}))
     clean_nb(nb)
     write_nb(nb, path)
 

@@ -1,5 +1,6 @@
 "The project around the notebooks: card, imports, what is made from what, what is shipped."
 import ast
+import base64
 import configparser
 import filecmp
 import json
@@ -14,7 +15,9 @@ import zipfile
 from email import message_from_string
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 LIB = 'triplet_fashion'
@@ -23,7 +26,7 @@ EXPORTS = {p: m[1] for p in NOTEBOOKS if (m := re.search(r'#\| default_exp ([\w.
 ROOMS = [p for p in EXPORTS if p.parent == ROOT/'nbs']
 INTERNALS = [p for p in EXPORTS if p.parent != ROOT/'nbs']
 MODULES = sorted('.'.join(p.relative_to(ROOT/LIB).with_suffix('').parts) for p in (ROOT/LIB).rglob('*.py') if p.name[0] != '_')
-LIGHT = ['storage.files', 'labels', 'display', 'photos.image', 'photos.sampling', 'photos.audit',
+LIGHT = ['storage.files', 'labels', 'display', 'photos.image', 'photos.sampling', 'photos.loading', 'photos.audit',
          'photos.drawing', 'catalog', 'datasets', 'neighbors', 'metrics', 'verification', 'failures', 'cli']
 NOT_FOR_USERS = ['nbdev', 'execnb', 'ghapi', 'IPython', 'pytest', 'ruff', 'hypothesis', 'smalldocs', 'ziamath', 'imagehash']
 
@@ -279,6 +282,30 @@ def test_readme_takes_stored_pictures_along(copy):
     ok(python('.ci/readme.py', '--check', cwd=copy))
     (copy/'nbs/images/index-1.png').write_bytes(b'old')
     assert 'index-1.png' in python('.ci/readme.py', '--check', cwd=copy).stderr
+
+
+def test_stored_pictures_are_small():
+    "Photos become JPEG, plots keep PNG with fewer colours; both keep the width that they were drawn for."
+    import importlib.util
+    import io
+    spec = importlib.util.spec_from_file_location('store_outputs', ROOT/'.ci'/'store_outputs.py')
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    smooth = np.add.outer(np.arange(200), np.arange(300))[..., None]//2 % [251, 241, 239]
+    photo = (smooth + np.random.default_rng(0).integers(0, 5, smooth.shape)).astype(np.uint8)
+    plot = np.full((200, 300, 3), 255, np.uint8)
+    plot[50:52] = plot[:, 70:72] = [31, 119, 180]
+    def stored(pixels):
+        data = {'image/png': script.base64_of(Image.fromarray(pixels), 'PNG', dpi=(200, 200), compress_level=1)}
+        sizes = {'image/png': dict(width=300, height=200)}
+        script.compress_picture(data, sizes)
+        (mime, text), = data.items()
+        with Image.open(io.BytesIO(base64.b64decode(text))) as im: return mime, sizes, im.convert('RGB')
+    mime, sizes, im = stored(photo)
+    assert mime == 'image/jpeg' and sizes == {'image/jpeg': dict(width=150, height=100)}
+    assert np.abs(np.asarray(im, int) - photo).mean() < 4
+    mime, _, im = stored(plot)
+    assert mime == 'image/png' and np.array_equal(im, plot)
 
 
 @pytest.mark.parametrize('cell, says', [
