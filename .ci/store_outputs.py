@@ -5,7 +5,7 @@
     python .ci/store_outputs.py --slow           # `#| slow` cells too
 
 Cells marked `#| eval: false` or `#| slow` are left as they are, output included. What a notebook writes to
-stderr is not stored. A notebook that fails is left untouched, and the exit status says so. Pictures of photos are
+stderr is not stored. A notebook that fails is left untouched, and the exit status says so. Photos are
 stored as JPEG, plots as PNG of 256 colours, whichever is smaller.
 """
 import argparse, base64, io, os, subprocess, sys
@@ -37,7 +37,8 @@ def compress_picture(data, sizes):
         del data['image/png']
         data['image/jpeg'] = jpeg
         if sizes.pop('image/png', None):   # as wide as drawn, at 100 pixels an inch
-            sizes['image/jpeg'] = {k: round(100*n/dpi[0]) for k, n in zip(('width', 'height'), im.size)}
+            width, height = (round(100*side/dpi[0]) for side in im.size)
+            sizes['image/jpeg'] = dict(width=width, height=height)
     elif page.getcolors(5_000):   # a plot; more are a photo in a plot, whose colours would change
         small = page.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         small = base64_of(small, 'PNG', optimize=True, dpi=dpi)
@@ -65,9 +66,11 @@ def store(path, slow=False):
     try: shell.run_all(nb, exc_stop=True, preproc=skip)
     except Exception: sys.exit(shell.prettytb(fname=path))
     for cell in nb.cells:
-        if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
-    outputs = [out for cell in nb.cells for out in cell.get('outputs', []) if 'image/png' in out.get('data', {})]
+        if cell.cell_type != 'code': continue
+        cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
+    outputs = [out for cell in nb.cells for out in cell.get('outputs', [])]
     for out in outputs if path.stem != 'index' else []:   # README's pictures are files of their own
+        if 'image/png' not in out.get('data', {}): continue
         compress_picture(out['data'], out.setdefault('metadata', {}))
     clean_nb(nb)
     write_nb(nb, path)
@@ -81,7 +84,8 @@ def main():
     args = parser.parse_args()
     paths = sorted(p for p in (root/'nbs').rglob('*.ipynb') if not any(s[0] in '._' for s in p.relative_to(root).parts))
     if args.names: paths = [p for p in paths if p.stem in args.names]
-    if missing := set(args.names) - {p.stem for p in paths}: parser.error(f'no such notebook: {", ".join(sorted(missing))}')
+    missing = set(args.names) - {p.stem for p in paths}
+    if missing: parser.error(f'no such notebook: {", ".join(sorted(missing))}')
     if args.here:
         sys.path.insert(0, str(root))
         return store(paths[0], args.slow)

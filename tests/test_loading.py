@@ -1,4 +1,4 @@
-"From positions to pixels: plans worked by hand, the cache, unreadable photos, and both decoders over odd files."
+"From positions to pixels: plans by hand, the cache, bad photos, two decoders over odd files."
 import subprocess
 import sys
 import numpy as np
@@ -44,7 +44,8 @@ def test_preprocessing_is_a_value():
 
 
 @pytest.mark.parametrize('given,text', [
-    (dict(size=None), 'size is needed'), (dict(size=0), 'size must be'), (dict(size='big'), 'size must be'),
+    (dict(size=None), 'size is needed'), (dict(size=0), 'size must be'),
+    (dict(size='big'), 'size must be'),
     (dict(size=8, fit='cover'), "not 'cover'")])
 def test_preprocessing_that_means_nothing_is_named(given, text):
     with pytest.raises(ValueError, match=text): Preprocessing(**given)
@@ -128,7 +129,8 @@ def test_another_photo_takes_the_place_of_an_unreadable_one(photos):
 def test_without_a_replacement_it_is_an_error(photos):
     photos[0].write_bytes(b'broken')
     loader = ImageLoader(photos, Preprocessing(8), on_error='replace')
-    with pytest.warns(UserWarning), pytest.raises(PhotoError): loader.load_or_replace(np.array([0, 1]))
+    with pytest.warns(UserWarning), pytest.raises(PhotoError):
+        loader.load_or_replace(np.array([0, 1]))
 
 
 def test_triplets_come_column_by_column(photos):

@@ -288,7 +288,8 @@ def test_stored_pictures_are_small():
     "Photos become JPEG, plots keep PNG with fewer colours; both keep the width that they were drawn for."
     import importlib.util
     import io
-    spec = importlib.util.spec_from_file_location('store_outputs', ROOT/'.ci'/'store_outputs.py')
+    path = ROOT/'.ci'/'store_outputs.py'
+    spec = importlib.util.spec_from_file_location('store_outputs', path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     smooth = np.add.outer(np.arange(200), np.arange(300))[..., None]//2 % [251, 241, 239]
@@ -296,11 +297,13 @@ def test_stored_pictures_are_small():
     plot = np.full((200, 300, 3), 255, np.uint8)
     plot[50:52] = plot[:, 70:72] = [31, 119, 180]
     def stored(pixels):
-        data = {'image/png': script.base64_of(Image.fromarray(pixels), 'PNG', dpi=(200, 200), compress_level=1)}
+        png = script.base64_of(Image.fromarray(pixels), 'PNG', dpi=(200, 200), compress_level=1)
+        data = {'image/png': png}
         sizes = {'image/png': dict(width=300, height=200)}
         script.compress_picture(data, sizes)
         (mime, text), = data.items()
-        with Image.open(io.BytesIO(base64.b64decode(text))) as im: return mime, sizes, im.convert('RGB')
+        with Image.open(io.BytesIO(base64.b64decode(text))) as im:
+            return mime, sizes, im.convert('RGB')
     mime, sizes, im = stored(photo)
     assert mime == 'image/jpeg' and sizes == {'image/jpeg': dict(width=150, height=100)}
     assert np.abs(np.asarray(im, int) - photo).mean() < 4
