@@ -20,9 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent/'shared'
 
 
-# Those that take longest begin first, so that no process is left with one of them at the end. CPU seconds, about.
-SECONDS = dict(test_training=180, test_cli=150, test_checkpoints=100, test_features=50, test_doctor=40,
-               test_notebooks=20)
+# Files that take longest begin first, so that no process is left with one of them at the end.
+SECONDS = dict(test_cli=150, test_training=120, test_checkpoints=95, test_export=95, test_workers=75,
+               test_persistence=70, test_encoding=60, test_generator=55, test_features=45,
+               test_doctor=40, test_runtimes=40, test_stages=35, test_site=30, test_evaluation=30,
+               test_base_network=30, test_golden=20, test_notebooks=10)   # of a notebook
 
 
 def pytest_collection_modifyitems(items):

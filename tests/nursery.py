@@ -3,6 +3,7 @@
 TensorFlow has no threads before its first operation, so that each of them is as good as new. What a
 process must not have imported, or what it costs to import it, is no matter for this: `subprocess.run`.
 """
+import gc
 import importlib
 import json
 import os
@@ -31,11 +32,13 @@ class Nursery:
             order = dict(code=code, args=[*map(str, args)], cwd=str(cwd), env=env, said=said)
             self.process.stdin.write(json.dumps(order).encode() + b'\n')
             pid = int(self.process.stdout.readline())
-            late = not select.select([self.process.stdout], [], [], timeout)[0]
-            if late: os.killpg(pid, signal.SIGKILL)
-            status = int(self.process.stdout.readline())
+            ended = []
+            try: ended = select.select([self.process.stdout], [], [], timeout)[0]
+            finally:   # also where a test ends at its limit: the next one finds the nursery idle
+                if not ended: os.killpg(pid, signal.SIGKILL)
+                status = int(self.process.stdout.readline())
             out, err = ((Path(said)/name).read_text(errors='replace') for name in ('out', 'err'))
-        if late: raise subprocess.TimeoutExpired('a forked process', timeout, out, err)
+        if not ended: raise subprocess.TimeoutExpired('a forked process', timeout, out, err)
         return subprocess.CompletedProcess(args, status, out, err)
 
     def end(self):
@@ -60,6 +63,7 @@ def main():
     for name in IMPORTED:
         try: importlib.import_module(name)
         except ImportError: pass
+    gc.freeze()   # nothing of it is garbage, and looking for some would copy its pages in each child
     orders = os.fdopen(os.dup(0), 'rb')
     while line := orders.readline():
         child = os.fork()

@@ -108,7 +108,7 @@ def test_the_same_command_goes_on_wherever_it_was_killed(fresh_python, drawn, tm
 
 
 def test_more_epochs_from_the_best_checkpoint_with_a_log(drawn, tmp_path):
-    args = [str(drawn.root), '--size', '32', '--steps', '2', '--quiet', '--precision', 'auto']
+    args = [str(drawn.root), '--size', '32', '--steps', '2', '--quiet', '--quick', '--precision', 'auto']
     cli.triplet_train.main([*args, '--out', str(tmp_path/'a'), '--epochs', '1', '--resume', str(tmp_path/'kept')])
     best = tmp_path/'kept'/'best.npz'
     with pytest.raises(SystemExit, match='ask for more'): cli.triplet_train.main([*args, '--out', str(tmp_path/'b'), '--epochs', '1', '--resume', str(best)])
@@ -304,7 +304,7 @@ def test_bad_photos_are_counted_and_left_out_of_a_run(drawn, tmp_path, capsys):
     for i, name in enumerate(drawn.class_names[:4]):
         (folder/name/'cut.jpg').write_bytes(Path(drawn.paths[6*i]).read_bytes()[:900])
         (folder/name/'empty.png').touch()
-    cli.triplet_train.main([str(folder), '--out', str(tmp_path/'run'), '--size', '32', '--epochs', '1', '--steps', '2', '--quiet'])
+    cli.triplet_train.main([str(folder), '--out', str(tmp_path/'run'), '--size', '32', '--epochs', '1', '--steps', '2', '--quiet', '--quick'])
     assert '80 photos examined, 8 to leave out' in capsys.readouterr().out
     loss, = cli._open_run(tmp_path/'run')[1]['history']['loss']
     assert np.isfinite(loss)

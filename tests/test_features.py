@@ -229,12 +229,19 @@ def test_half_precision_is_kept_apart(few, tmp_path):
     np.testing.assert_allclose(full, np.asarray(backbone_of(net)(pixels(few))), atol=1e-4)
 
 
-@pytest.mark.parametrize('kept_first', [False, True])
-def test_a_run_that_goes_on_takes_the_engine_it_had(few, drawn, tmp_path, kept_first):
-    "Which engine computes does not depend on what is kept already: the numbers of a run that is resumed must not either."
+@pytest.fixture(scope='module')
+def unkept(few, drawn):
+    "A network, its features of two catalogues, and the engine that computed them with nothing kept."
     net = freeze(mobile(), 1.)
-    cold, warm = (LazyRuntime(backbone_of(net), photos=10**6) for _ in range(2))
-    fresh = [np.array(features(net, c, {}, engine=cold)) for c in (drawn, few)]
+    cold = LazyRuntime(backbone_of(net), photos=10**6)
+    return net, [np.array(features(net, c, {}, engine=cold)) for c in (drawn, few)], cold
+
+
+@pytest.mark.parametrize('kept_first', [False, True])
+def test_a_run_that_goes_on_takes_the_engine_it_had(unkept, few, drawn, tmp_path, kept_first):
+    "Which engine computes does not depend on what is kept already: the numbers of a run that is resumed must not either."
+    net, fresh, cold = unkept
+    warm = LazyRuntime(backbone_of(net), photos=10**6)
     if kept_first: features(net, drawn, tmp_path, engine=LazyRuntime(backbone_of(net), photos=10**6))
     again = [np.array(features(net, c, tmp_path, engine=warm)) for c in (drawn, few)]
     assert cold.name == warm.name == 'litert'
