@@ -11,7 +11,7 @@ from test_pixels import BAD, FITS, GOOD, SIZE
 from triplet_fashion.photos.decoding import decode_photos, map_or_else
 from triplet_fashion.photos.image import PhotoError, read_image
 from triplet_fashion.photos.loading import (
-    DecodePlan, ImageLoader, PixelCache, Preprocessing, RowLoader, plan_decode)
+    DecodePlan, ImageLoader, PixelCache, Preprocessing, ArrayLoader, plan_decode)
 from triplet_fashion.photos.sampling import Batch, PKSampler
 
 
@@ -206,7 +206,7 @@ def test_where_both_ways_fail_the_second_one_says_why():
 
 def test_rows_show_the_next_copy_in_each_epoch():
     rows = np.arange(12.).reshape(3, 2, 2)   # photos, copies, numbers
-    loader = RowLoader(rows, copies=2)
+    loader = ArrayLoader(rows, copies=2)
     assert loader.load(np.array([0, 1]), 0).tolist() == [[0, 1], [6, 7]]
     assert loader.load(np.array([0, 1]), 1).tolist() == [[2, 3], [4, 5]]
     assert loader.load(np.array([0, 1]), 2).tolist() == [[0, 1], [6, 7]]
@@ -215,4 +215,4 @@ def test_rows_show_the_next_copy_in_each_epoch():
 @pytest.mark.parametrize('shape,copies,text', [
     ((4,), 1, 'one row of numbers a photo'), ((4, 3, 2), 2, 'copies=2')])
 def test_rows_of_another_shape_are_named(shape, copies, text):
-    with pytest.raises(ValueError, match=text): RowLoader(np.zeros(shape), copies)
+    with pytest.raises(ValueError, match=text): ArrayLoader(np.zeros(shape), copies)

@@ -20,7 +20,7 @@ from .photos.decoding import no_autograph, photo_error, readable_errors
 from .photos.image import check_size
 from .photos.keras_generator import (
     FlowLoader, keep_numpy_state, original_triplets, transform_images, usable_photos)
-from .photos.loading import ImageLoader, Preprocessing, RowLoader
+from .photos.loading import ImageLoader, Preprocessing, ArrayLoader
 from triplet_fashion.photos.sampling import (
     Batch, PKSampler, TripletSampler, check_whole, draw_triplets, epoch_permutations,
     replace_unreadable_triplets)
@@ -167,7 +167,7 @@ def _catalog_loader(catalog, size, fit, cache, inputs=None, copies=1):
     "Return a loader of the photos of `catalog`, or of `inputs` in their place."
     check_whole(1, copies=copies)
     if inputs is not None:
-        if len(inputs) == len(catalog): return RowLoader(inputs, copies)
+        if len(inputs) == len(catalog): return ArrayLoader(inputs, copies)
         raise ValueError(f'inputs has {len(inputs)} rows, {catalog.name} has {len(catalog)} photos: '
                          'give one row a photo, in the order of the catalog')
     if copies == 1:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from .image import PhotoError, cpu_count
-from .loading import DecodePlan, ImageLoader, Preprocessing, RowLoader
+from .loading import DecodePlan, ImageLoader, Preprocessing, ArrayLoader
 
 # %% ../../nbs/photos/03_decoding.ipynb #00312bc4
 no_autograph = tf.autograph.experimental.do_not_convert # for functions without Python loops
@@ -205,8 +205,8 @@ def decode_batches(
     fast, slow = _fast_batch(loader, replace), _slow_batch(loader, replace)
     return map_or_else(batches, fast, slow, 2*(cpu_count() + 1))
 
-def row_batches(
-    loader:RowLoader,
+def array_batches(
+    loader:ArrayLoader,
     batches, # tf.data of `Batch`
 ): # tf.data of (`Batch`, rows float32 (n, ...))
     "Load the rows of batches."
