@@ -21,7 +21,8 @@ SHARED = ROOT.parent/'shared'
 
 
 # Files that take longest begin first, so that no process is left with one of them at the end.
-SECONDS = dict(test_cli=150, test_training=120, test_checkpoints=95, test_export=95, test_workers=75,
+SECONDS = dict(test_cli=150, test_training=120, test_checkpoints=95,
+               test_export=95, test_workers=75,
                test_persistence=70, test_encoding=60, test_generator=55, test_features=45,
                test_doctor=40, test_runtimes=40, test_stages=35, test_site=30, test_evaluation=30,
                test_base_network=30, test_golden=20, test_notebooks=10)   # of a notebook
@@ -33,7 +34,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    "Share out whole files, as `--dist loadfile` does, and notebooks one by one: each is a process of its own."
+    "Share out whole files, as `--dist loadfile` does; notebooks one by one, each is a process."
     if config.getvalue('dist') != 'loadfile': return None
     from xdist.scheduler import LoadFileScheduling
 

@@ -63,7 +63,7 @@ def main():
     for name in IMPORTED:
         try: importlib.import_module(name)
         except ImportError: pass
-    gc.freeze()   # nothing of it is garbage, and looking for some would copy its pages in each child
+    gc.freeze()   # nothing of it is garbage; looking for some would copy its pages in each child
     orders = os.fdopen(os.dup(0), 'rb')
     while line := orders.readline():
         child = os.fork()

@@ -135,13 +135,18 @@ def _stream(photos, model, size, batch_size, fit, bad):
 
 # %% ../nbs/22_encoding.ipynb #4f825a16
 def _rows(photos, model, size, batch_size, run, fit, bad, progress):
-    "Give encodings, float32 (b, d), batch by batch; NaN for photos in `bad`."
-    stream, ready = _stream(photos, model, size, batch_size, fit, bad), isinstance(run, (Runtime, LazyRuntime))
-    made = _ahead(run, stream, 2) if ready else map(run, stream)   # a batch begins while the last photos of another are computed
-    for i, rows in enumerate(track(made, -(-len(photos)//batch_size), progress, 'batches encoded')):
-        if i == 0 and progress is True and isinstance(run, LazyRuntime): print(f'encoded by {run}', file=sys.stderr, flush=True)
+    "Yield encodings, float32 (b, d), batch by batch; NaN for photos in `bad`."
+    stream = _stream(photos, model, size, batch_size, fit, bad)
+    by_engine = isinstance(run, (Runtime, LazyRuntime))
+    # a batch begins while the last photos of another are computed
+    made = _ahead(run, stream, 2) if by_engine else map(run, stream)
+    batches = -(-len(photos)//batch_size)
+    for i, rows in enumerate(track(made, batches, progress, 'batches encoded')):
+        if i == 0 and progress is True and isinstance(run, LazyRuntime):
+            print(f'encoded by {run}', file=sys.stderr, flush=True)
         rows = np.asarray(rows, np.float32).reshape(len(rows), -1)
-        lost = [j for j, p in enumerate(photos[i*batch_size:(i + 1)*batch_size]) if os.fspath(p) in bad] if bad else []
+        some = photos[i*batch_size:(i + 1)*batch_size]
+        lost = [j for j, p in enumerate(some) if os.fspath(p) in bad] if bad else []
         if lost:
             rows = np.array(rows)
             rows[lost] = np.nan
@@ -156,7 +161,8 @@ def _report_bad(bad, lost, n):
 
 def _tell(bad, n):
     "Warn of photos without a row, by name."
-    warnings.warn(f'{len(bad)} of {n} photos could not be read, their rows are NaN: ' + '; '.join(f'{p}: {o}' for p, o in list(bad.items())[:5]), stacklevel=4)
+    first = '; '.join(f'{p}: {o}' for p, o in list(bad.items())[:5])
+    warnings.warn(f'{len(bad)} of {n} photos could not be read, their rows are NaN: {first}', stacklevel=4)
 
 # %% ../nbs/22_encoding.ipynb #4f94e38f
 def _suffix(): return '.parquet' if importlib.util.find_spec('pyarrow') else '.npz'
