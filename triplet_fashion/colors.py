@@ -36,9 +36,10 @@ def _checked(bins, black, white):
         raise ValueError(f'ColorHistogram: black is {black}, not darker than white, {white}')
     return ends
 
-# %% ../nbs/internals/02_colors.ipynb #36ac4bf7
+# %% ../nbs/internals/02_colors.ipynb #f9cabb7e
 _LEAST = 1e-4   # share of a colour that begins to count
 
+# %% ../nbs/internals/02_colors.ipynb #36ac4bf7
 @keras.saving.register_keras_serializable(package='triplet_fashion')
 class ColorHistogram(layers.Layer):
     """Count the colours of photos (n, h, w, 3): roots of the share of each colour, (n, bins**3) float32.

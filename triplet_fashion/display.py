@@ -73,7 +73,7 @@ def wrap(
     if len(out) > lines: out[lines - 1:] = [' '.join(out[lines - 1:])]
     return '\n'.join(shorten(line, width) for line in out)
 
-# %% ../nbs/internals/04_display.ipynb #94ab7c1e
+# %% ../nbs/internals/04_display.ipynb #07dabd90
 _SCRIPTS = ('Noto Sans CJK KR', 'Noto Sans KR', 'Noto Sans CJK JP', 'NanumGothic',
             'Malgun Gothic', 'Apple SD Gothic Neo', 'AppleGothic', 'Source Han Sans',
             'Arial Unicode MS', 'WenQuanYi Zen Hei', 'Droid Sans Fallback')
@@ -87,6 +87,7 @@ def _fonts():
     letters = (fm.get_font(fm.findfont(name)).get_charmap() for name in names)
     return names, frozenset().union(*letters)
 
+# %% ../nbs/internals/04_display.ipynb #94ab7c1e
 def text_style(
     text, # lines of names and numbers
     width=None, # columns that each line is wrapped to; None: as it is
@@ -99,7 +100,7 @@ def text_style(
     shown = ''.join(c if ord(c) in letters or c == '\n' else '□' for c in text)
     return dict(text=shown, fontfamily=names, parse_math=False)
 
-# %% ../nbs/internals/04_display.ipynb #3c4d726b
+# %% ../nbs/internals/04_display.ipynb #87472bd3
 def as_photo(photo):
     """Return what `read_image` takes:
     pixel arrays as PIL images, open files as their bytes, which can be read twice."""
@@ -116,6 +117,7 @@ def _shrunk(height, width, side):
     scale = min(1, side/max(height, width))
     return max(1, round(height*scale)), max(1, round(width*scale))
 
+# %% ../nbs/internals/04_display.ipynb #3c4d726b
 def _grey_card(side):
     "Draw what stands in the place of a photo that cannot be read."
     from PIL import Image, ImageDraw
@@ -199,7 +201,7 @@ class Tile(NamedTuple):
                 f'<div class="tf-photo"><img src="{data_uri(picture.getvalue(), "jpeg")}" '
                 f'alt="{title}"></div><b>{escape(self.note)}</b><span>{title}</span></figure>')
 
-# %% ../nbs/internals/04_display.ipynb #dc7f68a4
+# %% ../nbs/internals/04_display.ipynb #2253a106
 def data_uri(
     data, # bytes of an image file
     kind, # 'jpeg' or 'png'
@@ -210,6 +212,7 @@ def data_uri(
 _FACES = ('system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","Noto Sans KR",'
           '"Noto Sans CJK KR","Apple SD Gothic Neo","Malgun Gothic",sans-serif')
 
+# %% ../nbs/internals/04_display.ipynb #dc7f68a4
 TILE_CSS = f'''.tf-row{{display:flex;flex-wrap:wrap;gap:10px;margin:6px 0 14px}}
 .tf-tile{{width:var(--w,112px);margin:0;font:12px/1.35 {_FACES};color:#334155;background:#fff}}
 .tf-tile .tf-photo{{display:flex;align-items:center;justify-content:center;aspect-ratio:1;
@@ -243,10 +246,11 @@ def tiles_html(
     title = f'<b>{escape(title)}</b>' if title else ''
     return f'<style>{TILE_CSS}</style>{title}{body}'
 
-# %% ../nbs/internals/04_display.ipynb #2cf8b5f1
+# %% ../nbs/internals/04_display.ipynb #5d1e338e
 _FRAMES = {'query': ('#334155', '-'), 'hit': ('#15803d', '-'),
            'miss': ('#dc2626', (0, (4, 2))), None: ('#cbd5e1', '-')}
 
+# %% ../nbs/internals/04_display.ipynb #2cf8b5f1
 @patch
 def draw(self:Tile,
     ax, # matplotlib axes to fill
@@ -267,7 +271,7 @@ def draw(self:Tile,
     title = ax.set_xlabel('', fontsize=7.5, labelpad=4, color='#334155', linespacing=1.25)
     title.set(**text_style(self.title, width=columns))
 
-# %% ../nbs/internals/04_display.ipynb #88659225
+# %% ../nbs/internals/04_display.ipynb #2d3d0027
 def is_number(value)->bool:
     "Tell whether a value is a number; True and False are none."
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
@@ -283,6 +287,7 @@ def _float_text(x, digits):
     if abs(x) < 1e-6: return f'{0:.{digits}f}'
     return f'{x:.{digits}f}' if abs(x) >= 10**-digits else f'{x:.1e}'
 
+# %% ../nbs/internals/04_display.ipynb #88659225
 def format_value(
     value, # anything
     digits=3, # decimals of a number that is not whole
@@ -293,7 +298,7 @@ def format_value(
     if isinstance(value, numbers.Integral): return f'{value:,}'
     return _float_text(float(value), digits) if is_number(value) else readable(value)
 
-# %% ../nbs/internals/04_display.ipynb #bbd61e54
+# %% ../nbs/internals/04_display.ipynb #fde7ad40
 class Table:
     """Rows under a header; `len`, `[i]` (a dict) and iteration go over the rows.
 
@@ -331,12 +336,13 @@ class Table:
     def __iter__(self): return (dict(zip(self.header, r)) for r in self.rows)
     def column(self, name): return [r[self.header.index(name)] for r in self.rows]
 
+# %% ../nbs/internals/04_display.ipynb #bbd61e54
 def _names_of_columns(rows):
     "Return the keys of dicts in their order, or an empty name for each column of lists."
     if rows and isinstance(rows[0], dict): return list(dict.fromkeys(k for r in rows for k in r))
     return ['']*max(map(len, rows), default=0)
 
-# %% ../nbs/internals/04_display.ipynb #3ab9862d
+# %% ../nbs/internals/04_display.ipynb #e43b6e10
 @patch
 def texts(self:Table,
     limit, # rows at most
@@ -358,6 +364,7 @@ def is_numeric(self:Table,
     known = [v for v in values if not (is_missing(v) or isinstance(v, str) and not v)]
     return bool(known) and all(map(is_number, known))
 
+# %% ../nbs/internals/04_display.ipynb #3ab9862d
 @patch
 def best_rows(self:Table,
     column, # position of a column
@@ -404,7 +411,7 @@ unicode-bidi:plaintext;border:0;border-bottom:1px solid rgba(128,140,160,.25)}
 color:#14532d}
 .tf-note{margin:8px 0 0;opacity:.8;max-width:85ch;overflow-wrap:anywhere;unicode-bidi:plaintext}'''
 
-# %% ../nbs/internals/04_display.ipynb #cb5a330d
+# %% ../nbs/internals/04_display.ipynb #ec403ace
 def note_html(text)->str:
     "Return a sentence that stands below a table, a picture or tiles."
     return f'<p class="tf-note">{escape(text)}</p>' if text else ''
@@ -418,6 +425,7 @@ def _row_html(values, tag, numeric, best=()):
         cells.append(f'<{tag}{side}>{text}</{tag}>')
     return f'<tr>{"".join(cells)}</tr>'
 
+# %% ../nbs/internals/04_display.ipynb #efc427fb
 @patch
 def to_html(self:Table,
     max_rows=None, # rows at most where the table sets no limit; None: all
@@ -437,6 +445,7 @@ def to_html(self:Table,
     return (f'<div class="tf-table">{title}<div class="tf-scroll" tabindex="0"><table>{head}'
             f'<tbody>{body}</tbody></table></div>{notes}</div>')
 
+# %% ../nbs/internals/04_display.ipynb #cb5a330d
 @patch
 def _repr_html_(self:Table): return f'<style>{TABLE_CSS}</style>{self.to_html(20)}'
 
@@ -525,7 +534,7 @@ def _cards_html(figures):
     "Return key figures, {name: value or (value, meaning)}, as HTML."
     return f'<dl class="keys">{"".join(_card_html(*item) for item in figures.items())}</dl>'
 
-# %% ../nbs/internals/04_display.ipynb #0d61e4ee
+# %% ../nbs/internals/04_display.ipynb #48c366da
 def _pair_html(first, second, max_rows):
     "Return a pair as HTML: (picture, caption), (rows of tiles, caption) or (header, rows)."
     if isinstance(second, str):
@@ -535,6 +544,7 @@ def _pair_html(first, second, max_rows):
     if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
         return Table(second, first).to_html(max_rows)
 
+# %% ../nbs/internals/04_display.ipynb #0d61e4ee
 def block_html(
     block, # what a page may hold, see `html_report`
     max_rows=200, # of a table that sets no limit of its own
@@ -630,7 +640,7 @@ header,main,footer{max-width:none;padding-left:0;padding-right:0}h2{break-after:
 .tf-row,.keys div,.plot,tr{break-inside:avoid}main .tf-scroll{overflow:visible}
 *{-webkit-print-color-adjust:exact;print-color-adjust:exact}}'''
 
-# %% ../nbs/internals/04_display.ipynb #098e3d5b
+# %% ../nbs/internals/04_display.ipynb #423371e7
 _PAGE = '''<!DOCTYPE html>
 <html lang="{lang}">
 <head>
@@ -651,6 +661,7 @@ style-src 'unsafe-inline'">
 </html>
 '''
 
+# %% ../nbs/internals/04_display.ipynb #098e3d5b
 def _section_html(number, heading, blocks, max_rows):
     "Return a section of a page; TypeError names it where a block cannot be shown."
     if isinstance(blocks, (str, dict, Table)) or not isinstance(blocks, (list, tuple)):

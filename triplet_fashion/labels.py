@@ -18,7 +18,7 @@ def composed(
     "Return `name` in Unicode's composed form (NFC), in which equal names are equal."
     return name if name.isascii() else unicodedata.normalize('NFC', name)
 
-# %% ../nbs/internals/00_labels.ipynb #92936a15
+# %% ../nbs/internals/00_labels.ipynb #6abf7f54
 def _is_missing(x):
     "Tell whether a label says that nothing is known."
     if x is None or (isinstance(x, str) and not x): return True
@@ -31,6 +31,7 @@ def _whole(x, what):
     if abs(x) > 2**53: raise ValueError(f'{what} hold {x!r}, a floating-point number too large to be exact: give whole numbers or text')
     return int(x)
 
+# %% ../nbs/internals/00_labels.ipynb #92936a15
 def _label(x, what):
     "Return one label as text or a whole number, None where it is missing."
     if isinstance(x, np.generic): x = x.item()
@@ -41,7 +42,7 @@ def _label(x, what):
     if isinstance(x, bytes): return composed(x.decode('utf-8', 'surrogateescape'))
     raise ValueError(f'{what} hold {x!r} of type {type(x).__name__}: a label is text or a whole number')
 
-# %% ../nbs/internals/00_labels.ipynb #1f244c0a
+# %% ../nbs/internals/00_labels.ipynb #28a39865
 def _as_array(labels):
     "Return labels as an array; a list of several types as objects, which NumPy would turn into text or floats."
     if hasattr(labels, 'dtype') or hasattr(labels, '__array__'): return np.asarray(labels)
@@ -61,6 +62,7 @@ def _check_exact(x, what):
     if (np.abs(x) >= large).any():
         raise ValueError(f'{what} of type {x.dtype} go up to {np.nanmax(np.abs(x)):,.0f}, and are exact below {large:,} only: give whole numbers or text')
 
+# %% ../nbs/internals/00_labels.ipynb #1f244c0a
 def _distinct(labels, what):
     "Return the different labels as given, and for each photo which of them it has, int (n,)."
     x = _as_array(labels)
@@ -149,7 +151,7 @@ class JoinedLabels(NamedTuple):
     second: np.ndarray # int (m,); `len(values)` where a label is missing
     values: np.ndarray # the different labels of both, rising
 
-# %% ../nbs/internals/00_labels.ipynb #c41d7a03
+# %% ../nbs/internals/00_labels.ipynb #689ebf72
 def _is_text(labels): return bool(labels.values) and isinstance(labels.values[0], str)
 
 def _check_comparable(first, second, names):
@@ -159,6 +161,7 @@ def _check_comparable(first, second, names):
         raise ValueError(f'{names[text.index(True)]} are text and {names[text.index(False)]} are '
                          f'numbers, so that none would match: make both the same')
 
+# %% ../nbs/internals/00_labels.ipynb #c41d7a03
 def join_labels(
     first, # labels, (n,)
     second, # others, (m,)

@@ -227,7 +227,7 @@ class NeighborSearch:
         Raises ValueError for input that cannot be searched."""
         return self.queries(query).nearest(k, chunk=chunk, verbose=False)
 
-# %% ../nbs/internals/03_neighbors.ipynb #39735580
+# %% ../nbs/internals/03_neighbors.ipynb #ac254ba1
 class _Excluded(NamedTuple):
     "Gallery photos that queries never find: query i those of group `group[i]`."
     groups: Groups
@@ -251,6 +251,7 @@ class _Excluded(NamedTuple):
         "Return the place in `idx` and the gallery position of all pairs left out."
         return self.groups.members(self.group[idx])
 
+# %% ../nbs/internals/03_neighbors.ipynb #39735580
 def _path_texts(ids):
     "Return ids that are paths as text."
     paths = isinstance(ids, (list, tuple)) and any(isinstance(i, os.PathLike) for i in ids[:1])
@@ -277,7 +278,7 @@ class _Candidates(NamedTuple):
 _NONE = _Candidates(np.empty(0, int), np.empty(0, int), np.empty(0, np.float32))
 _LOWEST = np.finfo(np.float32).min
 
-# %% ../nbs/internals/03_neighbors.ipynb #5022e1b0
+# %% ../nbs/internals/03_neighbors.ipynb #9ee832eb
 def _group_size(m, k):
     """Return how many of `m` scores form a group:
     groups cost a look each, and those that hold a candidate their size."""
@@ -295,6 +296,7 @@ def _raised(floor, best, k):
     if w < k or not np.isneginf(floor).any(): return floor
     return np.maximum(floor, np.partition(best, w - k, axis=1)[:,w-k])
 
+# %% ../nbs/internals/03_neighbors.ipynb #5022e1b0
 def _select(s, best, low, start):
     "Return the pairs of a block of scores, which begins at `start`, that reach `low`, (b, 1)."
     w = best.shape[1]
@@ -321,7 +323,7 @@ def _prune(found, floor, margin, k):
     low = np.maximum(floor - margin, _LOWEST)
     return floor, found.take(found.scores >= low[found.rows])
 
-# %% ../nbs/internals/03_neighbors.ipynb #48f54186
+# %% ../nbs/internals/03_neighbors.ipynb #c6ff86b5
 def _blas_limits():
     "Return threadpoolctl's switch for the threads of a product, None where it is not installed."
     try: from threadpoolctl import threadpool_limits
@@ -333,6 +335,7 @@ def _lanes():
     if hasattr(os, 'sched_getaffinity'): return min(len(os.sched_getaffinity(0)), 16)
     return min(os.cpu_count() or 1, 16)
 
+# %% ../nbs/internals/03_neighbors.ipynb #48f54186
 def _map_parts(call, parts, width, n_distances):
     "Return `call(part, buffer)` of each part, in order; large ones side by side, a core each."
     rows = max(map(len, parts), default=0)
@@ -425,9 +428,10 @@ class _Measured:
             out[i:i+step] = _from_squared(s, self.metric)
         return out
 
-# %% ../nbs/internals/03_neighbors.ipynb #58c96875
+# %% ../nbs/internals/03_neighbors.ipynb #76674a1b
 _NO_KEY = np.iinfo(np.uint64).max
 
+# %% ../nbs/internals/03_neighbors.ipynb #58c96875
 class _Nearest(_Measured):
     "The nearest of some queries at a time."
     def nearest_of(self, idx, rows, cols, k):
@@ -684,7 +688,7 @@ class RankedQueries:
         "Return the largest such gain that there can be, float (n,)."
         return cumulative_gains(k)[np.minimum(k, self.relevant)]
 
-# %% ../nbs/internals/03_neighbors.ipynb #ee931927
+# %% ../nbs/internals/03_neighbors.ipynb #eaead50e
 class Relevance:
     "Which gallery photos are relevant to which queries."
     def __init__(self,
@@ -743,6 +747,7 @@ class Relevance:
             rank[part] = self.queries.ranks_in(idx[part], found, buffer)
         return rank
 
+# %% ../nbs/internals/03_neighbors.ipynb #ee931927
 def _precisions(hit, relevant):
     "Return average precision at R and R-precision, float (n,) both."
     ranks = np.arange(hit.shape[1])
@@ -774,7 +779,7 @@ class Triplets(NamedTuple):
             if len(keep) == n: break
         return Triplets(*(v[keep] for v in self))
 
-# %% ../nbs/internals/03_neighbors.ipynb #76542162
+# %% ../nbs/internals/03_neighbors.ipynb #5d2e59b8
 class PhotoClasses(NamedTuple):
     "The classes of photos."
     ids: np.ndarray # class of each photo, int (n,)
@@ -787,6 +792,7 @@ def has_triplets(
     count = np.unique(Labels(labels).ids, return_counts=True)[1]
     return len(count) > 1 and count.max() > 1
 
+# %% ../nbs/internals/03_neighbors.ipynb #76542162
 def check_triplets(
     labels, # class of each photo, (n,)
     n=None, # how many labels there must be; None: any number
@@ -802,7 +808,7 @@ def check_triplets(
                          'no anchor with a positive')
     return PhotoClasses(ids, members)
 
-# %% ../nbs/internals/03_neighbors.ipynb #d940c27b
+# %% ../nbs/internals/03_neighbors.ipynb #a0040294
 def hard_triplets(
     x, # embeddings, (n, d)
     labels, # class of each, (n,)
@@ -827,6 +833,7 @@ def hard_triplets(
     positive, d_ap = map(np.concatenate, zip(*found))
     return Triplets(anchors, positive, negative[:,0], d_ap, d_an[:,0])
 
+# %% ../nbs/internals/03_neighbors.ipynb #d940c27b
 def _farthest(queries, classes, idx):
     "Return the farthest photo of the class of each photo `idx`, and its distance."
     rows, cols = classes.members.members(classes.ids[idx])

@@ -40,7 +40,7 @@ def _wrong_extension(im, path):
     if named is None or found is None or named == found: return []
     return [f'wrong extension: {found} by content, {named} by name']
 
-# %% ../../nbs/photos/07_audit.ipynb #1a17caa9
+# %% ../../nbs/photos/07_audit.ipynb #512389d6
 def _frames(im):
     """Return how many pictures a file holds, as text, '' for one;
     a damaged later one is no fault of the first. Leaves `im` at another page."""
@@ -54,6 +54,7 @@ def _frames(im):
     except Exception: return 'several pages, a later one damaged'
     return 'several pages'
 
+# %% ../../nbs/photos/07_audit.ipynb #1a17caa9
 def _modes(im):
     "Return notes on how an opened file stores its pixels."
     deep = im.mode.startswith('I') or any(';16' in str(t) for t in im.tile)
@@ -72,13 +73,14 @@ def _modes(im):
     frames = _frames(im)
     return [*notes, f'animated: {frames}'] if frames else notes
 
-# %% ../../nbs/photos/07_audit.ipynb #21411156
+# %% ../../nbs/photos/07_audit.ipynb #da5a35d4
 def _plain(tile, notes):
     "Return a note, in a list, on a tile that is all of one colour, or grey and not noted as that."
     if int(tile.max())-int(tile.min()) <= 6: return ['blank: all of one colour']
     colourless = (tile == tile[..., :1]).all() and not any(n.startswith('grey') for n in notes)
     return ['grey: no colour in it'] if colourless else []
 
+# %% ../../nbs/photos/07_audit.ipynb #21411156
 def photo_facts(
     path,          # the file
     min_side=16,   # photos with a side shorter than this, in pixels, are a problem
@@ -191,7 +193,7 @@ def color_distance(
     "Compute the root mean square difference of coarse colours."
     return np.sqrt(np.square(a.astype(np.float32)-b).mean(-1))
 
-# %% ../../nbs/photos/07_audit.ipynb #0b1ec701
+# %% ../../nbs/photos/07_audit.ipynb #563d6947
 _SCENE = 256   # pixels: the side at which an object is looked for
 
 def object_box(
@@ -209,6 +211,7 @@ def object_box(
     if (right-left)*(bottom-top) > .6*x.shape[0]*x.shape[1]: return None
     return left, top, right, bottom
 
+# %% ../../nbs/photos/07_audit.ipynb #0b1ec701
 def cut_out(
     x,           # a photo, uint8 (h, w, 3)
     box,         # of `object_box`
@@ -323,7 +326,7 @@ def emptied(self:Audit): # int (n,)
     "Return the class ids of products that had photos and have none left."
     return np.setdiff1d(np.asarray(self.catalog.labels), np.flatnonzero(self._photos_left()))
 
-# %% ../../nbs/photos/07_audit.ipynb #02dbc86e
+# %% ../../nbs/photos/07_audit.ipynb #eb69451c
 @patch
 def exclusions(self:Audit,
     near=False,   # near copies too: all in two products, in one all but the first
@@ -339,6 +342,7 @@ def exclusions(self:Audit,
             out.setdefault(other, f'{kind}: {short[path]}')
     return out
 
+# %% ../../nbs/photos/07_audit.ipynb #02dbc86e
 @patch
 def save(self:Audit,
     path,         # the file to write, CSV with the columns path, problem
@@ -353,7 +357,7 @@ def save(self:Audit,
         csv.writer(f, lineterminator='\n', quoting=csv.QUOTE_ALL).writerows(rows)
     return Path(path)
 
-# %% ../../nbs/photos/07_audit.ipynb #518d3965
+# %% ../../nbs/photos/07_audit.ipynb #5e892517
 def _records(lines):
     """Yield lines of a table without the empty ones and comments between its rows;
     a row in quotes may run over several lines."""
@@ -368,6 +372,7 @@ def _header(line, mark):
     cells = next(csv.reader([line], delimiter=mark), []) if mark else [line]
     return [cell.strip().lower() for cell in cells]
 
+# %% ../../nbs/photos/07_audit.ipynb #518d3965
 def load_exclusions(
     path,    # a file as `Audit.save` writes it, or one path a line
 )->list:     # the paths in it, as written
@@ -383,7 +388,7 @@ def load_exclusions(
     rows, column = list(csv.reader(_records(lines), delimiter=mark))[1:], head.index('path')
     return [row[column] for row in rows if len(row) > column]
 
-# %% ../../nbs/photos/07_audit.ipynb #7ae107b9
+# %% ../../nbs/photos/07_audit.ipynb #8da97e97
 def _first(rows, kind, key):
     "Return the first row of a kind."
     return next(o for o in rows if _kind(o[key]) == kind)
@@ -394,6 +399,7 @@ def _to_leave_out(self:Audit, name):
     for kind, n in self.counts.items():
         yield 'leave out', kind, n, name(_first(self.table, kind, 'problem')['path'])
 
+# %% ../../nbs/photos/07_audit.ipynb #7ae107b9
 @patch
 def _to_look_at(self:Audit, name):
     "Yield rows (group, finding, count, example) that a person should look at."
@@ -410,7 +416,7 @@ def _to_look_at(self:Audit, name):
         example = self.catalog.class_names[ids[0]]
         yield 'look at', f'product with {left} left', len(ids), example
 
-# %% ../../nbs/photos/07_audit.ipynb #abf1f26b
+# %% ../../nbs/photos/07_audit.ipynb #500df841
 @patch
 def _to_know(self:Audit, name):
     "Yield rows (group, finding, count, example) that need no action."
@@ -425,6 +431,7 @@ def _to_know(self:Audit, name):
     if not self.searched and n:
         yield 'good to know', 'near copies not looked for', n, "pip install 'ImageHash>=4.3'"
 
+# %% ../../nbs/photos/07_audit.ipynb #abf1f26b
 @patch
 def to_table(self:Audit)->Table: # a row a finding
     "Return the findings: what to do, what was found, how often, and the first example."
@@ -518,7 +525,7 @@ def _same_bytes(paths, at):
         for i in group: by_bytes[_digest(paths[i])].append(i)
     return [group for code, group in by_bytes.items() if code and len(group) > 1]
 
-# %% ../../nbs/photos/07_audit.ipynb #0fd2c2c9
+# %% ../../nbs/photos/07_audit.ipynb #39c5dd14
 class BothSplits:
     "The photos of a catalog by position and, from position `n` on, those of another split."
     def __init__(self, cat, others):
@@ -540,6 +547,7 @@ class BothSplits:
         "Return a photo's id in the catalog, or the end of its path in the other split."
         return self.cat.ids[i] if i < self.n else _tail(self.paths[i])
 
+# %% ../../nbs/photos/07_audit.ipynb #0fd2c2c9
 class DuplicatePair(NamedTuple):
     "Two photos, by position, that are copies."
     photo: int
@@ -586,7 +594,7 @@ def find_exact_duplicates(photos, good):
             elif k: pairs.append(DuplicatePair(i, group.mine[0], kind))
     return problems, pairs
 
-# %% ../../nbs/photos/07_audit.ipynb #0522ee4b
+# %% ../../nbs/photos/07_audit.ipynb #1521ee1d
 class _CloserLook(NamedTuple):
     """What two photos that may be copies are compared by:
     detail at each of the cuts, the picture itself, and where its object is."""
@@ -602,6 +610,7 @@ def _closer_look(path):
     if tile is None: return None
     return _CloserLook(_details(tile), scene, object_box(scene))
 
+# %% ../../nbs/photos/07_audit.ipynb #0522ee4b
 def _objects_agree(a, b):
     "Tell whether the objects of two photos agree in colour and detail."
     for box, other in ((a.box, b.box), (a.box, a.box), (b.box, b.box)):
@@ -623,7 +632,7 @@ def _look_closer(pairs, paths, workers, progress):
     found = track(map_threads(agrees, pairs, workers), len(pairs), progress, 'pairs looked at')
     return np.fromiter(found, bool, len(pairs))
 
-# %% ../../nbs/photos/07_audit.ipynb #8e2b65f8
+# %% ../../nbs/photos/07_audit.ipynb #c9562453
 @patch
 def kind_of_near(self:BothSplits, i, j):
     "Return where two near copies stand: in two splits, in two products, or in one."
@@ -633,6 +642,7 @@ def kind_of_near(self:BothSplits, i, j):
 
 def _only(found, mask): return tuple(x[mask] for x in found)
 
+# %% ../../nbs/photos/07_audit.ipynb #8e2b65f8
 def find_near_duplicates(photos, rows, threshold=None, workers=None, progress=False, most=20):
     "Return pairs of near copies among the photos of `BothSplits` that have `PhotoRows`."
     out = []
@@ -761,7 +771,7 @@ def _has_imagehash():
     except ImportError: return False
     return True
 
-# %% ../../nbs/photos/07_audit.ipynb #f3634cb4
+# %% ../../nbs/photos/07_audit.ipynb #1f806583
 def _check_rows(what, x, n):
     "Raise ValueError where embeddings are not one finite row for each of n photos."
     if np.ndim(x) != 2 or len(x) != n:
@@ -779,6 +789,7 @@ def _vectors(x, y, n, m):
     _check_rows('against_embeddings', y, m)
     return np.concatenate([x, y])
 
+# %% ../../nbs/photos/07_audit.ipynb #f3634cb4
 def _audit(photos, scan, problems, pairs, share, how):
     "Return the `Audit` of what was found, leaks added to the problems."
     n, paths = photos.n, photos.paths

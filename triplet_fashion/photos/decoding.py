@@ -57,7 +57,7 @@ def decode_jpeg(
     top, left = (h - plan.out_height)//2, (w - plan.out_width)//2
     return 255 - tf.image.pad_to_bounding_box(255 - x, top, left, h, w)
 
-# %% ../../nbs/photos/03_decoding.ipynb #bae58c3f
+# %% ../../nbs/photos/03_decoding.ipynb #c5e8665c
 def _map_photos(decode, inputs, shape):
     "Return `decode` of each photo of a batch, one by one: batches run side by side."
     return tf.map_fn(no_autograph(lambda o: decode(*o)), inputs, parallel_iterations=1,
@@ -73,6 +73,7 @@ def _jpeg_decoder(preprocessing):
     plans = tf.TensorSpec((None, len(DecodePlan._fields)), tf.int32)
     return tf.function(decode, [names, plans], autograph=False)
 
+# %% ../../nbs/photos/03_decoding.ipynb #bae58c3f
 def decode_photos(
     loader:ImageLoader,
     positions, # of photos, int (n,)
@@ -87,7 +88,7 @@ def decode_photos(
     for i in np.flatnonzero(~is_jpeg): images[i] = loader.read(positions[i])
     return images
 
-# %% ../../nbs/photos/03_decoding.ipynb #4f1e2230
+# %% ../../nbs/photos/03_decoding.ipynb #6955d84f
 class _ReadableError(ValueError):
     "An error that `photo_error` can read back, whatever letters the file's name has."
     def __init__(self, error):
@@ -103,6 +104,7 @@ def readable_errors(f):
         except ValueError as e: raise _ReadableError(e) from None
     return call
 
+# %% ../../nbs/photos/03_decoding.ipynb #4f1e2230
 def photo_error(
     e, # an exception, such as one that a dataset, `model.fit` or `model.predict` raised
 ): # `PhotoError`, or ValueError where too few photos are left; None: it has another cause
@@ -145,7 +147,7 @@ def _slow_batch(loader, replace):
         return _finished(batch, good, tf.cast(images, tf.float32), loader.shape)
     return read
 
-# %% ../../nbs/photos/03_decoding.ipynb #654a0278
+# %% ../../nbs/photos/03_decoding.ipynb #a6cbc8b5
 class _Plans(NamedTuple):
     "What is to be done for a batch."
     positions: object # of the batch, others in the place of photos known to be unreadable
@@ -153,6 +155,7 @@ class _Plans(NamedTuple):
     new: object # those that are not in memory, int64 (m,)
     plans: object # of these, int32 (m, 7)
 
+# %% ../../nbs/photos/03_decoding.ipynb #654a0278
 def _planner(loader, replace):
     "Return the function positions -> `_Plans`, in TensorFlow's graph."
     def plan(positions):
@@ -168,7 +171,7 @@ def _planner(loader, replace):
         return p._replace(new=tf.ensure_shape(p.new, (None,)), plans=tf.ensure_shape(p.plans, shape))
     return in_graph
 
-# %% ../../nbs/photos/03_decoding.ipynb #5b9cded2
+# %% ../../nbs/photos/03_decoding.ipynb #b1716d61
 def _one_photo(loader):
     "Return the function (position, plan) -> pixels, by the decoder that the plan names."
     paths = tf.constant([os.fsencode(path) for path in loader.paths])
@@ -180,6 +183,7 @@ def _one_photo(loader):
         return tf.cond(plan[0] > 0, by_tensorflow, by_pillow)
     return one
 
+# %% ../../nbs/photos/03_decoding.ipynb #5b9cded2
 def _fast_batch(loader, replace):
     "Return the function batch -> (batch of photos that are read, pixels); it fails where a file does."
     plan, decode = _planner(loader, replace), _one_photo(loader)

@@ -137,12 +137,13 @@ def garment(
         graphic=_pick(rng, _GRAPHICS) if fabric == 'graphic' else '', repeat=_between(rng, 6, 11),
         fit=_between(rng, .94, 1.07), fall=_between(rng, -2, 3), seed=seed)
 
-# %% ../../nbs/photos/08_drawing.ipynb #f1b8d537
+# %% ../../nbs/photos/08_drawing.ipynb #f79edbeb
 _WORDS = dict(none='', plain='', stripes='striped', dots='polka_dot', stars='star_print', hearts='heart_print', leaves='leaf_print',
     triangles='geo_print', baseball='raglan', sidestripe='side_stripe', vneck='v-Neck', boat='boat_Neck', square='square_Neck',
     turtle='turtleneck', puff='puff_Sleeve', bell='bell_Sleeve')
 _SAID = dict(cut='slim loose wide bootcut', length='crop mini midi', neck='crew vneck scoop boat square turtle bow', sleeve='puff bell')
 
+# %% ../../nbs/photos/08_drawing.ipynb #f1b8d537
 def product_name(
     product, # number of the product, or a `Garment`
     seed:int=0, # the wardrobe
@@ -232,7 +233,7 @@ def _bodice(g, m):
     else: out += _right((c, m['pit']), ((w+c)/2, (m['pit']+e)/2), (h, e))
     return out + _right(*_curve(*(((h, e-6), (h*.72, e-.6), (0, e+1.2)) if tails else ((h, e-1), (h*.55, e+.6), (0, e+1)))))
 
-# %% ../../nbs/photos/08_drawing.ipynb #b79bbf30
+# %% ../../nbs/photos/08_drawing.ipynb #0ee06bae
 _ARMS = dict(cap=(7, 10, .8, .6), short=(18, 10.5, .6, .8), elbow=(28, 9.5, .47, .8827), long=(49, 6.6, .28, .96),
     bell=(43, 12.5, .33, .944), puff=(27, 7, .5, .866)) # reach, width of the cuff, direction
 
@@ -253,6 +254,7 @@ def _arm(g, m):
     end = _cloth(edge + fold, 'trim' if g.hem == 'ribbed' else 'shell', (dx, dy)) if turned else _line(fold, width=.45)
     return [_cloth(_right(*outer, *inner), 'sleeve', (dx, dy)), end]
 
+# %% ../../nbs/photos/08_drawing.ipynb #b79bbf30
 def _flip(pieces): return [(op, _mirror(pts), paint, (-k[0], k[1]) if op == 'cloth' else k) for op, pts, paint, k in pieces]
 
 # %% ../../nbs/photos/08_drawing.ipynb #e7f3036e
@@ -332,7 +334,7 @@ def _leg(g, top, fork):
     return _right((0, top), *_curve((12*g.fit, top), (hip*.95, (top+fork)/2-4), (hip, fork-6), *bend, (out, end)),
         *_curve((inner*(.6 if end < 70 else 1), end+.8), (inner*.6, (end+fork)/2), (.3, fork)))
 
-# %% ../../nbs/photos/08_drawing.ipynb #8b278e31
+# %% ../../nbs/photos/08_drawing.ipynb #e5387a2a
 def _leg_pieces(g):
     "Both legs with their hems, stripes, rips and creases, and the waistband."
     top, fork = (45, 64) if g.block == 'suit' else (10, 44)
@@ -349,6 +351,7 @@ def _leg_pieces(g):
     out += [_cloth(_curve((x, y), (x+3.5, y-d), (x+7.5, y+.4), (x+3.5, y+d), (x, y), n=4), 'rip') for x, y, d in rips]
     return out if g.block == 'suit' else out + _waist_pieces(g)
 
+# %% ../../nbs/photos/08_drawing.ipynb #8b278e31
 def _waist_pieces(g):
     w = 12*g.fit
     band = _whole(_right(*_curve((0, 8.6), (w*.6, 8.2), (w+.2, 7.6)), (w+.5, 12.4), *_curve((w, 12.4), (w*.5, 13.2), (0, 13.4))))
@@ -469,7 +472,7 @@ def _woven(f, u, v, p, s, odd):
     if f == 'colorblock': return [(1, (v+14-p)*s+.5), (2, (1.2-np.abs(v+14-p))*s)]
     return []
 
-# %% ../../nbs/photos/08_drawing.ipynb #4ca5a42c
+# %% ../../nbs/photos/08_drawing.ipynb #0f53a7d8
 _RING = _disc(0, 0, 1, 12)
 
 def _motif(f, i, odd, turn, q, A, B, C):
@@ -486,6 +489,7 @@ def _motif(f, i, odd, turn, q, A, B, C):
     if f == 'triangles': return [([(-.9, .6), (.9, .6), (0, -.9)] if odd else [(-.9, -.6), (.9, -.6), (0, .9)], (0, 0), q*.34, C if i % 2 else B)]
     return [(turn(_disc(0, 0, 1, 8)), (0, 0), q*.36, (30, 24, 24)), (turn([(-.8, -.1), (.1, -.7), (1.2, .2), (.1, .8)]), (0, 0), q*.27, _mix(A, (150, 96, 44), .55))]
 
+# %% ../../nbs/photos/08_drawing.ipynb #4ca5a42c
 def _print(img, f, rng, p, s, colors):
     "Stamp motifs all over."
     draw, q = ImageDraw.Draw(img), p*(1.25 if f in ('floral', 'leaves') else 1)
@@ -574,7 +578,7 @@ class _Sheet:
         else: ImageDraw.Draw(im).polygon(q, fill=255)
         return im.reduce(2), (x0, y0)
 
-# %% ../../nbs/photos/08_drawing.ipynb #f1967382
+# %% ../../nbs/photos/08_drawing.ipynb #22497ef1
 @patch
 def swatch(self:_Sheet, paint, way, x0, y0, w, h):
     "Cut w x h pixels of cloth for a piece at (x0, y0) that falls in the direction `way`."
@@ -588,6 +592,7 @@ def swatch(self:_Sheet, paint, way, x0, y0, w, h):
     if paint == 'rib': img.paste(_INK, (0, 0), _mask(np.broadcast_to(.35*_band((np.arange(w)+x0)/s, 1.6, .4, s), (h, w))))
     return img
 
+# %% ../../nbs/photos/08_drawing.ipynb #f1967382
 @patch
 def cloth(self:_Sheet, pts, paint, way, edge=80, shadow=64):
     "Lay one piece."
@@ -601,7 +606,7 @@ def cloth(self:_Sheet, pts, paint, way, edge=80, shadow=64):
     m, at = self.mask(pts + pts[:1], .35)
     self.rgb.paste(_INK, at, _dim(m, 60))
 
-# %% ../../nbs/photos/08_drawing.ipynb #3a4ee6c5
+# %% ../../nbs/photos/08_drawing.ipynb #7749074c
 @patch
 def line(self:_Sheet, pts, paint, width):
     "Sew a line: seams only darken what is there, bands and cords lie on top."
@@ -621,13 +626,14 @@ def fold(self:_Sheet, pts, paint, blur):
 @patch
 def button(self:_Sheet, pts, paint, r): self.cloth(_disc(*pts[0], r, 12), paint, (0, 1), 60, 90)
 
+# %% ../../nbs/photos/08_drawing.ipynb #3a4ee6c5
 @patch
 def stamp(self:_Sheet, pts, paint, _):
     "Print a shape on the cloth that is there, not beside it."
     m, (x, y) = self.mask(pts)
     self.rgb.paste(self.paints[paint], (x, y), ImageChops.multiply(m, self.alpha.crop((x, y, x+m.width, y+m.height))))
 
-# %% ../../nbs/photos/08_drawing.ipynb #bf04e428
+# %% ../../nbs/photos/08_drawing.ipynb #d58fe7d1
 def _hanger(g, px):
     "A wooden hanger, as wide as the shoulders let it be; for skirts and trousers a bar with clips."
     sheet, top = _Sheet(g, px/100), 13.5 if g.block in ('top', 'dress', 'suit') else 7.5
@@ -640,6 +646,7 @@ def _hanger(g, px):
         if top < 8: sheet.line(f([(60, top), (60, top+3)]), 'wood', 1.8)
     return sheet.picture()
 
+# %% ../../nbs/photos/08_drawing.ipynb #bf04e428
 @lru_cache(16)
 def draw_flat(
     g:Garment, # traits
@@ -652,12 +659,13 @@ def draw_flat(
     for what, *how in pattern_pieces(g): getattr(sheet, what)(*how)
     return sheet.picture()
 
-# %% ../../nbs/photos/08_drawing.ipynb #3a357f57
+# %% ../../nbs/photos/08_drawing.ipynb #1589fe27
 _PLACES = 'studio wall rail wood concrete linen marble room'.split()
 _TINTS = [(236, 235, 232), (222, 226, 230), (232, 222, 208), (214, 200, 186), (196, 206, 196), (228, 208, 204), (190, 198, 210),
     (170, 172, 172), (216, 208, 222), (150, 164, 160)]
 _LIGHTS = [(-.8, -.6), (.8, -.6), (-.6, -.8), (.6, -.8), (0., -1.), (-.96, -.28), (.96, -.28)]
 
+# %% ../../nbs/photos/08_drawing.ipynb #3a357f57
 @dataclass(frozen=True)
 class View:
     "How one photo is taken."
@@ -799,7 +807,7 @@ def _as_shown(g, v):
     if v.side == 'front': return g
     return replace(g, neck=_BACKS.get(g.neck, 'boat'), front='none', pocket='none', graphic='')
 
-# %% ../../nbs/photos/08_drawing.ipynb #61811122
+# %% ../../nbs/photos/08_drawing.ipynb #5d1e1da9
 @lru_cache(16)
 def _stock(g, px, hanger): return draw_flat(g, px, hanger).convert('RGBa')
 
@@ -815,6 +823,7 @@ def _compose(v, cloth, ground, rng, w, h, unit):
     lit = np.clip(_relief(v.crease*_drape(rng, w, h) + .8*near, v.light, .95*unit), .5, 1.5)
     return ground*((1-dark)*(1-cloth[..., 3]/255))[..., None] + cloth[..., :3]*lit[..., None]
 
+# %% ../../nbs/photos/08_drawing.ipynb #61811122
 def _develop(x, v, rng, w, h, unit):
     "What the camera makes of it."
     yy, xx = (((np.arange(n, dtype=np.float32)+.5)/n-.5) for n in (h, w))
@@ -852,7 +861,7 @@ def draw_photo(
     if v.model is not None: ground = _occupied(ground, g, v, flat, unit)
     return _develop(_compose(v, _pose(flat, v, w, h), ground, rng, w, h, unit), v, rng, w, h, unit)
 
-# %% ../../nbs/photos/08_drawing.ipynb #5400753a
+# %% ../../nbs/photos/08_drawing.ipynb #330a6683
 @dataclass(frozen=True)
 class _Shoot:
     "What all photos of one day in a studio have in common."
@@ -869,6 +878,7 @@ class _Shoot:
     rest: str   # colour of the model's own clothes, a key of `COLORS`
     arms: tuple # directions of both forearms: (away from the body, down)
 
+# %% ../../nbs/photos/08_drawing.ipynb #5400753a
 _SHOOTS = (
     _Shoot('studio', (236, 235, 232), (-.6, -.8), 1.08, -.04, .03, (.06, -.1), (.08, .05),
         (236, 198, 172), (96, 62, 42), 'Denim', ((.1, .99), (.1, .99))),
@@ -879,7 +889,7 @@ _SHOOTS = (
     _Shoot('concrete', (190, 198, 210), (.6, -.8), 1., .04, -.02, (0., -.14), (-.06, -.1),
         (96, 64, 50), (24, 20, 22), 'Camel', ((.5, -.86), (.2, .98))))
 
-# %% ../../nbs/photos/08_drawing.ipynb #5400753b
+# %% ../../nbs/photos/08_drawing.ipynb #f846469b
 def _limb(*joints):
     "An arm or a leg through joints (x, y, half its width there)."
     right, left = [], []
@@ -889,6 +899,7 @@ def _limb(*joints):
         left.append((x+(d-b)*k, y-(c-a)*k))
     return _curve(*right) + _curve(*left[::-1])
 
+# %% ../../nbs/photos/08_drawing.ipynb #5400753b
 def _arm_of(g, way):
     "The right arm. A sleeve leads it as far as it goes; below the elbow it has its own way."
     (x, y), (dx, dy), reach = (12.2, 23.), (.22, .9755), 0
@@ -902,7 +913,7 @@ def _arm_of(g, way):
     below = [(bend[0]+way[0]*k, bend[1]+way[1]*k, r) for k, r in ((16, 2.1), (22, 2.4), (24, 1.2))]
     return _limb(*start, at(0, 3), at(12, 3), bend, *below)
 
-# %% ../../nbs/photos/08_drawing.ipynb #5400753c
+# %% ../../nbs/photos/08_drawing.ipynb #a18c1e63
 def _sides(half): return half + [(-x, y) for x, y in half[::-1]]
 
 _TORSO = _sides(_curve((0, 14), (3.4, 15.6), (8, 18.2), (13, 20.4), (14, 24)) +
@@ -913,6 +924,7 @@ _BARE = _limb((6.6, 60, 6.6), (7, 86, 4.4), (6.8, 108, 3), (7.4, 114, 3), (8.4, 
 _TROUSER = _limb((6.6, 60, 7), (7.4, 86, 5.6), (7.4, 112, 5), (7.4, 118, 5))
 _HAIR, _FACE = _disc(0, 3, 7), [(x, y*1.15+.6) for x, y in _disc(0, 3, 5.6)]
 
+# %% ../../nbs/photos/08_drawing.ipynb #5400753c
 def _figure(g, arms, back):
     "Who wears it, as (outline, paint) on the canvas of the garment."
     flip = lambda pts: [(-x, y) for x, y in pts]
@@ -925,7 +937,7 @@ def _figure(g, arms, back):
     kx, ky, down = (1.12, 1.42, 11-47*1.42) if lower else (1, 1, 0) # the waist is where the garment has it
     return [([(50+kx*x, ky*y+down) for x, y in pts], paint) for pts, paint in out]
 
-# %% ../../nbs/photos/08_drawing.ipynb #5400753d
+# %% ../../nbs/photos/08_drawing.ipynb #772cb5e0
 _AROUND = 60 # room for who wears it around the canvas of a garment, in hundredths of that
 
 @lru_cache(16)
@@ -938,6 +950,7 @@ def _wearer(g, px, model, back):
         sheet.cloth([((x+_AROUND)/k, (y+_AROUND)/k) for x, y in pts], paint, (0, 1), 60, 40)
     return sheet.picture().convert('RGBa')
 
+# %% ../../nbs/photos/08_drawing.ipynb #5400753d
 def _occupied(place, g, v, flat, unit):
     "The place with who wears the garment in it."
     (h, w), r = place.shape[:2], round(_AROUND*flat.width/100)

@@ -34,7 +34,7 @@ class PhotoError(ValueError):
         super().__init__(f'{self.path}: {problem}')
     def __reduce__(self): return PhotoError, (self.path, self.problem)
 
-# %% ../../nbs/photos/00_image.ipynb #d4a4d928
+# %% ../../nbs/photos/00_image.ipynb #320991a8
 _BYTES = (bytes, bytearray, memoryview)
 
 def _check_kind(photo):
@@ -51,6 +51,7 @@ def _name(photo):
     if isinstance(photo, Image.Image): return getattr(photo, 'filename', '') or 'image'
     return getattr(photo, 'name', 'file') if hasattr(photo, 'read') else photo
 
+# %% ../../nbs/photos/00_image.ipynb #d4a4d928
 def _source(photo):
     "Return a path that can be opened, or a binary file object."
     if isinstance(photo, _BYTES):
@@ -62,7 +63,7 @@ def _source(photo):
     if not st.st_size: raise PhotoError(photo, 'empty file: 0 bytes')
     return photo
 
-# %% ../../nbs/photos/00_image.ipynb #17849c08
+# %% ../../nbs/photos/00_image.ipynb #8fe5aa48
 @lru_cache(1)
 def _heif():
     "Teach Pillow to read HEIC; False where pillow-heif is not installed."
@@ -84,6 +85,7 @@ def _is_heic(source):
     except (OSError, ValueError): return False
     return head[4:8] == b'ftyp' and head[8:] in _HEIC
 
+# %% ../../nbs/photos/00_image.ipynb #17849c08
 def _formats():
     "Return those of `PHOTO_FORMATS` that this Pillow can open."
     Image.init()
@@ -111,7 +113,7 @@ def _check_scans(im):
     im.fp.seek(at)
     if scans > _MOST_SCANS: raise ValueError(f'{scans:,} scans, a photo has {_MOST_SCANS} at most')
 
-# %% ../../nbs/photos/00_image.ipynb #8d35ba43
+# %% ../../nbs/photos/00_image.ipynb #59d40113
 def _opened(source):
     "Open a path or file object with Pillow, and look at its head."
     im = Image.open(source, formats=_formats())
@@ -128,6 +130,7 @@ def _unknown(source):
                 'pip install pillow-heif')
     return 'not an image: no photo format known here, or cut off in its first bytes'
 
+# %% ../../nbs/photos/00_image.ipynb #8d35ba43
 def open_image(
     photo, # a path, bytes, or a binary file object
 )->Image.Image: # not yet decoded, to be closed by you
@@ -253,7 +256,7 @@ def reduce_factors(dims, size, fit):
     r = dct_scale(dims, size, fit)
     return r*max(1, int(crop[2]/out[0]/r)), r*max(1, int(crop[3]/out[1]/r))
 
-# %% ../../nbs/photos/00_image.ipynb #251126ed
+# %% ../../nbs/photos/00_image.ipynb #76fb861d
 class _Taps(NamedTuple):
     "The two old pixels that a new one lies between, along one side."
     low: np.ndarray # index of the lower one, (m,)
@@ -267,6 +270,7 @@ def _taps(n, m):
     low = np.floor(at)
     return _Taps(np.maximum(low, 0).astype(np.intp), np.minimum(low + 1, n - 1).astype(np.intp), at - low)
 
+# %% ../../nbs/photos/00_image.ipynb #251126ed
 def _bilinear(x, size):
     "Resize uint8 (h, w, 3) to (*size, 3): each pixel from its four neighbours, rounded."
     if x.shape[:2] == size: return x
@@ -298,7 +302,7 @@ def _resize(im, size, fit):
     x = _bilinear(np.asarray(im), out)
     return x if out == size else _on_white(x, size)
 
-# %% ../../nbs/photos/00_image.ipynb #a5288a8c
+# %% ../../nbs/photos/00_image.ipynb #d720d4cc
 # What undoes each EXIF orientation
 _TURNS = {
     1: lambda x: x,
@@ -316,6 +320,7 @@ def _draft(im, size, fit):
     if r == 1 or im.draft(None, (max(1, im.width//r), max(1, im.height//r))): return im
     return im.reduce(r) if im.format in ('JPEG', 'MPO') else im
 
+# %% ../../nbs/photos/00_image.ipynb #a5288a8c
 def _decode(im, turn, size, fit):
     "Decode an opened image into uint8 (h, w, 3) of `size` (None: its own), turned upright."
     if size:
@@ -355,7 +360,7 @@ def check_size(
         raise ValueError(f'size must be (height, width) in pixels, at least 1 each, not {size!r}')
     return pair
 
-# %% ../../nbs/photos/00_image.ipynb #f79bb7e6
+# %% ../../nbs/photos/00_image.ipynb #7aecb9e0
 def _problem(e):
     "Return 'kind: detail' for an exception that Pillow raised while decoding."
     text = ' '.join(str(e).split()) or type(e).__name__
@@ -363,6 +368,7 @@ def _problem(e):
     cut_off = 'truncated' in text.lower() or isinstance(e, EOFError)
     return f'truncated: {text}' if cut_off else f'unreadable: {text}'
 
+# %% ../../nbs/photos/00_image.ipynb #f79bb7e6
 def read_image(
     photo, # a path, bytes, a binary file object, or a PIL image
     size=None, # (height, width) to resize to, in pixels; None keeps the photo's own
@@ -381,7 +387,7 @@ def read_image(
     except PhotoError: raise
     except Exception as e: raise PhotoError(_name(photo), _problem(e)) from None
 
-# %% ../../nbs/photos/00_image.ipynb #c4dd36f2
+# %% ../../nbs/photos/00_image.ipynb #dd0d3e3f
 _SCAN, _EXIF, _FRAMES = 0xda, 0xe1, (0xc0, 0xc1)
 
 def _segments(data):
@@ -397,6 +403,7 @@ def _frame_size(head):
     h, w = int.from_bytes(head[5:7], 'big'), int.from_bytes(head[7:9], 'big')
     return (h, w) if w and h else None
 
+# %% ../../nbs/photos/00_image.ipynb #c4dd36f2
 def _opened_size(path):
     "Ask Pillow for the size of a file with EXIF, several scans or a long head."
     try:
@@ -463,12 +470,13 @@ def track(
             text = f'\r{label} {i:,} of {total:,}'.lstrip(' ')
             print(text, end='\n' if i == total else '', file=sys.stderr, flush=True)
 
-# %% ../../nbs/photos/00_image.ipynb #e26474c2
+# %% ../../nbs/photos/00_image.ipynb #5d651422
 def cpu_count()->int:
     "Return the number of processors that this process may use."
     if hasattr(os, 'sched_getaffinity'): return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
+# %% ../../nbs/photos/00_image.ipynb #e26474c2
 def map_threads(
     f, # function of one item
     items, # any iterable

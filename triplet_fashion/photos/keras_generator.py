@@ -48,7 +48,7 @@ def transform_images(
     with keep_numpy_state():
         return np.stack([transform(*o) for o in zip(images, seeds)]).astype(np.float32)
 
-# %% ../../nbs/photos/05_keras_generator.ipynb #f052a548
+# %% ../../nbs/photos/05_keras_generator.ipynb #6f194d7e
 def _silent_flow(gen, catalog, size, seed):
     "Return the iterator of `flow_from_directory` over a catalog's folder, a photo at a time."
     how = dict(color_mode='rgb', class_mode='sparse', shuffle=False, seed=seed, batch_size=1)
@@ -58,6 +58,7 @@ def _silent_flow(gen, catalog, size, seed):
     raise TypeError(f'{type(flow).__name__} from flow_from_directory needs `classes` and [i], '
                     "as Keras' iterators have")
 
+# %% ../../nbs/photos/05_keras_generator.ipynb #f052a548
 class FlowLoader(ImageLoader):
     "Load photos as a generator's `flow_from_directory` does."
     dtype = np.float32
@@ -83,7 +84,7 @@ class FlowLoader(ImageLoader):
             self._note(int(position), error)
             raise error from None
 
-# %% ../../nbs/photos/05_keras_generator.ipynb #1d12d330
+# %% ../../nbs/photos/05_keras_generator.ipynb #05c58691
 def original_triplets(
     labels, # class ids, int (n,); -1: not to be used
     batch_size:int, # triplets
@@ -95,6 +96,7 @@ def original_triplets(
     def shuffled(product): return rng.permutation(np.flatnonzero(labels == product))[:batch_size]
     return np.stack([shuffled(product) for product in (own, own, other)], 1)
 
+# %% ../../nbs/photos/05_keras_generator.ipynb #1d12d330
 def usable_photos(
     labels, # class ids, int (n,); -1: not to be used
     class_names, # of all products, a list

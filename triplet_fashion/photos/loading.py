@@ -36,7 +36,7 @@ class Preprocessing:
         "Return the shape of a photo afterwards."
         return (*self.size, 3)
 
-# %% ../../nbs/photos/02_loading.ipynb #58f7418b
+# %% ../../nbs/photos/02_loading.ipynb #7057571c
 class DecodePlan(NamedTuple):
     "How a photo is decoded; all in pixels. As int32 (7,) it goes into TensorFlow."
     factor: int # a plain JPEG is decoded at this fraction: 1, 2, 4, 8; 0: through Pillow
@@ -49,6 +49,7 @@ class DecodePlan(NamedTuple):
 
 _MOST_PIXELS = 50e6 # of a reduced picture; beyond, Pillow refuses with a message
 
+# %% ../../nbs/photos/02_loading.ipynb #58f7418b
 def plan_decode(
     path, # of a photo
     preprocessing:Preprocessing,
@@ -64,9 +65,10 @@ def plan_decode(
     part, out = crop_and_target(reduced, size, fit)
     return DecodePlan(factor, *part, *out)
 
-# %% ../../nbs/photos/02_loading.ipynb #2d79d881
+# %% ../../nbs/photos/02_loading.ipynb #c38a9164
 MAX_CACHE_BYTES = 512_000_000 # of all photos, up to which 'auto' keeps them
 
+# %% ../../nbs/photos/02_loading.ipynb #2d79d881
 class PixelCache:
     "Photos kept in memory, by position."
     def __init__(self,
@@ -158,7 +160,7 @@ def _decode(self:ImageLoader, positions, progress):
     for i, image in enumerate(track(images, len(out), progress, 'photos')): out[i] = image
     return out
 
-# %% ../../nbs/photos/02_loading.ipynb #81c2414f
+# %% ../../nbs/photos/02_loading.ipynb #9f71668d
 @patch
 def plan(self:ImageLoader,
     positions, # of photos, int (n,)
@@ -168,6 +170,7 @@ def plan(self:ImageLoader,
         self.plans[i] = plan_decode(self.paths[i], self.preprocessing)
     return self.plans[positions]
 
+# %% ../../nbs/photos/02_loading.ipynb #81c2414f
 @patch
 def load_or_replace(self:ImageLoader,
     positions, # of a batch, int, of any shape

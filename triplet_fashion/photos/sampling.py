@@ -72,7 +72,7 @@ class Sampler:
             raise ValueError(f'shard={shard} of a batch of {self.batch_size}: '
                              'give (i, n) with i below n, and a batch that n divides')
 
-# %% ../../nbs/photos/01_sampling.ipynb #e47ff638
+# %% ../../nbs/photos/01_sampling.ipynb #867cc4a1
 @patch
 def batch(self:Sampler,
     epoch:int, # counted from 0
@@ -83,6 +83,7 @@ def batch(self:Sampler,
     size = len(rows)//self.count
     return Batch(epoch, step, rows[self.index*size:(self.index + 1)*size])
 
+# %% ../../nbs/photos/01_sampling.ipynb #e47ff638
 @patch
 def shard(self:Sampler,
     i:int, # which shard, counted from 0
@@ -249,7 +250,7 @@ def positions_in_cycle(
     order = np.random.default_rng([*seed, turn//turns]).permutation(positions)
     return np.take(order, turn % turns*K + np.arange(K), mode='wrap')
 
-# %% ../../nbs/photos/01_sampling.ipynb #cee0107c
+# %% ../../nbs/photos/01_sampling.ipynb #e1728c63
 def class_batches(products, P, rng):
     "Yield P different products at a time, for ever, each as often as any other."
     rest = np.array([], np.int64)
@@ -257,6 +258,7 @@ def class_batches(products, P, rng):
         drawn, rest = draw_without_replacement(rest, products, P, rng)
         yield drawn
 
+# %% ../../nbs/photos/01_sampling.ipynb #cee0107c
 def balanced_class_batches(products, P, rng, categories, per_category):
     "Yield P products at a time, for ever, up to `per_category` of a category, categories in turn."
     pools = {k: products[np.asarray(categories) == k] for k in sorted(set(categories))}
@@ -277,7 +279,7 @@ def balanced_class_batches(products, P, rng, categories, per_category):
         others = rng.permutation(np.setdiff1d(products, drawn))
         yield np.array(drawn + list(others[:P - len(drawn)]))
 
-# %% ../../nbs/photos/01_sampling.ipynb #4fe71f6f
+# %% ../../nbs/photos/01_sampling.ipynb #77302053
 def check_categories(categories, products):
     "Return the category of each of `products`, text; None where there are none."
     if categories is None: return None
@@ -296,6 +298,7 @@ def check_per_category(n, categories, P):
     check_whole(1, per_category=n)
     return n
 
+# %% ../../nbs/photos/01_sampling.ipynb #4fe71f6f
 def check_pk(P, K, products):
     "Raise ValueError where `products`, those with two photos or more, do not fill a batch."
     if P < 2 or K < 2:
@@ -332,7 +335,7 @@ class PKSampler(Sampler):
         self._lock = threading.Lock()
         self._set_up(seed, shard)
 
-# %% ../../nbs/photos/01_sampling.ipynb #ed72ef2e
+# %% ../../nbs/photos/01_sampling.ipynb #bdede81e
 @patch
 def _forget(self:PKSampler):
     "Begin anew: no batch drawn, no product shown."
@@ -343,6 +346,7 @@ def _forget(self:PKSampler):
         self._batches = balanced_class_batches(self.products, self.P, rng, *how)
     self._turns, self._next = np.zeros(len(self.counts), int), 0
 
+# %% ../../nbs/photos/01_sampling.ipynb #ed72ef2e
 @patch
 def _rows(self:PKSampler, epoch, step):
     "Return the photos of a step of all workers, int64 (P*K,)."

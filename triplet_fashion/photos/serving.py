@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from .decoding import decode_reduced, resize_from_neighbours
 
-# %% ../../nbs/photos/06_serving.ipynb #b9133665
+# %% ../../nbs/photos/06_serving.ipynb #6d479666
 _ROOM = 64   # zeros behind the last byte, so that looking past the end finds nothing
 
 def _bytes_of(data):
@@ -30,6 +30,7 @@ def _length(b, at, n, little=False):
     x = _number(b, at, n, little)
     return tf.where(x < 0, 2**30, tf.minimum(x, 2**30))
 
+# %% ../../nbs/photos/06_serving.ipynb #b9133665
 def _says(b, at, text):
     "Tell whether the bytes `text` stand at `at`."
     places = tf.clip_by_value(at + tf.range(len(text)), 0, tf.size(b) - 1)
@@ -39,7 +40,7 @@ def _walk(more, step, *state):
     "Go on with `step` while there is `more`; files from anybody end it after some steps."
     return tf.while_loop(more, step, state, parallel_iterations=1, maximum_iterations=10_000)
 
-# %% ../../nbs/photos/06_serving.ipynb #a7e85b5f
+# %% ../../nbs/photos/06_serving.ipynb #bb267bde
 _ENTRIES = 512   # of a table that are looked at
 # how a table begins; the last two are wrong, and read all the same
 _TABLES = b'II*\0', b'MM\0*', b'II\0*', b'MM*\0'
@@ -52,6 +53,7 @@ def _last_entry(b, start, little):
     mine = (_number(b, entries, 2, little) == 0x0112) & (entries + 12 <= tf.size(b) - _ROOM)
     return tf.reduce_max(tf.concat([tf.where(mine, entries, -1), [-1]], 0))
 
+# %% ../../nbs/photos/06_serving.ipynb #a7e85b5f
 def _table_orientation(b, start):
     "The EXIF orientation, 1 to 8, in the note at `start`; 1 where there is none."
     for _ in range(2): start += 6*tf.cast(_says(b, start, b'Exif\0\0'), tf.int32)
@@ -77,7 +79,7 @@ def _jpeg_note(b):
         return tf.where(scan, end, at + length), tf.where(exif, at + 4, found)
     return _walk(lambda at, found: (found < 0) & (at < end), step, 2, -1)[1]
 
-# %% ../../nbs/photos/06_serving.ipynb #3cdc9918
+# %% ../../nbs/photos/06_serving.ipynb #e4f2b6e2
 def _found(b, text):
     "Where `text` stands first in a piece of a file; -1 where it does not."
     n = tf.size(b) - len(text)
@@ -90,6 +92,7 @@ def _found_behind(b):
     at = _found(b[first:], b'eXIf')
     return tf.where(at < 0, -1, first + at + 4)
 
+# %% ../../nbs/photos/06_serving.ipynb #3cdc9918
 def _png_notes(b):
     "(where the EXIF note of a PNG begins or -1, whether it names a transparent colour)."
     end = tf.size(b) - _ROOM
@@ -126,7 +129,7 @@ def _upright(b, note, h, w, stored):
     x = stored(tf.where(lying, w, h), tf.where(lying, h, w))
     return tf.switch_case(turn - 1, [lambda f=f: f(x) for f in _TURNS])
 
-# %% ../../nbs/photos/06_serving.ipynb #26f02bd9
+# %% ../../nbs/photos/06_serving.ipynb #274c4207
 def _shrunk(x, f, axis):
     "Return means of blocks of `f` along an axis, a shorter block at the end; float32."
     n = tf.shape(x)[axis]
@@ -144,6 +147,7 @@ def _halvings(times):
     k = tf.reduce_sum(tf.cast(tf.reduce_min(times) >= [1.6, 3.2, 6.4], tf.int32))
     return k, tf.bitwise.left_shift(1, k)
 
+# %% ../../nbs/photos/06_serving.ipynb #26f02bd9
 def _fitted(x, h, w):
     "Pixels float32 (H, W, 3) stretched to (h, w), as `read_image` does."
     times = tf.cast(tf.shape(x)[:2], tf.float32)/tf.cast(tf.stack([h, w]), tf.float32)
@@ -152,7 +156,7 @@ def _fitted(x, h, w):
     x = tf.cond((fy > 1) | (fx > 1), lambda: tf.round(_shrunk(_shrunk(x, fy, 0), fx, 1)), lambda: x)
     return resize_from_neighbours(x, tf.stack([h, w]))
 
-# %% ../../nbs/photos/06_serving.ipynb #d4496c60
+# %% ../../nbs/photos/06_serving.ipynb #db76ef7f
 def _only_if(good, x, words):
     "The tensor `x`, or an error that says `words` where `good` is False."
     with tf.control_dependencies([tf.debugging.Assert(good, [words])]): return tf.identity(x)
@@ -163,6 +167,7 @@ def _on_white(x):
     alpha = x[..., 3:]/255
     return tf.round(x[..., :3]*alpha + 255*(1 - alpha))
 
+# %% ../../nbs/photos/06_serving.ipynb #d4496c60
 def _jpeg(data, b, h, w):
     "Pixels of a JPEG, upright."
     shape = tf.io.extract_jpeg_shape(data)
@@ -213,7 +218,7 @@ def _gif_heads(b):
     frame, _, control = _walk(more, step, 13 + table, False, -1)
     return frame, control
 
-# %% ../../nbs/photos/06_serving.ipynb #b09f5c37
+# %% ../../nbs/photos/06_serving.ipynb #48eff97a
 def _gif(data, b, h, w):
     "Pixels of a GIF's first frame, on white."
     frame, control = _gif_heads(b)
@@ -232,6 +237,7 @@ def _gif(data, b, h, w):
     back = tf.where(clear, 255., tf.cast(_number(b, colours + tf.range(3), 1), tf.float32))
     return _fitted(_on_canvas(tf.ensure_shape(x, (None, None, 3)), b, frame, back), h, w)
 
+# %% ../../nbs/photos/06_serving.ipynb #b09f5c37
 def _on_canvas(x, b, frame, back):
     "A GIF's first frame where it stands on the canvas, a colour around it."
     left, top = tf.unstack(_number(b, frame + tf.constant([1, 3]), 2, True))
@@ -253,7 +259,7 @@ def _bmp(data, b, h, w):
                               lambda: tf.io.decode_bmp(data, channels=4)[..., :3]])
     return _fitted(tf.cast(x, tf.float32), h, w)
 
-# %% ../../nbs/photos/06_serving.ipynb #12532c10
+# %% ../../nbs/photos/06_serving.ipynb #5fae8259
 _SIGNS = {'JPEG': (b'\xff\xd8\xff', _jpeg), 'PNG': (b'\x89PNG', _png),
           'GIF': (b'GIF8', _gif), 'BMP': (b'BM', _bmp)}
 if hasattr(tf.io, 'decode_webp'): _SIGNS['WebP'] = (b'RIFF', _webp)   # TensorFlow 2.20 and later
@@ -265,6 +271,7 @@ def _refused(data, b, h, w):
     return _only_if(False, tf.zeros((h, w, 3)), 'a photo of another kind than the SavedModel takes: '
                     f'{DECODED_FORMATS}; send pixels instead, see read_image')
 
+# %% ../../nbs/photos/06_serving.ipynb #12532c10
 def file_decoder(
     size, # (height, width), pixels
 ): # function from files, strings (n,), to pixels, float32 (n, h, w, 3)

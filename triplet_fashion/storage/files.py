@@ -26,7 +26,7 @@ def _temporary_path(path, suffix=''):
     tag = f'{_machine_tag()}-{os.getpid()}-{secrets.token_hex(4)}'
     return path.with_name(f'.{name}.{tag}.part{suffix}')
 
-# %% ../../nbs/storage/00_files.ipynb #26a41d4e
+# %% ../../nbs/storage/00_files.ipynb #09d9ed82
 _LEFTOVER = re.compile(r'\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part(\..*)?', re.DOTALL)
 
 def _is_running(pid):
@@ -36,6 +36,7 @@ def _is_running(pid):
     except OSError: pass   # alive, and somebody else's
     return True
 
+# %% ../../nbs/storage/00_files.ipynb #26a41d4e
 def sweep_leftovers(
     folder, # where temporary files may lie
     hours=1, # age after which a file of another machine counts as left behind
@@ -54,7 +55,7 @@ def sweep_leftovers(
             removed.append(path)
     return removed
 
-# %% ../../nbs/storage/00_files.ipynb #d909693a
+# %% ../../nbs/storage/00_files.ipynb #d2dd1f88
 def _make_folder(folder, named):
     "Make a folder, and see that files can be written in it; errors begin with `named`."
     try: folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +66,7 @@ def _make_folder(folder, named):
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f'{named}: no permission to write in {folder}')
 
+# %% ../../nbs/storage/00_files.ipynb #46867862
 def check_target(
     path, # file that shall be written
     what='out', # argument that it came in, for the message
@@ -81,6 +83,7 @@ def check_target(
     _make_folder(target.parent, named)
     return Path(path)
 
+# %% ../../nbs/storage/00_files.ipynb #d909693a
 def check_folder(
     path, # folder that files shall be written to
     what='out', # argument that it came in, for the message

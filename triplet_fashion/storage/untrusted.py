@@ -28,7 +28,7 @@ def door(
         said = str(e)
         raise kind(said if said.startswith(f'{name}:') else f'{name}: {said}') from e
 
-# %% ../../nbs/storage/01_untrusted.ipynb #1b79c940
+# %% ../../nbs/storage/01_untrusted.ipynb #0eb30b32
 JSON_LIMIT = 16 << 20   # bytes of JSON that describe a network
 LAYER_LIMIT = 5_000     # layers in a network
 
@@ -44,6 +44,7 @@ def parse_json(
     except (ValueError, RecursionError) as e:
         raise NotOpened(f'{path} is no JSON, or only a part of it: {e}') from e
 
+# %% ../../nbs/storage/01_untrusted.ipynb #1b79c940
 def read_json(
     path, # file
     limit=JSON_LIMIT, # bytes
@@ -54,7 +55,7 @@ def read_json(
     except FileNotFoundError: raise FileNotFoundError(f'no architecture file {path}') from None
     return parse_json(data, path, limit)
 
-# %% ../../nbs/storage/01_untrusted.ipynb #8f912aa2
+# %% ../../nbs/storage/01_untrusted.ipynb #a856d4ef
 ALLOWED_MODULES = frozenset(['keras', *(f'keras.{m}' for m in (
     'models', 'layers', 'initializers', 'regularizers', 'constraints', 'dtype_policies', 'quantizers'))])
 ALLOWED_INNER_MODULES = tuple(f'keras.src.{m}' for m in (
@@ -68,6 +69,7 @@ CODE_LAYERS = frozenset([
 _KINDS = (keras.Operation, keras.initializers.Initializer, keras.regularizers.Regularizer,
           keras.constraints.Constraint, keras.DTypePolicy, keras.quantizers.Quantizer)
 
+# %% ../../nbs/storage/01_untrusted.ipynb #8f912aa2
 def keras_class(
     module, # such as 'keras.layers'
     name, # such as 'Dense'
@@ -81,7 +83,7 @@ def keras_class(
         found = vars(sys.modules[module]).get(name)
     return found if isinstance(found, type) and issubclass(found, _KINDS) else None
 
-# %% ../../nbs/storage/01_untrusted.ipynb #3d8b27eb
+# %% ../../nbs/storage/01_untrusted.ipynb #1c8f64f3
 _PIECES = dict.fromkeys(('Split', 'ArraySplit', 'Hsplit', 'Vsplit', 'Dsplit'), 'indices_or_sections')
 _PIECES |= {'Unstack': 'num'}
 
@@ -95,6 +97,7 @@ def _check_pieces(part, path):
         raise NotOpened(f"{path} has {argument}={n} in {part['class_name']}: "
                         '1 to 1,000 pieces can be opened')
 
+# %% ../../nbs/storage/01_untrusted.ipynb #3d8b27eb
 def _check_function(part, known, path):
     "Refuse a function that is neither an activation of Keras nor known."
     name, module = part.get('config'), part.get('module')
@@ -104,13 +107,14 @@ def _check_function(part, known, path):
     raise NotOpened(f'{path} uses the function {name}, which is not known here: import the module that '
                     f"registers it, or pass custom_objects={{'{name}': ...}} to load_model or load_bundle")
 
-# %% ../../nbs/storage/01_untrusted.ipynb #f8e9de22
+# %% ../../nbs/storage/01_untrusted.ipynb #612a7916
 def _refuse_code(name, path):
     "Raise the error of a layer that can run code."
     raise NotOpened(
         f'{path} uses the layer {name}, which can run code or open other files: not opened. If you trust '
         f"who wrote it, pass custom_objects={{'{name}': keras.layers.{name}}} to load_model or load_bundle")
 
+# %% ../../nbs/storage/01_untrusted.ipynb #f8e9de22
 def check_class(
     part, # what JSON says of an object: a dictionary with 'class_name'
     known, # names of what is registered or was handed over
@@ -171,7 +175,7 @@ def _check_order(layers, path, most=100):
         raise NotOpened(f'{path} has {late:,} layers before what they are called on: '
                         'Keras writes them in order')
 
-# %% ../../nbs/storage/01_untrusted.ipynb #41107558
+# %% ../../nbs/storage/01_untrusted.ipynb #57210830
 def is_keras_2(
     config, # what the JSON of a network says
 )->bool:
@@ -184,6 +188,7 @@ def known_names(
     "Return everything that is registered or was handed over."
     return {**keras.saving.get_custom_objects(), **(custom_objects or {})}
 
+# %% ../../nbs/storage/01_untrusted.ipynb #92f35043
 def check_classes(
     config, # what the JSON of a network says
     known, # see `known_names`
@@ -196,6 +201,7 @@ def check_classes(
         if 'class_name' in part: check_class(part, known, path)
         if isinstance(part.get('layers'), list): _check_order(part['layers'], path)
 
+# %% ../../nbs/storage/01_untrusted.ipynb #41107558
 def check_network(
     config, # what the JSON of a network says
     path, # file, for the message
@@ -210,7 +216,7 @@ def check_network(
     if found and not issubclass(found, keras.Model):
         raise NotOpened(f'{path} describes a {found.__name__}, not a network')
 
-# %% ../../nbs/storage/01_untrusted.ipynb #29bff2e2
+# %% ../../nbs/storage/01_untrusted.ipynb #77c4bd62
 def _check_dataset(d, where, path):
     "Return how many numbers a data set holds. Raises NotOpened where it is not a plain array."
     if d.external or d.is_virtual: raise NotOpened(f'{path}: {where} lies in another file')
@@ -221,6 +227,7 @@ def _check_dataset(d, where, path):
         raise NotOpened(f'{path}: {where} holds {d.dtype}, not numbers')
     return d.size
 
+# %% ../../nbs/storage/01_untrusted.ipynb #29bff2e2
 def _members(file, path):
     "Yield (place, object) for everything in an open HDF5 file. Raises NotOpened for links and circles."
     todo, seen = [(file, '')], {}
@@ -237,7 +244,7 @@ def _members(file, path):
             if isinstance(member, h5py.Group): todo.append((member, where))
             yield where, member
 
-# %% ../../nbs/storage/01_untrusted.ipynb #3b8611b4
+# %% ../../nbs/storage/01_untrusted.ipynb #69fb33c7
 def count_numbers(
     file, # open HDF5 file
     path, # its name, for the message
@@ -257,6 +264,7 @@ def count_numbers(
 
 _DAMAGE = OSError, RuntimeError, KeyError, TypeError, OverflowError, AttributeError
 
+# %% ../../nbs/storage/01_untrusted.ipynb #3b8611b4
 @contextmanager
 def open_weights(
     path, # HDF5 file
@@ -271,7 +279,7 @@ def open_weights(
         except _DAMAGE as e: raise NotOpened(f'{path} is a damaged HDF5 file: {e}') from e
         yield file, n
 
-# %% ../../nbs/storage/01_untrusted.ipynb #4054c93a
+# %% ../../nbs/storage/01_untrusted.ipynb #2092b50a
 TEXT_READER = """import h5py, json, sys
 keys = 'model_config', 'layer_names', 'weight_names', 'keras_version', 'backend'
 plain = lambda o: o.decode('utf-8') if isinstance(o, bytes) else str(o)
@@ -286,6 +294,7 @@ with h5py.File(sys.argv[1], 'r') as f:
     f.visititems(look)
 sys.stdout.buffer.write(json.dumps(found).encode()[:int(sys.argv[2])])"""
 
+# %% ../../nbs/storage/01_untrusted.ipynb #4054c93a
 @functools.lru_cache(1)
 def _texts(path, *state, seconds=30):
     "Return {'GROUP KEY': value} of texts of variable length; `state` tells one file from the next."
@@ -305,7 +314,7 @@ def _texts_of(path):
     s = os.stat(path)
     return _texts(os.fspath(path), s.st_ino, s.st_mtime_ns, s.st_size)
 
-# %% ../../nbs/storage/01_untrusted.ipynb #46515988
+# %% ../../nbs/storage/01_untrusted.ipynb #66b27a2a
 def text_attribute(
     group, # of an open HDF5 file
     key, # attribute
@@ -319,6 +328,7 @@ def text_attribute(
         raise NotOpened(f'{path}: {key} is no text')
     return group.attrs[key]
 
+# %% ../../nbs/storage/01_untrusted.ipynb #46515988
 def check_weights(
     path, # HDF5 file, of today's Keras or of Keras 2
 )->int: # how many numbers it holds
@@ -328,7 +338,7 @@ def check_weights(
         if any(k.startswith('layer_names') for k in home.attrs): _texts_of(path)
     return n
 
-# %% ../../nbs/storage/01_untrusted.ipynb #a1225fc5
+# %% ../../nbs/storage/01_untrusted.ipynb #7458c8a1
 @contextmanager
 def weightless(
     path, # file, for the message
@@ -348,6 +358,7 @@ def weightless(
             set_global_attribute('uninitialized_variables', [])   # or leaving the scope would make them
             raise
 
+# %% ../../nbs/storage/01_untrusted.ipynb #a1225fc5
 def uncompiled(
     config, # what the JSON of a network says
 ): # the same without optimizer and loss
@@ -380,7 +391,7 @@ def build_network(
         raise NotOpened(said[:2000]) from e
     return model
 
-# %% ../../nbs/storage/01_untrusted.ipynb #24a10107
+# %% ../../nbs/storage/01_untrusted.ipynb #34367fe0
 @contextmanager
 def temporary_folder(
     path, # file that needs it, for the message
@@ -392,6 +403,7 @@ def temporary_folder(
                       f'TMPDIR to a folder that can be written ({e})') from None
     with folder as name: yield name
 
+# %% ../../nbs/storage/01_untrusted.ipynb #24a10107
 def _check_entry(entry, seen, names, path):
     "Refuse an entry of a zip archive that is not one of `names`, comes twice, or is no plain file."
     name, kind = entry.filename, entry.external_attr >> 16
@@ -404,10 +416,11 @@ def _check_entry(entry, seen, names, path):
                         f'(method {entry.compress_type})')
     seen.add(name)
 
-# %% ../../nbs/storage/01_untrusted.ipynb #ebc5400e
+# %% ../../nbs/storage/01_untrusted.ipynb #1f83eb88
 _ZIP_DAMAGE = zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, struct.error
 _FULL = errno.ENOSPC, errno.EFBIG, getattr(errno, 'EDQUOT', errno.ENOSPC)
 
+# %% ../../nbs/storage/01_untrusted.ipynb #ebc5400e
 def unpack(
     path, # zip archive
     folder, # where its files go
@@ -452,7 +465,7 @@ def _fill(model, name, path):
         except Exception as e:
             raise NotOpened(f'the weights in {path} are not those of {model.name}: {e}') from e
 
-# %% ../../nbs/storage/01_untrusted.ipynb #be311d8e
+# %% ../../nbs/storage/01_untrusted.ipynb #432849a7
 _KERAS_FILES = 'metadata.json', 'config.json', 'model.weights.h5'
 
 @contextmanager
@@ -470,6 +483,7 @@ def unpacked_keras_file(
         except (NotOpened, FileNotFoundError) as e:
             raise NotOpened(str(e).replace(tmp + os.sep, f'{path}: ')) from e
 
+# %% ../../nbs/storage/01_untrusted.ipynb #be311d8e
 def load_network(
     config, # what the JSON says
     json_path, # its file, for messages
@@ -509,7 +523,7 @@ def checked_weights(
         check_weights(weights)
         yield weights
 
-# %% ../../nbs/storage/01_untrusted.ipynb #d57c444f
+# %% ../../nbs/storage/01_untrusted.ipynb #23917c00
 _HEADS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 def _array_head(archive, entry):
@@ -523,6 +537,7 @@ def _array_head(archive, entry):
             raise ValueError(f'{entry.filename!r} is not as long as its head says')
     return shape, dtype
 
+# %% ../../nbs/storage/01_untrusted.ipynb #d57c444f
 def check_arrays(
     path, # `.npz` file
 )->dict: # (shape, type) of each array by name
