@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from triplet_fashion import catalog as room
+from triplet_fashion import datasets
 from triplet_fashion.labels import Labels
 from triplet_fashion.catalog import Catalog, class_dict, listdir_fullpath, sub_dir, unsub_dir
 from triplet_fashion.datasets import draw_catalog
@@ -496,15 +496,15 @@ def test_a_harder_drawn_catalogue(tmp_path):
 
 
 def test_drawn_catalogue_is_complete_or_not_there(tmp_path, monkeypatch):
-    real, calls = room.draw_photo, []
+    real, calls = datasets.draw_photo, []
     def breaks(*a, **k):
         calls.append(1)
         if len(calls) > 3: raise RuntimeError('power cut')
         return real(*a, **k)
-    monkeypatch.setattr(room, 'draw_photo', breaks)
+    monkeypatch.setattr(datasets, 'draw_photo', breaks)
     with pytest.raises(RuntimeError): draw_catalog(tmp_path/'d', 3, 3, size=(32, 32))
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(room, 'draw_photo', real)
+    monkeypatch.setattr(datasets, 'draw_photo', real)
     (tmp_path/'d').mkdir()
     assert len(draw_catalog(tmp_path/'d', 3, 3, size=(32, 32))) == 9
     (tmp_path/'mine').mkdir()
