@@ -6,7 +6,7 @@
 __all__ = ['listdir_fullpath', 'class_dict', 'Catalog', 'sub_dir']
 
 # %% ../nbs/07_catalog.ipynb #e1ab7847
-import csv, io, numbers, os, unicodedata, warnings
+import numbers, os, warnings
 from collections import Counter
 from functools import cached_property, lru_cache
 
@@ -18,6 +18,7 @@ from .display import Tile, draw_sheet, thumbnail, tiles_html
 from .labels import Labels, composed
 from .photos.image import PHOTO_SUFFIXES, check_non_negative
 from .storage.folders import check_folders, check_moves, move_folder
+from .tables import PhotoTable
 
 # %% ../nbs/07_catalog.ipynb #359c723a
 _JUNK = {'thumbs.db', 'desktop.ini', '__macosx', '@eadir', '$recycle.bin', 'system volume information', 'lost+found', '__pycache__'}
@@ -291,79 +292,6 @@ def labels_as(self:Catalog,
         first_new = max(first_new, place[-1] + 1)
     return np.array(place, int)[self.labels]
 
-# %% ../nbs/07_catalog.ipynb #a6792391
-def _table_text(path, encoding):
-    "The text of a table."
-    try:
-        with open(path, encoding=encoding, newline='') as f: text = f.read()
-    except LookupError: raise ValueError(f"encoding={encoding!r} is not known: give a name such as 'utf-8' or 'cp949'") from None
-    except UnicodeError: raise ValueError(f"{path} is not {encoding}: save it as UTF-8, or give its encoding, such as encoding='cp949' or 'utf-16'") from None
-    if '\0' not in text: return text.removeprefix('\ufeff')
-    line = text[:text.index('\0')].count('\n') + 1
-    raise ValueError(f"{path}, line {line} holds a NUL character, which no table has: is it UTF-16? Then give encoding='utf-16'")
-
-def _cells(text, mark):
-    "A reader of the rows of a table, as `csv` has it; a space after a separator does not count."
-    return csv.reader(io.StringIO(text, newline=''), delimiter=mark, skipinitialspace=True, strict=True)
-
-def _separator(text, wanted):
-    "The separator that gives the first line most of the columns wanted, then most columns."
-    def columns(mark):
-        try: head = next((r for r in _cells(text, mark) if any(r)), [])
-        except csv.Error: head = []
-        names = {c.strip().lower() for c in head}
-        return sum(c.lower() in names for c in wanted), len(head)
-    return max('\t;|,', key=columns)
-
-# %% ../nbs/07_catalog.ipynb #84d8c5a3
-def _table(path, encoding, wanted):
-    "(column names, rows with their line numbers) of a table with whatever separator its first line has."
-    text, rows, line = _table_text(path, encoding), [], 1
-    reader = _cells(text, _separator(text, wanted))
-    try:
-        for r in reader:
-            if any(c.strip() for c in r): rows.append((line, [c.strip() for c in r]))
-            line = reader.line_num + 1
-    except csv.Error as e: raise ValueError(f'{path}, line {line}: {e}. Is there a quote too many or too few?') from None
-    if not rows: raise ValueError(f'{path} is empty: a first line with the names of the columns is needed, such as path,label')
-    head = [c.lower() for c in rows[0][1]]
-    for line,r in rows[1:]:
-        if len(r) != len(head) and any(r[len(head):]): raise ValueError(f'{path}, line {line} has {len(r)} cells for {len(head)} columns: a cell that holds the separator needs quotes around it')
-    return head,rows[1:]
-
-def _columns(path, head, wanted, optional):
-    "Position of each column by name; ValueError names those that are missing."
-    at = {c: head.index(c.lower()) for c in wanted+optional if c.lower() in head}
-    if lost := [c for c in wanted if c not in at]: raise ValueError(f'{path} has no column {" and no column ".join(map(repr, lost))}: its first line names {", ".join(head)}')
-    twice = [c for c in at if head.count(c.lower()) > 1]
-    if twice: raise ValueError(f'{path} has two columns {twice[0]!r}: names of columns must differ')
-    return at
-
-# %% ../nbs/07_catalog.ipynb #c6941683
-def _row(path, line, cells, at, files, label):
-    "(path, label, split, category) of one line; ValueError where one is missing."
-    last = max(at.values())
-    if len(cells) <= last: raise ValueError(f'{path}, line {line} has {len(cells)} cells, and {last+1} or more are needed: is the line cut off?')
-    p,c,split,kind = (cells[at[k]] if k in at else '' for k in (files, label, 'split', 'category'))
-    if not p or not c: raise ValueError(f'{path}, line {line}: {files if not p else label} is empty')
-    return p,c,split,kind
-
-def _read_rows(path, rows, at, label, files='path'):
-    "(path, label, split) of each photo, and the category of each label; ValueError names the line that says something else than one above."
-    out,kinds = {},{}
-    for line,cells in rows:
-        p,c,split,kind = _row(path, line, cells, at, files, label)
-        if kinds.setdefault(_nfc(c), kind) != kind: raise ValueError(f'{path}, line {line}: {c!r} is {kind!r} here and {kinds[_nfc(c)]!r} above; a product has one category')
-        above = out.setdefault(os.path.normpath(_nfc(p).replace('\\', '/')), (p, c, split))
-        if _nfc(above[1]) != _nfc(c): raise ValueError(f'{path}, line {line}: {p} is {c!r} here and {above[1]!r} above; a photo shows one product')
-        if above[2] != split: raise ValueError(f'{path}, line {line}: {p} is in split {split!r} here and in {above[2]!r} above; a photo is in one split')
-    return list(out.values()),kinds
-
-def _found(p, root):
-    "The file that a table means, or None; tables from Windows have backslashes."
-    for q in dict.fromkeys([p, p.replace('\\', '/'), _nfc(p), unicodedata.normalize('NFD', p)]):
-        if os.path.isfile(full := os.path.join(root, q)): return full
-
 # %% ../nbs/07_catalog.ipynb #1cac8704
 @patch(cls_method=True)
 def from_csv(cls:Catalog,
@@ -377,19 +305,20 @@ def from_csv(cls:Catalog,
     files='path',       # name of the column that holds the photos' files
 ):                      # the Catalog, photos in the order of the lines
     "A catalogue from a table with the columns path, label (or what `files` and `label` name) and, if they are there, split and category."
-    path,root = os.fspath(path),os.fspath(root or os.path.dirname(os.path.abspath(path)))
-    if missing not in ('error', 'skip'): raise ValueError(f"missing must be 'error' or 'skip', not {missing!r}")
-    head,rows = _table(path, encoding, [files, label])
-    at = _columns(path, head, [files, label] + ['split']*(split is not None), ['split', 'category'])
-    rows,kinds = _read_rows(path, rows, at, label, files)
-    known,ids,kinds = _united(class_names, _in_order({c for _,c,_ in rows}), kinds if 'category' in at else None)
-    chosen = [(p, c) for p,c,s in rows if split is None or s == split]
-    if not chosen: raise ValueError(f'{path}: no line with split {split!r}, only {", ".join(sorted({repr(s) for _,_,s in rows}))}' if rows else f'{path} has column names but no lines')
-    files = [_found(p, root) for p,_ in chosen]
-    lost = [p for f,(p,_) in zip(files, chosen) if f is None]
-    if lost and (missing == 'error' or len(lost) == len(files)):
-        raise FileNotFoundError(f'{path}: {len(lost)} of its {len(files)} photos are not in {root} ({", ".join(lost[:3])}): give root=, or missing="skip"')
-    return cls([f for f in files if f], [ids[_nfc(c)] for f,(_,c) in zip(files, chosen) if f], known, root, [(os.path.join(root, p), 'in the table but not there') for p in lost], kinds)
+    path = os.fspath(path)
+    root = os.fspath(root or os.path.dirname(os.path.abspath(path)))
+    if missing not in ('error', 'skip'):
+        raise ValueError(f"missing must be 'error' or 'skip', not {missing!r}")
+    table = PhotoTable(path, encoding, files, label, has_split=split is not None)
+    names = _in_order({photo.label for photo in table.photos})
+    known,ids,kinds = _united(class_names, names, table.categories)
+    photos = table.in_split(split)
+    found = list(zip(table.find(photos, root, missing), photos))
+    paths = [file for file, _ in found if file]
+    labels = [ids[composed(photo.label)] for file, photo in found if file]
+    skipped = [(os.path.join(root, photo.path), 'in the table but not there')
+               for file, photo in found if not file]
+    return cls(paths, labels, known, root, skipped, kinds)
 
 # %% ../nbs/07_catalog.ipynb #8e386a3c
 @patch

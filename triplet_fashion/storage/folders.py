@@ -113,9 +113,9 @@ def check_moves(
     moves, # pairs (from, to) of folders
 ):
     "Refuse a plan in which a source is a link, or a target is taken."
-    links = [source for source, _ in moves if os.path.islink(source)]
-    if links:
-        raise ValueError(f'{links[0]} is a link, which may lead nowhere once moved: '
+    for source, _ in moves:
+        if not os.path.islink(source): continue
+        raise ValueError(f'{source} is a link, which may lead nowhere once moved: '
                          'put the folder itself there')
     homes = [os.path.dirname(target) for _, target in moves]
     taken = [home for home in homes if _is_no_folder(home)]
