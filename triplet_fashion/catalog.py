@@ -14,6 +14,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from .photos.audit import Audit, audit_photos, load_exclusions
+from .class_names import ClassNames
 from .display import Tile, draw_sheet, thumbnail, tiles_html
 from .labels import Labels, composed
 from .photos.image import PHOTO_SUFFIXES, check_non_negative
@@ -24,8 +25,7 @@ from .tables import PhotoTable
 _JUNK = {'thumbs.db', 'desktop.ini', '__macosx', '@eadir', '$recycle.bin', 'system volume information', 'lost+found', '__pycache__'}
 
 def _hidden(name): return name.startswith('.') or name.lower() in _JUNK
-def _nfc(name): return composed(name)
-def _in_order(names): return sorted(names, key=lambda s: (_nfc(s), s))
+def _in_order(names): return sorted(names, key=lambda s: (composed(s), s))
 
 def listdir_fullpath(
     d,              # a folder
@@ -75,7 +75,7 @@ def _class_photos(root, name, layout):
     try: dirs,photos,out = _scan(home)
     except OSError as e: return [],[(home, f'folder that cannot be read: {e.strerror}')],[]
     if layout == 'nested': out,photos = out+[(p, 'photo outside the nested folder') for p in photos],[]
-    same = [d for d in dirs if _nfc(d) == _nfc(name) and layout != 'flat']
+    same = [d for d in dirs if composed(d) == composed(name) and layout != 'flat']
     others = [d for d in dirs if d not in same]
     for d in same:
         inner = os.path.join(home, d)
@@ -86,62 +86,15 @@ def _class_photos(root, name, layout):
         photos,out,others = photos+deeper,out+rest,others+[os.path.join(d, b) for b in below]
     return photos,out+[(os.path.join(home, d), 'sub-folder') for d in others],others
 
-# %% ../nbs/07_catalog.ipynb #1ba4d862
-def _as_names(names):
-    "Return the names of classes as a list of text; numbers become text."
-    if isinstance(names, (str, bytes)):
-        raise ValueError(f'class_names must hold one name a class, not {names!r}')
-    names = list(names)
-    if all(isinstance(n, str) and n for n in names): return [str(n) for n in names]
-    found = Labels(names, what='class_names', missing='unlabelled')
-    if not found.known.all():
-        raise ValueError(f'class_names has no name at position {np.argmin(found.known)}: each class needs one')
-    return [found.names[i] for i in found.ids]
-
-def _keys_and_names(class_names):
-    "Return (the label of each class, its name) of a list of names, {label: name}, a Catalog or `Labels`."
-    if isinstance(class_names, Labels): class_names = class_names.names
-    class_names = getattr(class_names, 'class_names', class_names)
-    if not isinstance(class_names, dict):
-        names = _as_names(class_names)
-        return list(range(len(names))), names
-    keys = Labels(list(class_names), what='the keys of class_names')
-    if len(keys.values) < len(keys):
-        raise ValueError('class_names has one key in two Unicode forms: keys must differ')
-    names = list(class_names.values())
-    return keys.values, _as_names([names[i] for i in np.argsort(keys.ids)])
-
-# %% ../nbs/07_catalog.ipynb #274a26a3
-def _no_class(label, keys, names):
-    "Return the error for a label that is none of the classes."
-    if isinstance(label, str):
-        shown = ', '.join(map(repr, names[:3])) + (', ...' if len(names) > 3 else '')
-        return ValueError(f'labels hold {label!r}, which is not among the {len(names):,} class_names ({shown})')
-    if keys == list(range(len(names))):
-        return ValueError(f'labels hold {label}, but there are {len(names):,} class_names, with the ids from 0: '
-                          'give class_names as {label: name}, or leave them out')
-    return ValueError(f'labels hold {label}, which is not among the keys of class_names')
-
-def _class_ids(labels, class_names):
-    "Return (class id of each photo, int32 (n,); the names of the classes)."
-    if not isinstance(labels, Labels): labels = Labels(labels)
-    if not labels.known.all(): raise ValueError('labels: some photos are unlabelled: leave them out')
-    if class_names is None: return labels.ids, labels.names
-    keys, names = _keys_and_names(class_names)
-    text = bool(labels.values) and isinstance(labels.values[0], str)
-    by_name = text and not isinstance(next(iter(keys), ''), str)
-    place = {composed(k): i for i, k in enumerate(names)} if by_name else {k: i for i, k in enumerate(keys)}
-    ids = np.array([place.get(v, -1) for v in labels.values], np.int32)[labels.ids]
-    if (ids < 0).any(): raise _no_class(labels.values[labels.ids[np.argmin(ids)]], keys, names)
-    return ids, names
-
 # %% ../nbs/07_catalog.ipynb #8f4b1c36
-def _check_columns(n, labels, class_names, categories):
-    "Complain about columns of a catalogue of `n` photos that do not belong together."
-    c = len(class_names)
-    if categories is not None and len(categories) != c: raise ValueError(f'{len(categories)} categories for {c} class_names: each class needs one')
-    if len(labels) != n: raise ValueError(f'{n} paths but {len(labels)} labels: each photo needs one')
-    name, times = Counter(map(composed, class_names)).most_common(1)[0] if c else ('', 0)
+def _check_columns(paths, labels, classes):
+    "Refuse columns of a catalog that do not belong together."
+    n, kinds = len(classes.names), classes.categories
+    if kinds is not None and len(kinds) != n:
+        raise ValueError(f'{len(kinds)} categories for {n} class_names: each class needs one')
+    if len(labels) != len(paths):
+        raise ValueError(f'{len(paths)} paths but {len(labels)} labels: each photo needs one')
+    name, times = Counter(map(composed, classes.names)).most_common(1)[0] if n else ('', 0)
     if times > 1: raise ValueError(f'class_names holds {name!r} twice: names must differ')
 
 # %% ../nbs/07_catalog.ipynb #905ccedd
@@ -167,11 +120,16 @@ class Catalog:
         categories=None,# kind of product of each class, such as 'dress'; None where not known
     ):
         self.paths = [os.fspath(p) for p in paths]
-        self.labels, self.class_names = _class_ids(labels, class_names)
-        self.root, self.skipped = None if root is None else os.fspath(root), list(skipped)
-        if categories is None and isinstance(class_names, Catalog): categories = class_names.categories
-        self.categories = None if categories is None else [str(o) for o in categories]
-        _check_columns(len(self.paths), self.labels, self.class_names, self.categories)
+        if not isinstance(labels, Labels): labels = Labels(labels)
+        if not labels.known.all():
+            raise ValueError('labels: some photos are unlabelled: leave them out')
+        classes = ClassNames.of(labels if class_names is None else class_names)
+        if categories is not None: classes.categories = [str(kind) for kind in categories]
+        self.labels = labels.ids if class_names is None else classes.ids_of(labels)
+        self.class_names, self.categories = classes.names, classes.categories
+        self.root = None if root is None else os.fspath(root)
+        self.skipped = list(skipped)
+        _check_columns(self.paths, self.labels, classes)
 
     def __len__(self): return len(self.paths)
     def __getitem__(self, i): return (self.paths[i], int(self.labels[i])) if isinstance(i, (int, np.integer)) else self.subset(i)
@@ -201,26 +159,6 @@ class Catalog:
         return f'{self.name}: {len(self):,} photos of {len(self.products):,} products{left}'
 
 # %% ../nbs/07_catalog.ipynb #c09e0880
-def _shared_names(class_names):
-    "Return the names whose ids are shared, as a new list."
-    if class_names is None: return []
-    keys, names = _keys_and_names(class_names)
-    if keys == list(range(len(names))): return names
-    raise ValueError(f'class_names has the ids {keys[0]!r} to {keys[-1]!r}: a Catalog counts its classes from 0, so they cannot be shared')
-
-def _united(class_names, names, categories=None):
-    "(class names, id by composed name, categories or None): those of a Catalog or list first, then the `names` that are new."
-    known = _shared_names(class_names)
-    kinds = class_names.categories if isinstance(class_names, Catalog) else None
-    ids,new = {_nfc(n): i for i,n in enumerate(known)},categories or {}
-    kinds = None if kinds is None and not new else list(kinds or [new.get(_nfc(n), '') for n in known])
-    for n in names:
-        if _nfc(n) in ids: continue
-        ids[_nfc(n)] = len(known)
-        known.append(n)
-        if kinds is not None: kinds.append(new.get(_nfc(n), ''))
-    return known,ids,kinds
-
 def _not_used(root, n, deeper):
     "The warning that photos in sub-folders of products are not used."
     return (f'{root}: {n:,} photos in {len(deeper):,} sub-folders of product folders, such as {deeper[0]!r}, are not used. Move them up into the folder of their product; '
@@ -249,7 +187,7 @@ def from_dir(cls:Catalog,
         found = f'holds {len(loose)} photos but no folders' if loose else 'is empty' if not out else 'holds no folders'
         raise ValueError(f'{root} {found}: put the photos of each product into a folder of its own')
     out += [(p, 'photo outside any product folder') for p in loose]
-    known,ids,kinds = _united(class_names, names)
+    classes = ClassNames.shared(class_names).extended(names)
     found,deeper = {},[]
     for n in names:
         found[n],rest,others = _class_photos(root, n, layout)
@@ -259,8 +197,10 @@ def from_dir(cls:Catalog,
     deep = [(p, _DEEP) for o in deeper for p in _photos_below(os.path.join(root, o))]
     if deep: warnings.warn(_not_used(root, len(deep), deeper), stacklevel=2)
     out += deep
-    order = sorted(names, key=lambda n: ids[_nfc(n)])
-    return cls([p for n in order for p in found[n]], [ids[_nfc(n)] for n in order for _ in found[n]], known, root, out, kinds)
+    ids = {n: classes.ids[composed(n)] for n in names}
+    order = sorted(names, key=ids.get)
+    return cls([p for n in order for p in found[n]], [ids[n] for n in order for _ in found[n]],
+               classes.names, root, out, classes.categories)
 
 # %% ../nbs/07_catalog.ipynb #cd70b71a
 @patch(cls_method=True)
@@ -278,47 +218,41 @@ def of(cls:Catalog,
 # %% ../nbs/07_catalog.ipynb #4a8ac572
 @patch
 def labels_as(self:Catalog,
-    class_names,   # whose ids to use: another Catalog, or what else has `class_names`; a list of names; {id: name}
+    class_names,   # whose ids: another Catalog, or what else has `class_names`; names; {id: name}
 )->np.ndarray:     # int (n,)
-    """Return what each photo shows as a class id of another catalogue, matched by name.
+    """Return what each photo shows as a class id of another catalog, matched by name.
 
-    Products that the other one does not have get the ids behind its last one, in the order of `class_names` here."""
-    keys, names = _keys_and_names(class_names)
-    if keys and isinstance(keys[0], str): raise ValueError('class_names: the keys must be class ids, not text')
-    known = {composed(name): key for key, name in zip(keys, names)}
-    place, first_new = [], max(keys, default=-1) + 1
-    for name in map(composed, self.class_names):
-        place.append(known.setdefault(name, first_new))
-        first_new = max(first_new, place[-1] + 1)
-    return np.array(place, int)[self.labels]
+    Products that the other one does not have get the ids behind its last one,
+    in the order of `class_names` here."""
+    return ClassNames.of(class_names).keys_of(self.class_names)[self.labels]
 
 # %% ../nbs/07_catalog.ipynb #1cac8704
 @patch(cls_method=True)
 def from_csv(cls:Catalog,
-    path,               # the table: CSV with a line of column names; separated by comma, semicolon, tab or |
+    path,               # CSV with a line of column names; separated by comma, semicolon, tab or |
     root=None,          # folder that relative paths count from; None: the table's
     label='label',      # name of the column that says which product a photo shows
-    split=None,         # use only lines with this value in the column 'split'; ids are those of the whole table
+    split=None,         # only lines with this value of 'split'; ids are those of the whole table
     class_names=None,   # names (or a Catalog) whose ids to share; None: the labels, sorted
     missing='error',    # photos that are not there: 'error', or 'skip' to note them in `skipped`
     encoding='utf-8-sig',
     files='path',       # name of the column that holds the photos' files
 ):                      # the Catalog, photos in the order of the lines
-    "A catalogue from a table with the columns path, label (or what `files` and `label` name) and, if they are there, split and category."
+    "List the photos of a table with the columns path, label and perhaps split and category."
     path = os.fspath(path)
     root = os.fspath(root or os.path.dirname(os.path.abspath(path)))
     if missing not in ('error', 'skip'):
         raise ValueError(f"missing must be 'error' or 'skip', not {missing!r}")
     table = PhotoTable(path, encoding, files, label, has_split=split is not None)
     names = _in_order({photo.label for photo in table.photos})
-    known,ids,kinds = _united(class_names, names, table.categories)
+    classes = ClassNames.shared(class_names).extended(names, table.categories)
     photos = table.in_split(split)
     found = list(zip(table.find(photos, root, missing), photos))
     paths = [file for file, _ in found if file]
-    labels = [ids[composed(photo.label)] for file, photo in found if file]
+    labels = [classes.ids[composed(photo.label)] for file, photo in found if file]
     skipped = [(os.path.join(root, photo.path), 'in the table but not there')
                for file, photo in found if not file]
-    return cls(paths, labels, known, root, skipped, kinds)
+    return cls(paths, labels, classes.names, root, skipped, classes.categories)
 
 # %% ../nbs/07_catalog.ipynb #8e386a3c
 @patch
@@ -429,22 +363,31 @@ def split(self:Catalog,
 
 # %% ../nbs/07_catalog.ipynb #1c0bcfab
 def _real(paths):
-    "Paths with the links of their folders resolved: a photo reached in two ways is one."
+    "Return paths with the links of their folders resolved: a photo reached in two ways is one."
     real = lru_cache(None)(os.path.realpath)
-    return [os.path.join(real(d or '.'), f) for d,f in map(os.path.split, paths)]
+    return [os.path.join(real(d or '.'), f) for d, f in map(os.path.split, paths)]
+
+def _common_root(a, b):
+    "Return the root of two catalogs where it is one, else the folder above both; None for none."
+    roots = {os.path.abspath(cat.root) for cat in (a, b) if cat.root}
+    if len(roots) < 2: return a.root or None
+    try: return os.path.commonpath(roots)
+    except ValueError: return None   # two drives have no common folder
 
 @patch
 def __add__(self:Catalog, other):
-    "Photos of both, those with one label and one file only once; ids are united by class name, those of the first stay."
+    "Return the photos of both, each once, with classes united by name."
     if not isinstance(other, Catalog): return NotImplemented
-    kinds = None if other.categories is None else {_nfc(n): k for n,k in zip(other.class_names, other.categories)}
-    names,ids,categories = _united(self, other.class_names, kinds)
-    mine = set(zip(_real(self.paths), self.labels.tolist()))
-    new = [(p, c) for p,q,c in zip(other.paths, _real(other.paths), (ids[_nfc(other.class_names[l])] for l in other.labels)) if (q, c) not in mine]
-    roots = {os.path.abspath(r) for r in (self.root, other.root) if r}
-    try: root = self.root if len(roots) == 1 and self.root else os.path.commonpath(roots) if len(roots) == 2 else None
-    except ValueError: root = None                                        # two drives have no common folder
-    return type(self)(self.paths + [p for p,_ in new], [*self.labels, *(c for _,c in new)], names, root, self.skipped+other.skipped, categories)
+    kinds = dict(zip(map(composed, other.class_names), other.categories or ()))
+    classes = ClassNames.of(self).extended(other.class_names, kinds)
+    labels = classes.keys_of(other.class_names)[other.labels]
+    seen = set(zip(_real(self.paths), self.labels.tolist()))
+    photos = zip(_real(other.paths), labels.tolist())
+    new = [i for i, photo in enumerate(photos) if photo not in seen]
+    paths = self.paths + [other.paths[i] for i in new]
+    labels = np.concatenate([self.labels, labels[new]])
+    return type(self)(paths, labels, classes.names, _common_root(self, other),
+                      self.skipped + other.skipped, classes.categories)
 
 @patch
 def __radd__(self:Catalog, other): return self if other == 0 else NotImplemented   # sum([...])
