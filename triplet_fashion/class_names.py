@@ -99,10 +99,12 @@ def extended(self:ClassNames,
     categories=None, # {name: kind of product}, names in composed form
 ):
     "Return these classes, and behind them those of `names` that are new."
-    categories, new = categories or {}, {}
+    categories = categories or {}
+    new = {}
     for name in names:
         if composed(name) not in self.ids: new.setdefault(composed(name), name)
-    names, kinds = [*self.names, *new.values()], self.categories
+    names = [*self.names, *new.values()]
+    kinds = self.categories
     if kinds is None and not categories: return ClassNames(names)
     if kinds is None: kinds = [categories.get(composed(name), '') for name in self.names]
     return ClassNames(names, categories=[*kinds, *(categories.get(name, '') for name in new)])
@@ -116,7 +118,8 @@ def keys_of(self:ClassNames,
     if self.keys and isinstance(self.keys[0], str):
         raise ValueError('class_names: the keys must be class ids, not text')
     known = {composed(name): key for name, key in zip(self.names, self.keys)}
-    keys, first_new = [], max(self.keys, default=-1) + 1
+    keys = []
+    first_new = max(self.keys, default=-1) + 1
     for name in map(composed, names):
         keys.append(known.setdefault(name, first_new))
         first_new = max(first_new, keys[-1] + 1)

@@ -76,7 +76,8 @@ class TextTable:
 
     def _read(self, reader):
         "Return the rows that are not empty."
-        rows, line = [], 1
+        rows = []
+        line = 1
         try:
             for cells in reader:
                 cells = [cell.strip() for cell in cells]
