@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from triplet_fashion import catalog as room
+from triplet_fashion import datasets
 from triplet_fashion.labels import Labels
-from triplet_fashion.catalog import Catalog, class_dict, listdir_fullpath, sub_dir, unsub_dir
+from triplet_fashion.catalog import Catalog, class_dict, listdir_fullpath, sub_dir
 from triplet_fashion.datasets import draw_catalog
 
 
@@ -496,15 +496,15 @@ def test_a_harder_drawn_catalogue(tmp_path):
 
 
 def test_drawn_catalogue_is_complete_or_not_there(tmp_path, monkeypatch):
-    real, calls = room.draw_photo, []
+    real, calls = datasets.draw_photo, []
     def breaks(*a, **k):
         calls.append(1)
         if len(calls) > 3: raise RuntimeError('power cut')
         return real(*a, **k)
-    monkeypatch.setattr(room, 'draw_photo', breaks)
+    monkeypatch.setattr(datasets, 'draw_photo', breaks)
     with pytest.raises(RuntimeError): draw_catalog(tmp_path/'d', 3, 3, size=(32, 32))
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(room, 'draw_photo', real)
+    monkeypatch.setattr(datasets, 'draw_photo', real)
     (tmp_path/'d').mkdir()
     assert len(draw_catalog(tmp_path/'d', 3, 3, size=(32, 32))) == 9
     (tmp_path/'mine').mkdir()
@@ -554,8 +554,6 @@ def test_sub_dir_across_real_file_systems(tmp_path):
     try:
         sub_dir(fill(tmp_path/'old', *FILES), new)
         assert tree(new) == deeper(FILES) and tree(tmp_path/'old') == {}
-        unsub_dir(new, tmp_path/'back')
-        assert tree(tmp_path/'back') == {n: n.encode() for n in FILES} and list(new.iterdir()) == []
     finally: shutil.rmtree(new, ignore_errors=True)
 
 
@@ -580,35 +578,13 @@ def test_sub_dir_refuses_what_would_lose_files(tmp_path):
 
 
 @pytest.mark.parametrize('across', [False, True])
-def test_there_and_back(across, tmp_path, monkeypatch):
-    old, new, back = fill(tmp_path/'old', *FILES), tmp_path/'new', tmp_path/'back'
+def test_links_inside_a_product_stay_links(across, tmp_path, monkeypatch):
+    old, new = fill(tmp_path/'old', *FILES), tmp_path/'new'
     (old/'a/link').symlink_to('1.jpg')
-    before = tree(old)
+    if across: cross_device(monkeypatch, old, new)
     sub_dir(old, new)
-    if across: cross_device(monkeypatch, new, back)
-    plan = unsub_dir(new, back, dry_run=True)
-    assert plan == [(str(new/n/n), str(back/n)) for n in ('a', 'b', '여름 (파랑)')] and not back.exists()
-    assert unsub_dir(new, back) == plan
-    assert tree(back) == before and os.readlink(back/'a/link') == '1.jpg' and list(new.iterdir()) == []
-    assert unsub_dir(new, back) == []
-
-
-def test_unsub_dir_moves_nothing_that_is_not_nested(tmp_path):
-    new = fill(tmp_path/'new', 'a/a/1.jpg', 'b/b/1.jpg', 'b/loose.jpg', 'c/1.jpg')
-    before = tree(tmp_path)
-    with pytest.raises(ValueError, match='nothing moved: .*b is not nested, it holds loose.jpg'): unsub_dir(new, tmp_path/'back')
-    (new/'b/loose.jpg').unlink()
-    with pytest.raises(ValueError, match='c is not nested, it holds 1.jpg'): unsub_dir(new, tmp_path/'back')
-    shutil.rmtree(new/'c')
-    fill(tmp_path/'back', 'b/other.jpg')
-    with pytest.raises(FileExistsError, match='nothing moved: 1 destinations'): unsub_dir(new, tmp_path/'back')
-    assert tree(tmp_path) == {k: v for k, v in before.items() if k not in ('new/b/loose.jpg', 'new/c/1.jpg')} | {'back/b/other.jpg': b'b/other.jpg'}
-
-
-def test_unsub_dir_clears_away_what_systems_leave(tmp_path):
-    new = fill(tmp_path/'new', 'a/a/1.jpg', 'a/.DS_Store', 'a/Thumbs.db', 'a/._1', 'b/b/1.jpg', 'b/.notes')
-    unsub_dir(new, tmp_path/'back')
-    assert tree(tmp_path/'back') == {n: f'{n[0]}/{n}'.encode() for n in ('a/1.jpg', 'b/1.jpg')} and tree(new) == {'b/.notes': b'b/.notes'} and not (new/'a').exists()
+    assert os.readlink(new/'a/a/link') == '1.jpg' and tree(new) == deeper(FILES) | {'a/a/link': b'a/1.jpg'}
+    assert list(old.iterdir()) == []
 
 
 def test_names_as_long_as_names_can_be(tmp_path, monkeypatch):
@@ -700,7 +676,7 @@ def test_ids_are_made_once(drawn):
 MOVER = """
 import os, sys, time
 from triplet_fashion import catalog
-old, new, how, step = sys.argv[1:5]
+old, new, how = sys.argv[1:4]
 real = os.rename
 def rename(a, b, **k):
     time.sleep(.002)
@@ -708,28 +684,27 @@ def rename(a, b, **k):
     return real(a, b, **k)
 os.rename = rename
 print('go', flush=True)
-getattr(catalog, step)(old, new)
+catalog.sub_dir(old, new)
 """
 
 
-@pytest.mark.parametrize('how,step', [('rename', 'sub_dir'), ('across', 'sub_dir'), ('across', 'unsub_dir')])
-def test_killed_at_random_moments_loses_nothing(how, step, tmp_path, root):
+@pytest.mark.parametrize('how', ['rename', 'across'])
+def test_killed_at_random_moments_loses_nothing(how, tmp_path, root):
     "SIGKILL, again and again, until one run gets through: every file is always in the old place or whole in the new one."
     rng, (old, new) = np.random.default_rng(5), (tmp_path/'old', tmp_path/'new')
     names = {f'c{c}/{k}.jpg': rng.bytes(60_000) for c in range(60) for k in range(4)}
     nested = lambda n: f'{n.split("/")[0]}/{n}'
-    here, there = (str, nested) if step == 'sub_dir' else (nested, str)
-    for n, b in names.items(): fill(old, here(n), content=b)
+    for n, b in names.items(): fill(old, n, content=b)
     kills = 0
     for _ in range(40):
-        child = subprocess.Popen([sys.executable, '-c', MOVER, str(old), str(new), how, step], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        child = subprocess.Popen([sys.executable, '-c', MOVER, str(old), str(new), how], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         child.stdout.readline()
         if kills < 5: time.sleep(rng.random()*.07); child.send_signal(signal.SIGKILL)
         code = child.wait()
         kills += code == -signal.SIGKILL
         for n, b in names.items():
-            copies = [p for p in (old/here(n), new/there(n)) if p.exists()]
+            copies = [p for p in (old/n, new/nested(n)) if p.exists()]
             assert copies and all(p.read_bytes() == b for p in copies), (n, copies, child.stderr.read())
         if code == 0: break
     assert code == 0, child.stderr.read()
-    assert kills and tree(new) == {there(n): b for n, b in names.items()} and not any(p.is_file() for p in old.rglob('*'))
+    assert kills and tree(new) == {nested(n): b for n, b in names.items()} and not any(p.is_file() for p in old.rglob('*'))

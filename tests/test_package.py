@@ -26,7 +26,8 @@ EXPORTS = {p: m[1] for p in NOTEBOOKS if (m := re.search(r'#\| default_exp ([\w.
 ROOMS = [p for p in EXPORTS if p.parent == ROOT/'nbs']
 INTERNALS = [p for p in EXPORTS if p.parent != ROOT/'nbs']
 MODULES = sorted('.'.join(p.relative_to(ROOT/LIB).with_suffix('').parts) for p in (ROOT/LIB).rglob('*.py') if p.name[0] != '_')
-LIGHT = ['storage.files', 'labels', 'display', 'photos.image', 'photos.sampling', 'photos.loading', 'photos.audit',
+LIGHT = ['storage.files', 'storage.folders', 'labels', 'display', 'tables', 'class_names', 'photos.image',
+         'photos.sampling', 'photos.loading', 'photos.audit',
          'photos.drawing', 'catalog', 'datasets', 'neighbors', 'metrics', 'verification', 'failures', 'cli']
 NOT_FOR_USERS = ['nbdev', 'execnb', 'ghapi', 'IPython', 'pytest', 'ruff', 'hypothesis', 'smalldocs', 'ziamath', 'imagehash']
 

@@ -15,7 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .catalog import Catalog, _nfc, _united
+from .catalog import Catalog
+from .class_names import ClassNames
 from .features import _frozen, embed, features
 from .labels import Labels
 from .display import Table
@@ -57,16 +58,14 @@ def _by_name(labels, other, what):
     if not isinstance(labels, Catalog):
         raise ValueError(f'{what} is a Catalog and labels are plain numbers, which another Catalog '
                          'may give to other products: give the Catalog of the queries as labels')
-    ids = _united(labels, other.class_names)[1]
-    return np.array([ids[_nfc(c)] for c in other.class_names], int)[other.labels]
+    return other.labels_as(labels)
 
 def _as_has(labels, other, what):
     "Return plain labels, checked; beside a Catalog text is a name, a number a class id."
     if not isinstance(labels, Catalog): return _values(Labels(other, what=what, like=labels))
     found = Labels(other, what=what)
     if not any(isinstance(v, str) for v in found.values): return _values(found)
-    ids = _united(labels, found.values)[1]
-    return np.array([ids[v] for v in found.values], int)[found.ids]
+    return ClassNames.of(labels).keys_of(found.values)[found.ids]
 
 def _values(found): return np.array(found.values)[found.ids]
 

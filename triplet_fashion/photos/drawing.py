@@ -7,12 +7,14 @@ __all__ = ['COLORS', 'PALETTES', 'KINDS', 'Garment', 'garment', 'product_name', 
            'photo_view', 'draw_photo']
 
 # %% ../../nbs/photos/08_drawing.ipynb #22b2740f
-import math, operator
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from fastcore.basics import patch
+
+from .image import check_non_negative
 
 # %% ../../nbs/photos/08_drawing.ipynb #aed469f6
 COLORS = dict(White=(244, 242, 238), Cream=(238, 226, 202), Sand=(214, 192, 158), Camel=(184, 137, 84),
@@ -99,12 +101,6 @@ def _rng(*key): return np.random.default_rng(np.random.SeedSequence(key))
 def _pick(rng, xs): return xs[int(rng.integers(len(xs)))]
 def _between(rng, lo, hi): return round(lo + (hi-lo)*int(rng.integers(1001))/1000, 4)
 
-def _number(x, name):
-    try: x = operator.index(x)
-    except TypeError: raise TypeError(f'{name}={x!r}: expected a whole number') from None
-    if x < 0: raise ValueError(f'{name}={x}: expected 0 or more')
-    return x
-
 def _flag(x, name):
     if x not in (True, False): raise TypeError(f'{name}={x!r}: expected True or False')
     return bool(x)
@@ -125,7 +121,7 @@ def garment(
     seed:int=0,  # the wardrobe
 )->Garment: # its traits
     "The traits of one product."
-    product, seed = _number(product, 'product'), _number(seed, 'seed')
+    product, seed = check_non_negative(product, 'product'), check_non_negative(seed, 'seed')
     rng, (lap, i) = _rng(seed, 2, product), divmod(product, len(_deck(seed)))
     kind, fabric = _deck(seed)[i]
     row = {c: _pick(rng, KINDS[kind][c]) for c in _COLUMNS[1:-1]}
@@ -697,7 +693,8 @@ def photo_view(
     hard:bool=False, # as a shop takes it, see below
 )->View: # how it is taken
     "How one photo of a product is taken: it depends on these arguments and nothing else."
-    key = _number(seed, 'seed'), 5, _number(product, 'product'), _number(view, 'view')
+    key = (check_non_negative(seed, 'seed'), 5, check_non_negative(product, 'product'),
+           check_non_negative(view, 'view'))
     if _flag(hard, 'hard'): return _shop_view(key[0], *key[2:])
     rng, (lap, i) = _rng(*key), divmod(key[3], len(_PLACES))
     some, pair = lambda lo, hi: _between(rng, lo, hi), lambda x, y: (_between(rng, -x, x), _between(rng, -y, y))
@@ -853,7 +850,7 @@ def draw_photo(
     g = product if isinstance(product, Garment) else garment(product, seed)
     if isinstance(view, View) and _flag(hard, 'hard'): raise ValueError('hard=True: expected the number of a view, not a View')
     v = view if isinstance(view, View) else photo_view(g.product, view, seed, hard)
-    h, w = (_number(n, 'size') for n in size)
+    h, w = (check_non_negative(n, 'size') for n in size)
     if not 16 <= min(h, w) <= max(h, w) <= 2048: raise ValueError(f'size={size}: height and width must be 16 to 2048 pixels')
     g, rng, unit = _as_shown(g, v), _rng(*v.seed, 2), max(h, w)/128
     px = min(int(2.5*max(h, w)*(2 if v.zoom > 2 else 1)), 1280)

@@ -7,7 +7,7 @@ __all__ = ['PHOTO_SUFFIXES', 'PHOTO_FORMATS', 'FITS', 'PhotoError', 'open_image'
            'track']
 
 # %% ../../nbs/photos/00_image.ipynb #6127587e
-import io, itertools, os, re, stat, sys
+import io, itertools, operator, os, re, stat, sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
@@ -359,6 +359,17 @@ def check_size(
     if not whole or min(pair) < 1:
         raise ValueError(f'size must be (height, width) in pixels, at least 1 each, not {size!r}')
     return pair
+
+# %% ../../nbs/photos/00_image.ipynb #3ca4d00d
+def check_non_negative(
+    number, # a whole number of any type
+    name, # argument that it came in, for messages
+)->int:
+    "Return `number` as an int. TypeError where it is no whole number, ValueError below 0."
+    try: number = operator.index(number)
+    except TypeError: raise TypeError(f'{name}={number!r}: expected a whole number') from None
+    if number < 0: raise ValueError(f'{name}={number}: expected 0 or more')
+    return number
 
 # %% ../../nbs/photos/00_image.ipynb #7aecb9e0
 def _problem(e):
