@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from .image import PhotoError, cpu_count
-from .loading import DecodePlan, ImageLoader, Preprocessing, ArrayLoader
+from .loading import ArrayLoader, DecodePlan, ImageLoader, Preprocessing
 
 # %% ../../nbs/photos/03_decoding.ipynb #00312bc4
 no_autograph = tf.autograph.experimental.do_not_convert # for functions without Python loops
