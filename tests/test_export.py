@@ -104,10 +104,11 @@ def test_files_become_the_pixels_of_read_image(photos, size):
 @pytest.fixture(scope='module')
 def tutorial(root):
     "`pixels` as the tutorial on serving gives it: Pillow and NumPy alone."
-    cells = json.loads((root/'nbs'/'tutorials'/'serving.ipynb').read_text(encoding='utf-8'))['cells']
-    code, = [s for c in cells if 'def pixels(' in (s := ''.join(c['source']))]
-    space = {}
-    exec(code[:code.index('\nx = ')], space)
+    notebook = json.loads((root/'nbs'/'tutorials'/'serving.ipynb').read_text(encoding='utf-8'))
+    cells = [''.join(c['source']) for c in notebook['cells']]
+    at = next(i for i, code in enumerate(cells) if 'def pixels(' in code)
+    imports, code, space = cells[at - 1], cells[at], {}
+    exec(imports + '\n' + code[:code.index('\nx = ')], space)
     return space['pixels']
 
 

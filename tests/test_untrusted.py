@@ -225,6 +225,7 @@ def test_a_checkpoint_of_another_network_is_refused_before_it_is_read(state, mon
 
 MEMORY = '''
 import re, sys, zipfile, io
+from pathlib import Path
 import numpy as np, h5py, keras
 from triplet_fashion.base_network import base_network
 from triplet_fashion.checkpoints import continue_from, read_state
