@@ -708,3 +708,9 @@ def test_killed_at_random_moments_loses_nothing(how, tmp_path, root):
         if code == 0: break
     assert code == 0, child.stderr.read()
     assert kills and tree(new) == {nested(n): b for n, b in names.items()} and not any(p.is_file() for p in old.rglob('*'))
+
+
+def test_the_drawn_catalog_is_found_beside_catalogs():
+    from triplet_fashion import catalog, datasets
+    assert catalog.draw_catalog is datasets.draw_catalog
+    with pytest.raises(AttributeError, match="no attribute 'draw_catalogue'"): catalog.draw_catalogue

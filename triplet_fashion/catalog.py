@@ -547,3 +547,10 @@ def sub_dir(
     if not dry_run:
         for source, target in moves: move_folder(source, target)
     return moves
+
+# %% ../nbs/07_catalog.ipynb #c6f416c4
+def __getattr__(name):
+    "Find `draw_catalog` in `datasets`, which builds on this module."
+    if name != 'draw_catalog': raise AttributeError(f'module {__name__} has no attribute {name!r}')
+    from triplet_fashion.datasets import draw_catalog
+    return draw_catalog

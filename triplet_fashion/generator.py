@@ -103,7 +103,7 @@ def show_batch(
 
 # %% ../nbs/09_generator.ipynb #a9777802
 def _sampled(sampler, fresh):
-    "Return a tf.data of `Batch`: an epoch each time it is iterated, at first from the sampler's place on."
+    "Return a tf.data of `Batch`: an epoch each time, at first from the sampler's place on."
     passes, size = itertools.count(), sampler.batch_size//sampler.count
     @readable_errors
     def draw():
@@ -124,7 +124,7 @@ def _sampled(sampler, fresh):
 
 # %% ../nbs/09_generator.ipynb #51c8f00e
 def _batched_dataset(sampler, loader, augment, fresh):
-    "Return a tf.data of (images, labels), or of ((anchors, positives, negatives), labels of the anchors)."
+    "Return a tf.data of (images, labels); for triplets, images are (anchors, positives, negatives)."
     labels, columns = tf.constant(sampler.labels), sampler.row_shape[0] if sampler.row_shape else 1
     augment = as_augmentation(augment)
     if augment and sampler.count > 1:

@@ -207,7 +207,7 @@ def decode_batches(
 ): # tf.data of (`Batch`, images float32 (n, h, w, 3))
     "Load the photos of batches. Positions in the result are of the photos that were read."
     fast, slow = _fast_batch(loader, replace), _slow_batch(loader, replace)
-    return map_or_else(batches, fast, slow, 2*(cpu_count() + 1))
+    return map_or_else(batches, fast, slow, max(2, cpu_count()))
 
 def array_batches(
     loader:ArrayLoader,
