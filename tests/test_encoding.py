@@ -9,6 +9,7 @@ keras = pytest.importorskip('keras')
 from triplet_fashion.base_network import base_network
 from triplet_fashion.encoding import encode, read_encodings
 from triplet_fashion.photos.image import PhotoError, read_image
+from triplet_fashion.photos.loading import load_images
 from triplet_fashion.runtimes import runtime
 from triplet_fashion.storage.files import atomic_write
 
@@ -460,3 +461,13 @@ def test_a_worker_keeps_its_engine(drawn, tmp_path, monkeypatch):
 def test_without_ray_the_extra_is_named(net, drawn, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'ray', None)
     with pytest.raises(ImportError, match=r'triplet_fashion\[cluster\]'): encode(drawn, net, out=tmp_path, cluster='auto')
+
+
+def test_a_keras_model_of_ones_own_gets_floats(drawn):
+    "A subclassed network has no layers to make an engine of: it is called as it is."
+    class Net(keras.Model):
+        def call(self, images):
+            assert images.dtype == 'float32'
+            return keras.ops.mean(images, axis=(1, 2))
+    found = encode(drawn.paths[:5], Net(), 2, size=(8, 8))
+    assert np.allclose(found, load_images(drawn.paths[:5], (8, 8)).mean((1, 2)), atol=1)

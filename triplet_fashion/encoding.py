@@ -8,7 +8,6 @@ __all__ = ['read_encodings', 'encode_cluster', 'encode']
 # %% ../nbs/22_encoding.ipynb #9ef03eea
 import hashlib, importlib.util, inspect, json, os, sys, tempfile, warnings
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import keras
@@ -103,13 +102,14 @@ def _computer(model, size, runtime, precision, batch_size, photos):
 
 # %% ../nbs/22_encoding.ipynb #e76039b8
 def _photo_reader(photos, model, size, fit, bad):
-    "Return the function positions -> pixels, uint8 (n, h, w, 3); files that cannot be read are noted in `bad`."
+    "Return the function positions -> pixels (n, h, w, 3); files that cannot be read are noted in `bad`."
     on_error = 'raise' if bad is None else 'blank'
     loader = ImageLoader(photos, Preprocessing(size, fit), on_error=on_error)
-    # any other function gets the pixels of `read_image`, to the last bit
-    decode = partial(decode_photos, loader) if isinstance(model, keras.Model) else loader.load
+    is_keras = isinstance(model, keras.Model)
     def read(positions):
-        images = decode(positions)
+        # Keras computes with floats; any other function gets the pixels of `read_image`
+        if is_keras: images = decode_photos(loader, positions).astype(np.float32)
+        else: images = loader.load(positions)
         if bad is not None:
             bad.update((os.fspath(photos[i]), o) for i, o in loader.unreadable.copy().items())
         return images
