@@ -1,6 +1,9 @@
 "From positions to pixels: plans by hand, the cache, bad photos, two decoders over odd files."
+import re
 import subprocess
 import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +11,7 @@ from PIL import Image
 tf = pytest.importorskip('tensorflow')
 from test_pixels import BAD, FITS, GOOD, SIZE
 
+import triplet_fashion
 from triplet_fashion.photos.decoding import decode_photos, map_or_else
 from triplet_fashion.photos.image import PhotoError, read_image
 from triplet_fashion.photos.loading import (
@@ -137,6 +141,14 @@ def test_triplets_come_column_by_column(photos):
     rows = np.array([[0, 1, 2], [3, 4, 5]])
     _, images = ImageLoader(photos, Preprocessing(8)).load_or_replace(rows)
     assert images[:, 0, 0, 0].tolist() == [0, 60, 20, 80, 40, 100]
+
+
+def test_the_loader_is_the_only_way_from_a_file_to_pixels_of_a_size():
+    package = Path(triplet_fashion.__file__).parent
+    readers = {path.stem for path in package.rglob('*.py')
+               if re.search(r'\bread_image\(|tf\.io\.decode', path.read_text())}
+    readers.remove('datasets')   # which cuts garments out of whole pictures
+    assert readers == {'image', 'loading', 'decoding', 'serving'}
 
 
 def test_the_loader_needs_no_tensorflow(photos):

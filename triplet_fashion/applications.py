@@ -12,11 +12,10 @@ import math, os, warnings
 import numpy as np
 
 from .catalog import Catalog
-from .display import Table, text_style
+from .display import Table, text_style, thumbnail
 from .encoding import _photos, encode
 from .metrics import random_triplets
 from .neighbors import NeighborSearch
-from .photos.image import read_image
 from .photos.loading import load_images
 
 # %% ../nbs/23_applications.ipynb #d026cf63
@@ -72,8 +71,7 @@ def _grid(cells, columns, group=None, width=1.25):
     axes = np.concatenate([np.asarray(f.subplots(rows, group or columns, squeeze=False)) for f in parts], axis=1).ravel()
     for ax in axes: ax.axis('off')
     for ax, (photo, _, color), style in zip(axes, cells, styles):
-        photo = read_image(photo) if isinstance(photo, (str, os.PathLike)) else photo
-        ax.imshow(np.clip(photo, 0, 255).astype(np.uint8))
+        ax.imshow(thumbnail(photo, 256))
         title = ax.set_title('', color=color, fontsize=7, y=0, va='top', pad=-2)
         title.set(**style)
     return fig

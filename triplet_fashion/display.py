@@ -102,7 +102,7 @@ def text_style(
 
 # %% ../nbs/internals/04_display.ipynb #87472bd3
 def as_photo(photo):
-    """Return what `read_image` takes:
+    """Return what `load_images` takes:
     pixel arrays as PIL images, open files as their bytes, which can be read twice."""
     from PIL import Image
     if isinstance(photo, (str, bytes, os.PathLike, Image.Image)): return photo
@@ -135,11 +135,13 @@ def thumbnail(
 ): # PIL image, RGB
     "Make a small upright picture of a photo; a grey card where it cannot be read."
     from PIL import Image
-    from triplet_fashion.photos.image import photo_size, read_image
+    from triplet_fashion.photos.image import photo_size
+    from triplet_fashion.photos.loading import load_images
     try:
         photo = as_photo(photo)
         size = (side, side) if square else _shrunk(*photo_size(photo), side)
-        return Image.fromarray(read_image(photo, size, 'pad' if square else 'stretch'))
+        pixels = load_images([photo], size, fit='pad' if square else 'stretch')[0]
+        return Image.fromarray(pixels)
     except (OSError, TypeError, ValueError): return _grey_card(side)
 
 # %% ../nbs/internals/04_display.ipynb #3417d8d0

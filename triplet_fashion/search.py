@@ -17,7 +17,8 @@ from .catalog import Catalog
 from .display import Table, Tile, as_photo, tiles_html
 from .labels import Labels, composed
 from .neighbors import NeighborSearch
-from .photos.image import PhotoError, read_image
+from .photos.image import PhotoError
+from .photos.loading import load_images
 from .storage.files import atomic_write
 
 # %% ../nbs/24_search.ipynb #bda9e452
@@ -431,7 +432,7 @@ def _queries(self:ImageIndex, query):
 def _to_pixels(photo, size):
     "Return the pixels of a query, (h, w, 3); an array of the right size as it is."
     if isinstance(photo, np.ndarray) and photo.shape[:2] == tuple(size): return photo
-    return read_image(as_photo(photo), size)
+    return load_images([as_photo(photo)], size)[0]
 
 @patch
 def _encoded(self:ImageIndex, queries, batch_size):

@@ -20,7 +20,8 @@ from PIL import Image
 from ..display import Table, Tile, text_style, thumbnail, tiles_html
 from ..labels import Labels, composed
 from .image import (
-    PhotoError, map_threads, exif_orientation, open_image, read_image, track)
+    PhotoError, map_threads, exif_orientation, open_image, track)
+from .loading import load_images
 from ..storage.files import atomic_write
 
 # %% ../../nbs/photos/07_audit.ipynb #60d4af65
@@ -88,7 +89,7 @@ def photo_facts(
     "Decode one file and say what is wrong with it and what is odd; bad content never raises."
     path = os.fspath(path)
     try:
-        tile = read_image(path, (_TILE, _TILE))
+        tile = load_images([path], _TILE)[0]
         with open_image(path) as im:
             w, h = im.size
             notes = _wrong_extension(im, path) + _modes(im)
@@ -604,7 +605,7 @@ class _CloserLook(NamedTuple):
 
 def _closer_look(path):
     "Read a photo again, as only few come this far; None where that fails."
-    try: scene = read_image(path, (_SCENE, _SCENE))
+    try: scene = load_images([path], _SCENE)[0]
     except PhotoError: return None
     tile = photo_facts(path, 1).tile
     if tile is None: return None

@@ -103,7 +103,7 @@ class ImageLoader:
     "Load photos by position, as pixels of one size."
     dtype = np.uint8 # of pixels
     def __init__(self,
-        paths, # of the photos, a list
+        paths, # of the photos, a list; or what else `read_image` takes
         preprocessing:Preprocessing,
         cache=False, # keep pixels in memory: True, False, or 'auto' (up to 512 MB)
         on_error:str='raise', # an unreadable photo: 'raise'; 'replace': raise, after a warning; 'blank'
@@ -198,6 +198,7 @@ def load_images(
                          'the files of a folder are Catalog.from_dir(folder).paths')
     paths = list(getattr(paths, 'paths', paths))
     loader = ImageLoader(paths, Preprocessing(size, fit), workers=workers)
+    if len(paths) == 1: return loader.read(0)[None]   # no thread is worth it
     return loader.load(range(len(paths)), progress)
 
 # %% ../../nbs/photos/02_loading.ipynb #df4b0852
