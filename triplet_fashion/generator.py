@@ -216,7 +216,8 @@ def triplet_dataset(
 
     Products with one photo give negatives only; `info` of the dataset counts them in `left_out`."""
     catalog, few = _require_positives(catalog)
-    sampler = TripletSampler(catalog.labels, batch_size, steps, seed, shard, lambda: catalog.ids)
+    sampler = TripletSampler(
+        catalog.labels, batch_size, steps, seed, shard=shard, ids=lambda: catalog.ids)
     _begin(sampler, state, first_epoch, first_step)
     loader = _catalog_loader(catalog, size, fit, cache, inputs, copies)
     ds = _batched_dataset(sampler, loader, augment, fresh)
@@ -261,8 +262,9 @@ def pk_dataset(
     Products with one photo are left out; `info` of the dataset names them in `left_out`, and its `coverage` says within how many steps
     every product and every photo comes."""
     catalog, few = _require_positives(catalog)
-    kinds = _categories_of(catalog, categories)
-    sampler = PKSampler(catalog.labels, P, K, steps, seed, kinds, per_category, shard, lambda: catalog.ids)
+    sampler = PKSampler(
+        catalog.labels, P, K, steps, seed, categories=_categories_of(catalog, categories),
+        per_category=per_category, shard=shard, ids=lambda: catalog.ids)
     _begin(sampler, state, first_epoch, first_step)
     loader = _catalog_loader(catalog, size, fit, cache, inputs, copies)
     ds = _batched_dataset(sampler, loader, augment, fresh)
