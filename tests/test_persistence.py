@@ -7,7 +7,9 @@ from triplet_fashion import persistence
 from triplet_fashion.base_network import base_network, head_of
 from triplet_fashion.model import compile_triplet, triplet_model
 from triplet_fashion.persistence import bundle_info, load_bundle, load_model, save_bundle, save_model
-from triplet_fashion.storage.untrusted import check_class
+from triplet_fashion.storage import keras2
+from triplet_fashion.storage.keras2 import Keras2Reader
+from triplet_fashion.storage.untrusted import build_network, check_class
 
 rng = np.random.default_rng(0)
 x = rng.integers(0, 256, (2, 32, 32, 3)).astype('uint8')
@@ -199,7 +201,7 @@ OLD_LAYERS = dict(Dense=dict(units=3), Conv2D=dict(filters=3, kernel_size=3, pad
     ActivityRegularization=dict(l2=.1), Dot=dict(axes=-1))   # those that are not here take two inputs and no argument
 
 
-@pytest.mark.parametrize('name', sorted(persistence._old_layers))
+@pytest.mark.parametrize('name', sorted(keras2.KERAS_2_LAYERS))
 def test_every_layer_that_is_let_in(name, tmp_path):
     "Each layer on the list, written by Keras 2 and opened here, answers as it did there."
     k = referee()
@@ -214,7 +216,8 @@ def test_every_layer_that_is_let_in(name, tmp_path):
     import keras2_nets
     x = r.normal(size=(3, *shape)).astype('float32')
     keras2_nets.write(net, tmp_path, 'n')
-    back = load_model(tmp_path/'n.json', tmp_path/'n.h5') if net.weights else persistence._from_config(json.loads((tmp_path/'n.json').read_text()), 'n.json')
+    if net.weights: back = load_model(tmp_path/'n.json', tmp_path/'n.h5')
+    else: back = Keras2Reader('n.json').build(json.loads((tmp_path/'n.json').read_text()))
     np.testing.assert_allclose(np.asarray(back(x)), np.asarray(net(x)), atol=1e-5)
 
 
@@ -767,12 +770,13 @@ def test_layers_back_to_front(net, tmp_path):
     x = i = keras.Input((4,))
     for k in range(150): x = layers.ReLU(name=f'l{k}')(x)
     config = json.loads(keras.Model(i, x).to_json())
-    assert len(persistence._from_config(config, 'n.json').layers) == 151
+    assert len(build_network(config, 'n.json').layers) == 151
     twice = layers.Dense(4, name='twice')
     loop = twice(layers.ReLU()(twice(i)))                            # a layer that is called on what comes after it
-    assert len(persistence._from_config(json.loads(keras.Model(i, loop).to_json()), 'n.json').layers) == 3
+    assert len(build_network(json.loads(keras.Model(i, loop).to_json()), 'n.json').layers) == 3
     config['config']['layers'].reverse()
-    with pytest.raises(ValueError, match='n.json has 150 layers before what they are called on'): persistence._from_config(config, 'n.json')
+    with pytest.raises(ValueError, match='n.json has 150 layers before what they are called on'):
+        build_network(config, 'n.json')
 
 
 def chain(n):
@@ -782,18 +786,26 @@ def chain(n):
     return dict(class_name='Functional', config=dict(name='net', layers=[layer(k) for k in range(n, 0, -1)] + [first], input_layers=[['l0', 0, 0]], output_layers=[[f'l{n}', 0, 0]]), keras_version='2.2.4-tf')
 
 
-def test_old_layers_in_any_order_and_not_too_many(tmp_path, monkeypatch):
-    net = persistence._from_config(chain(60), 'n.json')
-    assert [l.name for l in net.layers] == [f'l{k}' for k in range(61)]
-    looked = []
-    refs = persistence._refs
-    monkeypatch.setattr(persistence, '_refs', lambda node: looked.append(node) or refs(node))
-    persistence._from_config(chain(200), 'n.json')
-    assert len(looked) < 4*200                                     # not once for each pair of layers
-    for config in chain(5001), dict(class_name='Sequential', config=[chain(1)['config']['layers'][0]]*5001):
-        with pytest.raises(ValueError, match='n.json has more than 5,000 layers'): persistence._from_config(config, 'n.json')
-    lost = chain(3); del lost['config']['layers'][1]
-    with pytest.raises(ValueError, match='called on something that is not in the network'): persistence._from_config(lost, 'n.json')
+FIRST = chain(1)['config']['layers'][0]
+
+
+def test_old_layers_in_any_order(monkeypatch):
+    build = Keras2Reader('n.json').build
+    assert [l.name for l in build(chain(60)).layers] == [f'l{k}' for k in range(61)]
+    looked, references = [], keras2.node_references
+    monkeypatch.setattr(keras2, 'node_references', lambda node: looked.append(node) or references(node))
+    build(chain(200))
+    assert len(looked) < 4*200   # not once for each pair of layers
+    lost = chain(3)
+    del lost['config']['layers'][1]
+    with pytest.raises(ValueError, match='called on something that is not in the network'): build(lost)
+
+
+@pytest.mark.parametrize('config', [chain(5001), dict(class_name='Sequential', config=[FIRST]*5001)],
+                         ids=['functional', 'sequential'])
+def test_old_layers_and_not_too_many(config):
+    with pytest.raises(ValueError, match='n.json has more than 5,000 layers'):
+        Keras2Reader('n.json').build(config)
 
 
 def test_texts_of_many_groups_are_read_in_one_go(tmp_path, monkeypatch):

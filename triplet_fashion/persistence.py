@@ -6,21 +6,24 @@
 __all__ = ['save_model', 'load_model', 'fingerprint', 'save_bundle', 'bundle_info', 'load_bundle']
 
 # %% ../nbs/20_persistence.ipynb #91a34b55
-import ctypes, errno, hashlib, inspect, json, os, re, shutil, struct, tempfile, time, warnings, zipfile
+import ctypes, errno, hashlib, json, os, re, shutil, struct, tempfile, time, warnings, zipfile
 from contextlib import contextmanager
 from pathlib import Path
-import numpy as np
+
 import keras
+import numpy as np
 from keras import layers
-from .base_network import InputScaling, _settled
+
+from .base_network import InputScaling
 from .checkpoints import hdf5_size
 from .loss import LosslessTripletLoss   # noqa: F401, registered by this
 from .model import StackTriplets, UnstackTriplets   # noqa: F401, registered by this
 from .storage.files import atomic_write
+from .storage.keras2 import Keras2Reader, is_keras_2_weights, load_keras_2_weights
 from .storage.untrusted import (
-    CODE_LAYERS, JSON_LIMIT, NotOpened, build_network, check_classes, check_network, door, fill_network, is_keras_2,
-    known_names, open_weights, parse_json, read_json, serialised_parts, temporary_folder, text_attribute, uncompiled,
-    unpack, unpacked_keras_file, weightless)
+    CODE_LAYERS, JSON_LIMIT, NotOpened, build_network, check_network, door, fill_network,
+    is_keras_2, open_weights, parse_json, read_json, serialised_parts, temporary_folder,
+    text_attribute, uncompiled, unpack, unpacked_keras_file)
 
 # %% ../nbs/20_persistence.ipynb #23f79f9c
 _stale = 3600   # seconds after which what a save left half-made belongs to nobody
@@ -70,250 +73,53 @@ def save_model(
     with atomic_write(json_path) as part: part.write_text(text, encoding='utf-8')
 
 # %% ../nbs/20_persistence.ipynb #eb90912e
-def _from_config(config, path, room=None, custom_objects=None, order=None):
-    "Build an uncompiled network with fresh weights from its description, in either dialect."
-    if not is_keras_2(config): return build_network(config, path, room, custom_objects)
-    custom, order = custom_objects or {}, {} if order is None else order
-    try:
-        config = uncompiled(config)
-        check_classes(config, known_names(custom), path)
-        with weightless(path, room) as built:
-            model = _old_model(config, path, order, custom)
-            built(model)
-    except NotOpened: raise
-    except Exception as e:
-        said = f'{path} does not describe a Keras network: {type(e).__name__} {e}'
-        raise NotOpened(said[:2000]) from e
-    return model
-
-# %% ../nbs/20_persistence.ipynb #d1f488bf
-_old_layers = set("""Dense Conv2D DepthwiseConv2D SeparableConv2D BatchNormalization LayerNormalization UnitNormalization Normalization Rescaling
-    Activation ReLU LeakyReLU PReLU ELU Softmax Add Subtract Multiply Average Maximum Minimum Concatenate Dot ZeroPadding2D Cropping2D UpSampling2D
-    MaxPooling2D AveragePooling2D GlobalAveragePooling2D GlobalMaxPooling2D Flatten Reshape Permute RepeatVector Dropout SpatialDropout2D
-    GaussianNoise GaussianDropout ActivityRegularization""".split())
-_old_models = 'Model', 'Functional', 'Sequential'
-_old_functions = {'multiply': (layers.Multiply, lambda c: (c, 0.)), 'add': (layers.Add, lambda c: (1., c)),         # of two networks, of one and a number: (scale, offset)
-                  'subtract': (layers.Subtract, lambda c: (1., -c)), 'truediv': (None, lambda c: (1/c, 0.))}
-
-def _old_function(config):
-    "What `x*2` or `x + y` between layers became in Keras 2, as a layer; None where it is another function."
-    two, one = _old_functions.get(str(config.get('function')).split('.')[-1], (None, None))
-    name = config['name'].replace('/', '_')
-    if str(config['function']) not in [f'{m}.{f}' for m in ('math', '__operators__') for f in _old_functions]: return None
-    def call(x, y):
-        if isinstance(y, (int, float)): return layers.Rescaling(*one(y), name=name)(x)
-        if two is None: raise ValueError(f'{name} divides two outputs')
-        return two(name=name)([x, y])
-    return call
-
-def _lists_to_tuples(x): return tuple(map(_lists_to_tuples, x)) if isinstance(x, list) else x
-
-# %% ../nbs/20_persistence.ipynb #284ccf9d
-def _arguments(cls):
-    "Names of the arguments of a class and those it hands on."
-    names = set()
-    for k in cls.__mro__:
-        if '__init__' not in vars(k): continue
-        takes = inspect.signature(k.__init__).parameters
-        names |= set(takes)
-        if 'kwargs' not in takes: break            # hands nothing on
-    return names - {'self', 'args', 'kwargs'}
-
-@keras.saving.register_keras_serializable(package='triplet_fashion', name='hard_sigmoid_of_keras_2')
-def _old_hard_sigmoid(x): # any shape; 0 .. 1
-    "Keras 2's `hard_sigmoid`; today's function of that name is x/6 + 0.5 between the ends."
-    return keras.ops.clip(.2*x + .5, 0., 1.)
-
-# %% ../nbs/20_persistence.ipynb #1dc56275
-def _old_part(value, home, path):
-    "An initializer, regularizer or constraint of Keras 2."
-    if not isinstance(value, dict): return value
-    cls = getattr(home, str(value.get('class_name')), None)
-    if not isinstance(cls, type): raise NotOpened(f"{path} uses {value.get('class_name')}, which is not among Keras' {home.__name__.split('.')[-1]}")
-    takes = _arguments(cls)
-    return cls(**{k: v for k, v in (value.get('config') or {}).items() if k in takes})
-
-def _old_arguments(cls, config, path):
-    "The arguments of a Keras 2 layer as today's class takes them."
-    out, takes = {}, _arguments(cls)
-    for k, v in config.items():
-        if k == 'dtype' and isinstance(v, dict): v = v.get('config', {}).get('name')      # a policy such as mixed_float16
-        if k == 'activation' and not isinstance(v, (str, type(None))): raise NotOpened(f"{path}: layer {config.get('name')} has an activation of its own: {str(v)[:80]}")
-        if v == 'hard_sigmoid' and k == 'activation': v = _old_hard_sigmoid
-        for end, home in ('_initializer', keras.initializers), ('_regularizer', keras.regularizers), ('_constraint', keras.constraints):
-            if k.endswith(end): v = _old_part(v, home, path)
-        if cls is layers.LeakyReLU and k == 'alpha': k = 'negative_slope'
-        if k == 'axis' and isinstance(v, list) and len(v) == 1: v = v[0]
-        if k == 'name': v = v.replace('/', '_')
-        if k in takes: out[k] = _lists_to_tuples(v)
-        elif k not in _harmless and v not in (None, False, 0, 1, [None]): raise NotOpened(f"{path}: layer {config.get('name')} ({cls.__name__}) has {k}={v!r}, which today's Keras has not")
-    return out
-
-_harmless = 'batch_input_shape', 'fused', 'kernel_initializer', 'kernel_regularizer', 'kernel_constraint', 'data_format', 'sparse', 'ragged', 'implementation'
-
-# %% ../nbs/20_persistence.ipynb #c8675f1d
-def _old_layer(spec, path, order, custom_objects):
-    "One layer or network of Keras 2, not called yet."
-    name, config = spec.get('class_name'), spec.get('config')
-    if not isinstance(config, dict) or not isinstance(name, str): raise NotOpened(f'{path} has a layer without class or config: {str(spec)[:80]}')
-    if name in _old_models: return _old_model(spec, path, order, custom_objects)
-    if name in custom_objects: return custom_objects[name].from_config(config)
-    if name == 'TFOpLambda' and _old_function(config): return _old_function(config)
-    if name == 'Lambda': raise NotOpened(f"{path} has a Lambda layer ({config.get('name')}), which holds code: not opened")
-    if name not in _old_layers:
-        raise NotOpened(f"{path} has a layer of class {name} ({config.get('function', config.get('name'))}), which is not translated from Keras 2: pass custom_objects={{'{name}': ...}}")
-    cls = getattr(layers, name)
-    return cls(**_old_arguments(cls, config, path))
-
-def _old_input(config):
-    if config.get('sparse') or config.get('ragged'): raise ValueError(f"input {config.get('name')} is sparse or ragged")
-    shape = config.get('batch_input_shape', config.get('batch_shape'))
-    return keras.Input(batch_shape=_lists_to_tuples(shape), dtype=config.get('dtype') or 'float32', name=config.get('name'))
-
-# %% ../nbs/20_persistence.ipynb #97f6b498
-def _old_sequential(config, path, order, custom_objects):
-    "A Sequential of Keras 2; before TensorFlow 2.2 its input stood in the first layer."
-    specs = config['layers'] if isinstance(config, dict) else config
-    first, stack = specs[0], []
-    shape = first['config'].get('batch_input_shape') or (None if not isinstance(config, dict) else config.get('build_input_shape'))
-    if first['class_name'] == 'InputLayer': stack, specs = [_old_input(first['config'])], specs[1:]
-    elif first['class_name'] not in _old_models and shape: stack = [keras.Input(batch_shape=tuple(shape))]
-    made = [_old_layer(s, path, order, custom_objects) for s in specs]
-    if not stack and made and isinstance(made[0], keras.Model): stack = [keras.Input(batch_shape=made[0].inputs[0].shape, dtype=made[0].inputs[0].dtype)]
-    model = keras.Sequential([*stack, *made], name=config.get('name', 'sequential').replace('/', '_') if isinstance(config, dict) else None)
-    order[model] = made
-    return model
-
-# %% ../nbs/20_persistence.ipynb #4786367a
-def _refs(node):
-    "(whether a node is written as that of a function such as tf.add, what it names) of a node."
-    single = bool(node) and isinstance(node[0], str)
-    return single, [node] if single else node
-
-def _old_call(layer, node, done):
-    "Call a layer on the outputs that a node names."
-    single, refs = _refs(node)
-    x = [keras.tree.flatten(done[r[0], r[1]])[r[2]] for r in refs]
-    kw = {k: v for r in refs if len(r) > 3 for k, v in (r[3] or {}).items() if v is not None and k != 'name'}
-    if single:
-        other = [keras.tree.flatten(done[v[0], v[1]])[v[2]] if isinstance(v, list) else v for k, v in kw.items() if k == 'y']
-        if set(kw) - {'y'}: raise ValueError(f'a function is called with {sorted(kw)}')
-        return layer(x[0], *other)
-    if set(kw) - {'training'}: raise ValueError(f"layer {layer.name} is called with {sorted(set(kw) - {'training'})}")
-    return layer(x if len(x) > 1 else x[0], **kw)
-
-# %% ../nbs/20_persistence.ipynb #a039a3ce
-def _old_calls(todo, done):
-    "Make the calls `(name, number, layer, node)`, each when what it is called on is there."
-    todo, waiting = todo[::-1], {}
-    while todo:
-        name, i, layer, node = todo.pop()
-        lost = next(((r[0], r[1]) for r in _refs(node)[1] if (r[0], r[1]) not in done), None)
-        if lost:
-            waiting.setdefault(lost, []).append((name, i, layer, node))
-            continue
-        done[name, i] = _old_call(layer, node, done)
-        todo += waiting.pop((name, i), [])[::-1]
-    if waiting: raise ValueError(f'layer {next(iter(waiting.values()))[0][0]} is called on something that is not in the network')
-
-def _old_functional(config, path, order, custom_objects):
-    "A network of Keras 2 from its layers and their calls."
-    made, done, todo = [], {}, []
-    for s in config['layers']:
-        if s['class_name'] == 'InputLayer':
-            done[s['name'], 0] = _old_input(s['config'])
-            continue
-        layer = _old_layer(s, path, order, custom_objects)
-        if isinstance(layer, layers.Layer): made.append(layer)
-        todo += [(s['name'], i, layer, node) for i, node in enumerate(s['inbound_nodes'], s['class_name'] in _old_models)]
-    _old_calls(todo, done)
-    ends = [[done[r[0], r[1]] for r in ([config[k]] if isinstance(config[k][0], str) else config[k])] for k in ('input_layers', 'output_layers')]
-    model = keras.Model(*(e if len(e) > 1 else e[0] for e in ends), name=config.get('name', 'model').replace('/', '_'))
-    order[model] = made
-    return model
-
-# %% ../nbs/20_persistence.ipynb #590cad05
-def _old_model(spec, path, order, custom_objects):
-    if spec['class_name'] not in _old_models: raise NotOpened(f"{path} describes a {spec['class_name']} of Keras 2, not a network")
-    config = spec['config']
-    model = (_old_sequential if spec['class_name'] == 'Sequential' else _old_functional)(config, path, order, custom_objects)
-    if isinstance(config, dict) and config.get('trainable') is False: model.trainable = False
-    return model
-
-# %% ../nbs/20_persistence.ipynb #addb2064
-def _attribute(group, name):
-    "A list of names in HDF5, whole or in the pieces that Keras 2 made of long ones."
-    keys = [name] if name in group.attrs else [f'{name}{i}' for i in range(1000) if f'{name}{i}' in group.attrs]
-    return [n.decode('utf-8') if isinstance(n, bytes) else str(n) for k in keys for n in np.atleast_1d(text_attribute(group, k))]
-
-def _old_weights(layer, order):
-    "(trained, not trained) weights of a layer in Keras 2's order, each with its layer's name."
-    kids = order.get(layer) if isinstance(layer, keras.Model) else None
-    kids = kids or getattr(layer, 'layers', None) or ()
-    if not kids: return tuple([(f'{layer.name}_{w.name}', w) for w in ws] for ws in (layer.trainable_weights, layer.non_trainable_weights))
-    pairs = [_old_weights(k, order) for k in kids if isinstance(k, layers.Layer)]
-    return tuple([w for p in pairs for w in p[i]] for i in (0, 1))
-
-# %% ../nbs/20_persistence.ipynb #0ba8cbe6
-def _fill(layer, group, order):
-    "Put the numbers of one group into one layer."
-    names = _attribute(group, 'weight_names')
-    wanted = [w for ws in _old_weights(layer, order) for w in ws]
-    if len(names) != len(wanted): raise ValueError(f'{layer.name} has {len(wanted)} arrays, the file {len(names)}')
-    called = {n.removesuffix(':0').replace('/', '_'): n for n in names}
-    if len(called) == len(names) == len({k for k, _ in wanted}) and all(k in called for k, _ in wanted): names = [called[k] for k, _ in wanted]
-    values = [np.asarray(group[n]) for n in names]
-    for (k, w), v in zip(wanted, values):
-        if tuple(w.shape) != v.shape: raise ValueError(f'{k} is {tuple(w.shape)} in the network and {v.shape} in the file')
-    for (_, w), v in zip(wanted, values): w.assign(v)
-    _settled(layer)
-
-def _fill_old(model, f, order):
-    "Put the numbers of an open Keras 2 file into a network."
-    f = f['model_weights'] if 'model_weights' in f else f
-    groups = [(n, f[n]) for n in _attribute(f, 'layer_names') if _attribute(f[n], 'weight_names')]
-    wanted = [l for l in (order.get(model) or model.layers) if isinstance(l, layers.Layer) and l.weights]
-    if len(groups) != len(wanted): raise ValueError(f'{model.name} has {len(wanted)} layers with weights, the file {len(groups)}')
-    for layer, (_, group) in zip(wanted, groups): _fill(layer, group, order)
+def _describe(config, path, room=None, custom_objects=None):
+    "Return the network that JSON in either dialect describes, and Keras 2's order of its layers."
+    if not is_keras_2(config): return build_network(config, path, room, custom_objects), None
+    reader = Keras2Reader(path, custom_objects)
+    return reader.build(config, room), reader.order
 
 # %% ../nbs/20_persistence.ipynb #eb966318
-def _is_keras_2_weights(f): return 'model_weights' in f or bool(_attribute(f, 'layer_names'))
-
-def _load_weights(model, path, f, order=None):
+def _load_weights(model, path, file, order=None):
     "Put the weights of an open, checked HDF5 file of any name into a network."
-    try: old = _is_keras_2_weights(f)
-    except Exception as e: raise NotOpened(f'the weights in {path} are not those of {model.name}: {e}') from e
-    if not old: return fill_network(model, path)
-    try: _fill_old(model, f, order or {})
-    except Exception as e: raise NotOpened(f'the weights in {path} are not those of {model.name}: {e}') from e
+    try:
+        if is_keras_2_weights(file): return load_keras_2_weights(model, file, order)
+    except Exception as e:
+        raise NotOpened(f'the weights in {path} are not those of {model.name}: {e}') from e
+    fill_network(model, path)
 
 # %% ../nbs/20_persistence.ipynb #ac3b2003
 def _load_pair(json_path, weights_path, custom_objects):
     "Return the network in two files, of either dialect."
-    config, order = read_json(json_path), {}
+    config = read_json(json_path)
     check_network(config, json_path, custom_objects)
-    with open_weights(weights_path) as (f, n):
-        model = _from_config(config, json_path, n, custom_objects, order)
-        _load_weights(model, weights_path, f, order)
+    with open_weights(weights_path) as (file, n):
+        model, order = _describe(config, json_path, n, custom_objects)
+        _load_weights(model, weights_path, file, order)
     return model
 
+def _architecture_in(file, path):
+    "Return the architecture that an open HDF5 file holds."
+    try: text = text_attribute(file, 'model_config')
+    except (OSError, RuntimeError, KeyError) as e: raise NotOpened(f'{path}: {e}') from e
+    if text is None:
+        raise NotOpened(f'{path} holds weights only: give the JSON with the architecture too, '
+                        f'load_model(JSON, {os.path.basename(path)!r})')
+    text = bytes(text) if isinstance(text, bytes) else str(text)
+    return parse_json(text, f'{path} (model_config)')
+
+# %% ../nbs/20_persistence.ipynb #c859f0af
 def _load_whole_h5(path, custom_objects):
     "Return the network in an HDF5 file that holds its architecture."
-    with open_weights(path) as (f, n):
-        try: text = text_attribute(f, 'model_config')
-        except (OSError, RuntimeError, KeyError) as e: raise NotOpened(f'{path}: {e}') from e
-        if text is None:
-            raise NotOpened(f'{path} holds weights only: give the JSON with the architecture too, '
-                            f'load_model(JSON, {os.path.basename(path)!r})')
-        text = bytes(text) if isinstance(text, bytes) else str(text)
-        order, config = {}, parse_json(text, f'{path} (model_config)')
-        model = _from_config(config, path, n, custom_objects, order)
-        _load_weights(model, path, f, order)
+    with open_weights(path) as (file, n):
+        model, order = _describe(_architecture_in(file, path), path, n, custom_objects)
+        _load_weights(model, path, file, order)
     return model
 
 def _load_keras(path, custom_objects):
     "Return the network in a `.keras` file, of either dialect."
-    with unpacked_keras_file(path) as (config, weights): return _load_pair(config, weights, custom_objects)
+    with unpacked_keras_file(path) as (config, weights):
+        return _load_pair(config, weights, custom_objects)
 
 # %% ../nbs/20_persistence.ipynb #d10f0627
 def _is_bundle(path):

@@ -368,20 +368,25 @@ def uncompiled(
     return [uncompiled(c) for c in config] if isinstance(config, (list, tuple)) else config
 
 # %% ../../nbs/storage/01_untrusted.ipynb #bd3e6ba2
+def _made_by_keras(config, custom):
+    "Return what today's Keras makes of a description."
+    safe = not CODE_LAYERS.intersection(custom)   # the user's word
+    return keras.saving.deserialize_keras_object(config, custom_objects=custom, safe_mode=safe)
+
 def build_network(
-    config, # what the JSON of a network says, in the dialect of Keras 3
+    config, # what the JSON of a network says
     path, # file, for messages
     room=None, # numbers in the weights file; None: any
     custom_objects=None, # classes of the user's own, by name
+    make=None, # function from a description to a network; None: today's Keras
 )->keras.Model: # uncompiled, with fresh weights
     "Build a network from its description, checked. Raises NotOpened."
     custom = custom_objects or {}
-    safe = not CODE_LAYERS.intersection(custom)   # the user's word
     try:
         config = uncompiled(config)
         check_classes(config, known_names(custom), path)
         with weightless(path, room) as built:
-            model = keras.saving.deserialize_keras_object(config, custom_objects=custom, safe_mode=safe)
+            model = make(config) if make else _made_by_keras(config, custom)
             if not isinstance(model, keras.Model):
                 raise NotOpened(f'{path} describes a {type(model).__name__}, not a network')
             built(model)
