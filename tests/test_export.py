@@ -1,5 +1,5 @@
 "Exports: every format and precision against Keras on real photos, bytes against read_image, odd names, damage."
-import io, json
+import io, json, os
 from functools import lru_cache
 
 import numpy as np, pytest
@@ -181,15 +181,15 @@ def test_an_export_is_whole_or_not_there(net, tmp_path, monkeypatch):
 
 def test_an_export_changes_places_in_one_step_and_a_link_stays(net, tmp_path, monkeypatch):
     "A process that dies while the new export takes the old one's place leaves one of them whole, under its name or where the next call finds it."
-    from triplet_fashion import persistence
+    from triplet_fashion.storage import folders
     (tmp_path/'disk').mkdir(); (tmp_path/'out').symlink_to(tmp_path/'disk'/'out')
     out = export(net, tmp_path/'out', 'litert')
     class Killed(BaseException): pass
     def dies(*a): raise Killed
     with monkeypatch.context() as m, pytest.raises(Killed):
-        m.setattr(persistence, '_swap', lambda *a: False)
-        real = persistence.os.replace
-        m.setattr(persistence.os, 'replace', lambda a, b: dies() if str(b) == str(tmp_path/'disk'/'out') else real(a, b))
+        m.setattr(folders, 'exchange_folders', lambda *a: False)
+        real = os.replace
+        m.setattr(os, 'replace', lambda a, b: dies() if str(b) == str(tmp_path/'disk'/'out') else real(a, b))
         export(net, out, 'litert', 'float16')
     assert load_export(out).note['precision'] == 'float32' and not out.exists()
     export(net, out, 'litert', 'float16')

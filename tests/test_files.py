@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from triplet_fashion.storage import folders
 from triplet_fashion.storage.files import atomic_write, check_target, file_lock, sweep_leftovers
 
 
@@ -179,3 +180,87 @@ def test_a_lock_ends_with_its_process(tmp_path):
     with pytest.raises(KeyError):
         with file_lock(tmp_path/'lock', ''): raise KeyError('x')
     with file_lock(tmp_path/'lock', ''): pass
+
+
+# folders in the place of others
+
+class Killed(BaseException): pass
+
+
+@pytest.fixture(params=['exchange', 'two renames'])
+def exchange(request, monkeypatch):
+    "How a folder takes the place of another: in one step, or as on systems without it."
+    if request.param == 'two renames': monkeypatch.setattr(folders, 'exchange_folders', lambda *a: False)
+    elif not sys.platform.startswith('linux'): pytest.skip('needs Linux, which can exchange folders')
+    return request.param
+
+
+def write_page(folder, text):
+    with folders.atomic_folder(folder) as part: (part/'page').write_text(text)
+
+
+@pytest.mark.parametrize('k', [1, 2])
+def test_killed_between_two_renames_a_folder_stands_aside(k, tmp_path, monkeypatch):
+    write_page(tmp_path/'f', 'old')
+    monkeypatch.setattr(folders, 'exchange_folders', lambda *a: False)
+    with monkeypatch.context() as m, pytest.raises(Killed):
+        real, count = os.replace, []
+        def replace(a, b):
+            count.append(b)
+            if len(count) >= k: raise Killed   # and nothing after it
+            real(a, b)
+        m.setattr(os, 'replace', replace)
+        write_page(tmp_path/'f', 'new')
+    assert (folders.standing_folder(tmp_path/'f')/'page').read_text() == 'old'
+    write_page(tmp_path/'f', 'newest')
+    assert (tmp_path/'f'/'page').read_text() == 'newest' and [p.name for p in tmp_path.iterdir()] == ['f']
+
+
+def test_a_folder_takes_the_place_of_another(exchange, tmp_path):
+    for text in 'one', 'two', 'three':
+        write_page(tmp_path/'f', text)
+        assert (tmp_path/'f'/'page').read_text() == text
+    assert [p.name for p in tmp_path.iterdir()] == ['f']
+
+
+def test_an_error_keeps_the_old_folder(exchange, tmp_path):
+    write_page(tmp_path/'f', 'old')
+    with pytest.raises(Killed), folders.atomic_folder(tmp_path/'f') as part:
+        (part/'page').write_text('half')
+        raise Killed
+    assert (tmp_path/'f'/'page').read_text() == 'old' and [p.name for p in tmp_path.iterdir()] == ['f']
+
+
+def test_a_link_to_a_folder_stays_a_link(exchange, tmp_path):
+    (tmp_path/'disk').mkdir()
+    (tmp_path/'f').symlink_to(tmp_path/'disk'/'f')
+    for text in 'one', 'two': write_page(tmp_path/'f', text)
+    assert (tmp_path/'f').is_symlink() and (tmp_path/'disk'/'f'/'page').read_text() == 'two'
+
+
+def test_a_process_killed_at_any_moment_leaves_a_whole_folder(fresh_python, tmp_path):
+    code = '''
+import itertools, os, random, signal, sys, time
+from pathlib import Path
+from triplet_fashion.storage.folders import atomic_folder, standing_folder
+def write(folder, number):
+    with atomic_folder(folder) as part:
+        for name in 'ab': (part/name).write_text(str(number))
+folder, r, before = Path(sys.argv[1])/'f', random.Random(0), 0
+write(folder, 0)
+for trial in range(40):
+    pid = os.fork()
+    if not pid:
+        for i in itertools.count(before + 1): write(folder, i)
+    time.sleep(r.uniform(0, .02))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    now = [int((standing_folder(folder)/name).read_text()) for name in 'ab']
+    assert now[0] == now[1] >= before, (now, before)
+    before = now[0]
+assert before > 0
+write(folder, 0)
+assert os.listdir(sys.argv[1]) == ['f'], os.listdir(sys.argv[1])
+'''
+    done = fresh_python.run(code, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]

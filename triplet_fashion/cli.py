@@ -270,9 +270,9 @@ def _new_run(out, overwrite=False, goes_on=False):
 
 def _open_run(run):
     "Return the network in a run's folder and what was noted beside it."
-    from triplet_fashion.persistence import _at, load_bundle
+    from triplet_fashion.persistence import load_bundle
     folder = Path(run)
-    if not _at(folder/'network').exists():
+    if not (folder/'network').exists():
         raise FileNotFoundError(f'{folder} holds no run: give the folder that triplet_train or triplet_demo wrote with --out')
     return load_bundle(folder/'network')
 
@@ -834,8 +834,8 @@ def triplet_export(
     check_folder(Path(out).absolute().parent, '--out')
     if os.path.lexists(out) and not Path(out).is_dir(): raise NotADirectoryError(f'--out={out!r} is a file: give the name of a folder')
     from triplet_fashion.export import export, load_export
-    from triplet_fashion.persistence import _at
-    bundle = Path(run)/'network' if _at(Path(run)/'network').exists() else Path(run)
+    bundle = Path(run)/'network'
+    if not bundle.exists(): bundle = Path(run)
     def write(photos): return export(bundle, out, format, precision, sample=photos)
     made = load_export(_without_lost(write, _clean(sample)[0] if sample else None))
     print('\n'.join(f'{k:12} {made.note[k]}' for k in ('file', 'input', 'out_dims', 'precision', 'difference')))

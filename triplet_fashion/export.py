@@ -6,7 +6,7 @@
 __all__ = ['FORMATS', 'export', 'Export', 'load_export', 'export_report']
 
 # %% ../nbs/21_export.ipynb #ade6799f
-import errno, hashlib, importlib.util, json, os, re, shutil, tempfile, threading, time
+import errno, hashlib, importlib.util, json, os, re, tempfile, threading, time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,10 +16,11 @@ import tensorflow as tf
 
 from .catalog import Catalog
 from .metrics import retrieval_metrics
-from .persistence import _at, _replace_folder, _settle, _sweep, load_bundle
+from .persistence import load_bundle
 from .photos.image import cpu_count
 from .photos.loading import load_images
 from .photos.serving import DECODED_FORMATS, file_decoder
+from .storage.folders import atomic_folder, standing_folder
 from .runtimes import _difference, _graph, _in_groups, _interpreter, _onnx, _openvino_model, _ov, _quietly, in_precision
 
 # %% ../nbs/21_export.ipynb #e6f17fe2
@@ -195,10 +196,11 @@ def export(
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f'export: tolerance={tolerance!r}: give a share, 0 or more')
     net, meta = _network(bundle)
-    sample, home = _photos_for(net, sample, precision), _home(out, end)
+    sample = _photos_for(net, sample, precision)
+    _check_place(standing_folder(os.path.realpath(out)), end)
+    _make_home(out)
     net = _in_floats(net)
-    tmp = Path(tempfile.mkdtemp(prefix=f'.{home.name}.', suffix='.new', dir=home.parent))
-    try:
+    with atomic_folder(out) as tmp:
         path = tmp/f'network{end}'
         with _in_words(net, format, out):
             write(net, path, precision, sample)
@@ -209,22 +211,20 @@ def export(
         note = _note(net, meta, format, precision, path.name, sample, apart) | dict(files=_sums(tmp))
         with _in_words(net, format, out):
             (tmp/'export.json').write_text(json.dumps(note, indent=1), encoding='utf-8')
-        _put(tmp, home)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
     return Path(os.path.abspath(out))
 
 # %% ../nbs/21_export.ipynb #716e7f8d
 def _sum_of(path):
-    "The SHA-256 of a file, read in pieces."
+    "Return the SHA-256 of a file."
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 def _sums(folder):
-    "The SHA-256 of each file of an export."
+    "Return the SHA-256 of each file of an export."
     files = (p for p in sorted(folder.rglob('*')) if p.is_file() and p.name != 'export.json')
     return {p.relative_to(folder).as_posix(): _sum_of(p) for p in files}
 
 def _check_place(out, end):
-    "Complain about a place that holds anything but an export of the same format."
+    "Refuse a place that holds anything but an export of the same format."
     if not os.path.lexists(out): return
     there = {p.name for p in out.iterdir()} if out.is_dir() else {''}
     if there and 'export.json' not in there:
@@ -234,24 +234,14 @@ def _check_place(out, end):
         raise FileExistsError(f'export: {out} holds {other[0]}, which this export would delete: '
                               'give another folder')
 
-def _home(out, end):
-    "Where an export shall lie, made ready: a link stays a link, and what a crash left is put right."
-    home = Path(os.path.realpath(out))
-    _settle(home)
-    _check_place(home, end)
-    try: home.parent.mkdir(parents=True, exist_ok=True)
+def _make_home(out):
+    "Make the folder that an export shall lie in."
+    home = Path(os.path.realpath(out)).parent
+    try: home.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        reason = f'export: the folder {home.parent} cannot be made: {e.strerror}'
-        raise type(e)(reason) from None
-    if not os.access(home.parent, os.W_OK | os.X_OK):
-        raise PermissionError(f'export: no permission to write in {home.parent}')
-    _sweep(home.parent, rf'\.{re.escape(home.name)}\.\w+\.new')
-    return home
-
-def _put(tmp, out):
-    "The new folder in place of the old one."
-    os.chmod(tmp, 0o755)
-    _replace_folder(tmp, out)
+        raise type(e)(f'export: the folder {home} cannot be made: {e.strerror}') from None
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise PermissionError(f'export: no permission to write in {home}')
 
 # %% ../nbs/21_export.ipynb #0f652bd6
 @contextmanager
@@ -319,7 +309,7 @@ def load_export(
     path, # folder written by `export`
 )->Export:
     "Open an export with its own runtime. ValueError for a folder that is none, or that was changed. A SavedModel is a program: open what you trust."
-    path = _at(path)
+    path = standing_folder(path)
     try: note = json.loads((path/'export.json').read_text(encoding='utf-8'))
     except FileNotFoundError: raise FileNotFoundError(f'load_export: {path} is no export: no export.json in it') from None
     except ValueError as e: raise ValueError(f'load_export: {path}/export.json is no JSON, or only a part of it: {e}') from e

@@ -439,7 +439,7 @@ def keras_2_checkpoints():
 
 def old_bundle():
     "Return the answers and the notes of a bundle of version 1."
-    net, meta = call('load_bundle', TESTS/'fixtures'/'bundle_v1')
+    net, meta = call('load_bundle', TESTS/'fixtures'/'bundle_v1.tfz')
     x = np.random.default_rng(0).integers(0, 256, (2, *net.input_shape[1:])).astype('uint8')
     notes = json.dumps([meta, net.threshold], sort_keys=True)
     return {'bundle of version 1': answers(net, x), 'its notes': digest(list(notes.encode()))}

@@ -20,7 +20,10 @@ def _machine_tag():
     with suppress(OSError): parts.append(os.readlink('/proc/self/ns/pid'))
     return hashlib.sha256('\n'.join(parts).encode('utf-8', 'surrogateescape')).hexdigest()[:8]
 
-def _temporary_path(path, suffix=''):
+def temporary_path(
+    path, # Path of what shall appear
+    suffix='', # end of the name
+)->Path:
     "Return a new name beside `path` that only this process uses."
     name = os.fsdecode(os.fsencode(path.name)[:150])   # a file system takes 255 bytes
     tag = f'{_machine_tag()}-{os.getpid()}-{secrets.token_hex(4)}'
@@ -164,7 +167,7 @@ def atomic_write(
     Raises OSError, naming the file and the remedy, where the disk is full; see `check_target` for other places that cannot be written."""
     path = Path(os.path.realpath(check_target(path, 'path')))
     if sweep: sweep_leftovers(path.parent)
-    part = _temporary_path(path, suffix)
+    part = temporary_path(path, suffix)
     try:
         if need > shutil.disk_usage(path.parent).free: raise _disk_full(path, need)
         _new_file(part, need)

@@ -156,6 +156,17 @@ def serialised_parts(
         yield part
         todo += part.values()
 
+# %% ../../nbs/storage/01_untrusted.ipynb #50d4898c
+def code_layers(
+    config, # what the JSON of a network says
+    path, # file, for the message
+): # (name of the layer, its class) each
+    "Yield the layers that hold code."
+    for part in serialised_parts(config, path):
+        kind, inside = part.get('class_name'), part.get('config')
+        if kind not in CODE_LAYERS: continue
+        yield (inside if isinstance(inside, dict) else {}).get('name', kind), kind
+
 # %% ../../nbs/storage/01_untrusted.ipynb #f99aa092
 def _called_on(layer, path):
     "Yield the names of the layers that a layer is called on."
@@ -447,7 +458,7 @@ def unpack(
         if getattr(e, 'errno', None) in _FULL:
             raise OSError(e.errno, f'{path} cannot be unpacked: the disk of {folder} is full. Make room, or '
                           'set the environment variable TMPDIR to another folder') from e
-        raise NotOpened(f'{path} is no zip archive, or only a part of it: {e}') from e
+        raise NotOpened(f'{path} is no zip archive, or a damaged one: {e}') from e
 
 # %% ../../nbs/storage/01_untrusted.ipynb #8459858e
 def fill_network(
