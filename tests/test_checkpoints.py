@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 
 from triplet_fashion.base_network import base_network
-from triplet_fashion.checkpoints import (Checkpoint, SeedCheckpoint, _changed, _pack, _plain, _seen, _state, _unpack, _variables, continue_from, read_state, run_epochs, run_identity, write_state)
+from triplet_fashion.checkpoints import (
+    Checkpoint, SeedCheckpoint, _pack, _plain, _unpack, _variables, callback_state, continue_from,
+    read_state, run_epochs, run_identity, write_state)
 from triplet_fashion.contrastive import SupConLoss
 from triplet_fashion.doctor import CollapseDoctor, Diagnosis
 from triplet_fashion.generator import Augment, pk_dataset
@@ -303,15 +305,12 @@ def test_values_come_back_as_they_were():
         with pytest.raises(TypeError, match='nothing to write down'): _pack(odd, id)
 
 
-def test_only_what_a_callback_changed_is_kept():
-    class Some(keras.callbacks.Callback):
-        def __init__(self): super().__init__(); self.fixed, self.grows, self.best, self.how, self.photos = 3, [], None, print, np.zeros(9)
-    some = Some()
-    seen = _seen(some)
-    assert _changed(some, seen) == []
-    some.grows.append(1); some.best = [np.ones(2)]; some.new = 4
-    assert _changed(some, seen) == ['grows', 'best', 'new']
-    assert set(_state(some, id, ['grows', 'new'])) == {'grows', 'new'}
+def test_of_keras_callbacks_what_they_were_told_is_not_kept():
+    early = keras.callbacks.EarlyStopping('loss', patience=3)
+    early.on_train_begin()
+    state = callback_state(early)
+    assert set(state) == {'wait', 'stopped_epoch', 'best', 'best_weights', 'best_epoch'}
+    assert callback_state(keras.callbacks.LambdaCallback()) == {}
 
 
 # ---- what a checkpoint may set
@@ -347,22 +346,14 @@ def test_a_prepared_checkpoint_does_not_redirect_a_callback(tmp_path):
 
 
 @pytest.mark.parametrize('name, value', [
-    ('path', '/etc/passwd'), ('path', 3), ('count', '3'), ('count', {'list': [1]}), ('list', {'list': ['/etc']}), ('on', 1),
+    ('path', '/etc/passwd'), ('path', 3), ('count', 3), ('count', '3'), ('count', {'list': [1]}), ('list', {'list': ['/etc']}), ('on', 1),
     ('on_epoch_end', 1), ('__class__', 1), ('model', 1), ('new', 'text'), ('new', {'dict': [['/etc/x', 1]]})])
-def test_nothing_but_numbers_is_put_into_ones_own_callback(tmp_path, name, value):
+def test_nothing_is_put_into_ones_own_callback_past_its_load_state_dict(tmp_path, name, value):
     noted(tmp_path, 'Own', {'state': {name: value}})
     own = Own()
     before = dict(vars(own))
     with pytest.warns(UserWarning, match=f'{name} of Own, which is not put back'): went_on(tmp_path, own)
     assert {k: vars(own)[k] for k in before if k not in ('params', '_model')} == {k: v for k, v in before.items() if k not in ('params', '_model')}
-
-
-def test_what_ones_own_callback_counted_comes_back(tmp_path):
-    state = dict(count=7, best={'list': [.5, {'number': 2.}]}, list={'list': [1, {'tuple': [2, None]}]}, on=False, new=4)
-    noted(tmp_path, 'Own', {'state': state})
-    own = Own()
-    went_on(tmp_path, own)
-    assert (own.count, own.best, own.list, own.on, own.new) == (7, [.5, 2.], [1, (2, None)], False, 4)
 
 
 @pytest.mark.parametrize('state', [{'state': {'count': {'odd': 1}}}, {'state': {'best': {'array': 'gone'}}}, {'state': 3}, {}])
@@ -371,12 +362,16 @@ def test_a_state_that_makes_no_sense_is_an_error_in_words(tmp_path, state):
     with pytest.raises(ValueError, match='the checkpoint in .* is damaged: Own cannot be put back'): went_on(tmp_path, Own())
 
 
-def test_text_that_changed_is_warned_of(drawn, tmp_path):
-    class Says(Own):
-        def on_epoch_end(self, epoch, logs=None): self.path, self.count = f'log{epoch}.txt', 1
-    with pytest.warns(UserWarning, match='Says: path changed and is no number.*state_dict') as said:
-        run_epochs(small(), batches_of(drawn), 2, [Says()], Checkpoint(tmp_path, steps=1))
-    assert len([w for w in said if 'Says' in str(w.message)]) == 1
+def test_a_callback_that_cannot_say_what_it_knows_is_warned_of_when_a_run_goes_on(drawn, tmp_path, recwarn):
+    with pytest.raises(KeyboardInterrupt):
+        run_epochs(small(), batches_of(drawn), 2, [Own(), Strike(4)], Checkpoint(tmp_path, steps=1))
+    assert not [w for w in recwarn if 'state_dict' in str(w.message)]   # not when it begins
+    early = keras.callbacks.EarlyStopping('loss')
+    with pytest.warns(UserWarning, match='^Own: begins anew in a run that goes on.*state_dict'):
+        run_epochs(small(), batches_of(drawn), 2, [Own(), early], Checkpoint(tmp_path, steps=1))
+    recwarn.clear()
+    run_epochs(small(), batches_of(drawn), 2, [Own()], Checkpoint(tmp_path))
+    assert not [w for w in recwarn if 'state_dict' in str(w.message)]   # nor when it is complete
 
 
 def test_a_callback_may_say_itself_what_it_knows(drawn, tmp_path):

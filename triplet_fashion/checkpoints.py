@@ -6,13 +6,14 @@
 __all__ = ['write_state', 'read_state', 'run_identity', 'Checkpoint', 'Steps', 'run_epochs', 'SeedCheckpoint', 'continue_from']
 
 # %% ../nbs/17_checkpoints.ipynb #3263b325
-import csv, hashlib, inspect, json, math, os, re, shutil, time, warnings
+import csv, hashlib, json, math, os, re, shutil, time, warnings
 from contextlib import nullcontext
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
+from fastcore.basics import patch
 
 from .base_network import _settled
 from .loss import loss_variables
@@ -147,100 +148,55 @@ def _unpack(x, leaf):
 # %% ../nbs/17_checkpoints.ipynb #02bdccc7
 _KERAS_STATE = {
     keras.callbacks.History: ('epoch', 'history'),
-    keras.callbacks.EarlyStopping: ('wait', 'stopped_epoch', 'best', 'best_weights', 'best_epoch'),
+    keras.callbacks.EarlyStopping: (
+        'wait', 'stopped_epoch', 'best', 'best_weights', 'best_epoch'),
     keras.callbacks.ReduceLROnPlateau: ('wait', 'best', 'cooldown_counter'),
-    keras.callbacks.ModelCheckpoint: ('best', 'epochs_since_last_save', '_current_epoch', '_last_batch_seen',
-                                      '_batches_seen_since_last_saving'),
+    keras.callbacks.ModelCheckpoint: (
+        'best', 'epochs_since_last_save', '_current_epoch', '_last_batch_seen',
+        '_batches_seen_since_last_saving'),
     keras.callbacks.CSVLogger: ('keys',),
-    keras.callbacks.TensorBoard: ('_global_train_batch', '_global_test_batch',
-                                  '_previous_epoch_iterations', '_train_accumulated_time'),
+    keras.callbacks.TensorBoard: (
+        '_global_train_batch', '_global_test_batch', '_previous_epoch_iterations',
+        '_train_accumulated_time'),
     keras.callbacks.SwapEMAWeights: ('_ema_weights_in_model',)}
-_NOT_STATE = 'params', 'model', '_model', 'validation_data'
 
-def _speaks(callback):
-    "Tell whether a callback says itself what it knows."
-    return callable(getattr(callback, 'state_dict', None)) and callable(getattr(callback, 'load_state_dict', None))
-
-def _listed(callback):
-    "Return the attributes that are kept of Keras' callbacks and what is made from them."
+def _kept_attributes(callback):
+    "Return the attributes that are kept of Keras' callbacks and of what is made from them."
     return {name for kind in type(callback).__mro__ for name in _KERAS_STATE.get(kind, ())}
 
-def _is_kerass(callback): return type(callback).__module__.startswith('keras.')
-
-# %% ../nbs/17_checkpoints.ipynb #004d34d0
-def _kind(x):
-    "Return what sort of plain value something is: 'number', 'list' and the like; None for text and everything else."
-    if x is None or isinstance(x, (bool, np.bool_)): return 'nothing' if x is None else 'flag'
-    if isinstance(x, (int, float, np.number)): return 'number'
-    if isinstance(x, np.ndarray): return 'array' if x.dtype.kind in 'biufcV' else None
-    if type(x) in (list, tuple, set): return type(x).__name__ if all(map(_kind, x)) else None
-    if type(x) is dict and all(map(_kind, x.values())) and all(map(_is_name, x)): return 'dict'
-    return None
-
-def _is_name(key):
-    "Tell whether the key of a dictionary is a number or a name that is no path."
-    return _kind(key) == 'number' or isinstance(key, str) and not re.search(r'[/\\]', key)
-
-def _takes(callback, name, value):
-    "Tell whether a checkpoint may set an attribute of a user's own callback."
-    kind, missing = _kind(value), object()
-    held = inspect.getattr_static(callback, name, missing)
-    if name in _NOT_STATE or name.startswith('__') or kind is None: return False
-    return held is missing or 'nothing' in (kind, _kind(held)) and _kind(held) is not None or _kind(held) == kind
+def _has_state(callback):
+    "Tell whether a callback says itself what it knows."
+    return hasattr(callback, 'state_dict') and hasattr(callback, 'load_state_dict')
 
 # %% ../nbs/17_checkpoints.ipynb #ebf95cf9
-def _state(callback, leaf, only=None):
-    "Return what can be written down of a callback, by attribute."
-    out = {}
-    for k, v in vars(callback).items():
-        if k in _NOT_STATE or only is not None and k not in only: continue
-        try: out[k] = _pack(v, leaf)
-        except TypeError: pass
-    return out
+def callback_state(
+    callback, # a Keras callback
+)->dict: # by name: what it knows of the training so far
+    "Return the state of a callback; empty where it has none."
+    if _has_state(callback): return callback.state_dict()
+    kept = _kept_attributes(callback)
+    return {k: v for k, v in vars(callback).items() if k in kept}
 
-def _seen(callback):
-    "Return (what it is now, the arrays in it), to tell later what changed."
-    held = []
-    return _state(callback, lambda a: held.append(a) or id(a)), held
-
-def _changed(callback, seen):
-    "Return the names of the attributes that are not as they were `seen`."
-    as_text = lambda v: json.dumps(v, sort_keys=True)
-    now = _state(callback, id)
-    return [k for k, v in now.items() if k not in seen[0] or as_text(v) != as_text(seen[0][k])]
-
-# %% ../nbs/17_checkpoints.ipynb #2de96688
-def _keeps(callback, seen):
-    "Return (attributes of a callback to write down, those that changed and are not plain)."
-    changed, listed = _changed(callback, seen), _listed(callback)
-    own = [k for k in changed if k not in listed]
-    if _is_kerass(callback): own = []
-    plain = [k for k in own if _kind(getattr(callback, k))]
-    return [k for k in changed if k in listed] + plain, [k for k in own if k not in plain]
-
-def _written(callback, seen, leaf):
-    "Return what a checkpoint keeps of a callback, and the names of what it cannot keep."
-    name = type(callback).__name__
-    if not _speaks(callback):
-        kept, lost = _keeps(callback, seen)
-        return {'is': name, 'state': _state(callback, leaf, kept)}, lost
-    try: return {'is': name, 'said': _pack(callback.state_dict(), leaf)}, []
-    except TypeError as e:
-        raise TypeError(f'{name}.state_dict() holds what a checkpoint cannot keep: {e}. '
-                        'Give numbers, text, arrays, and lists or dictionaries of them') from e
+def load_callback_state(
+    callback, # a Keras callback, as it was made
+    state, # that `callback_state` gave
+):
+    "Put the state of a callback back, and nothing that it was told when it was made."
+    if _has_state(callback): return callback.load_state_dict(state)
+    kept = _kept_attributes(callback)
+    for name, value in state.items():
+        if name in kept: setattr(callback, name, value)
+        else: warnings.warn(f'the checkpoint has {name} of {type(callback).__name__}, which is not '
+                            'put back: it has no load_state_dict()', stacklevel=4)
 
 # %% ../nbs/17_checkpoints.ipynb #9ab0c8dd
-def _tell(callback, written, leaf):
-    "Give a callback back what `_written` kept of it, and nothing that a checkpoint may not set."
-    if _speaks(callback) or 'said' in written:
-        if _speaks(callback) and 'said' in written: callback.load_state_dict(_unpack(written['said'], leaf))
-        return
-    listed = _listed(callback)
-    for name, packed in written['state'].items():
-        value = _unpack(packed, leaf)
-        if name in listed or not _is_kerass(callback) and _takes(callback, name, value): setattr(callback, name, value)
-        else: warnings.warn(f'the checkpoint has {name} of {written["is"]}, which is not put back: of a callback '
-                            'without state_dict() and load_state_dict() only numbers are', stacklevel=4)
+def stateless(
+    callbacks, # Keras callbacks
+)->list: # names of classes
+    "Return which callbacks of the user's own cannot say what they know."
+    ours = 'keras.', 'triplet_fashion.'
+    return [type(o).__name__ for o in callbacks
+            if not type(o).__module__.startswith(ours) and not _has_state(o) and not _kept_attributes(o)]
 
 # %% ../nbs/17_checkpoints.ipynb #4b4760b8
 def _plain(x):
@@ -290,29 +246,36 @@ class Checkpoint(keras.callbacks.Callback):
         seconds=60, # save when so much time has passed
         steps=None, # save after so many steps instead
         keep=3, # newest files to keep, 2 or more
-        net=None, # network whose weights callbacks may hold, where the model trained is a part of it
+        net=None, # network whose weights callbacks may hold, where only a part of it is trained
         writes=True, # False: read only, as the workers beside the chief
     ):
         super().__init__()
-        if keep < 2: raise ValueError(f'keep={keep}: keep 2 or more, so that a damaged checkpoint has another before it')
-        self.folder, self.about, self.seconds, self.steps, self.keep, self.writes = Path(folder), _plain(about or {}), seconds, steps, keep, writes
-        self.net, self.others, self.note, self.sync, self._warned = net, [], {}, lambda: None, set()
-        self._epoch, self._count, self._last, self._arrays = 0, 0, time.monotonic(), {}
+        if keep < 2:
+            raise ValueError(f'keep={keep}: keep 2 or more, '
+                             'so that a damaged checkpoint has another before it')
+        self.folder, self.about, self.net = Path(folder), _plain(about or {}), net
+        self.seconds, self.steps, self.keep, self.writes = seconds, steps, keep, writes
+        self.note, self.others = {}, [] # of the newest checkpoint; the other callbacks
+        self.sync = lambda: None # called before a save within an epoch
+        self.is_open, self._epoch, self._count, self._last = False, 0, 0, time.monotonic()
+        self._arrays, self._fixed = {}, {} # of the newest checkpoint; of layers that do not learn
 
-    def files(self): # oldest first
+    @property
+    def done(self):
+        "Return whether the run is complete."
+        return self.note.get('done', False)
+
+    def files(self)->list: # paths, oldest first
         "Return the checkpoints there are, by epoch and step."
         found = [(re.fullmatch(r'(\d+)-(\d+)\.npz', p.name), p) for p in self.folder.glob('*.npz')]
         return [p for _, p in sorted(((int(m[1]), int(m[2])), p) for m, p in found if m)]
 
     def locked(self): # context manager
-        "Hold the folder while this run trains in it. Raises BlockingIOError where another run does."
+        "Hold the folder while this run trains in it. BlockingIOError where another run does."
         if not self.writes: return nullcontext()
         self.folder.mkdir(parents=True, exist_ok=True)
-        return file_lock(self.folder/'.lock', f'another run is training in {self.folder}: wait until it '
-                         'has ended, or give this one a folder of its own')
-
-    @property
-    def done(self): return self.note.get('done', False)
+        return file_lock(self.folder/'.lock', f'another run is training in {self.folder}: wait until '
+                         'it has ended, or give this one a folder of its own')
 
 # %% ../nbs/17_checkpoints.ipynb #8049f14c
 _NOTE = dict(epoch=int, step=int, done=bool, stopped=bool, about=dict, machine=dict, callbacks=list)
@@ -320,75 +283,111 @@ _NOTE = dict(epoch=int, step=int, done=bool, stopped=bool, about=dict, machine=d
 def _whole_state(path):
     "Return (note, arrays) of a checkpoint whose note says what one says. Raises ValueError."
     note, arrays = read_state(path)
-    odd = [k for k, kind in _NOTE.items() if not isinstance(note, dict) or type(note.get(k)) is not kind]
+    whole = isinstance(note, dict)
+    odd = [k for k, kind in _NOTE.items() if not whole or type(note.get(k)) is not kind]
     if odd: raise ValueError(f'{path} is damaged: its note has no {odd[0]}')
     return note, arrays
 
-def _newest(self):
-    "(note, arrays) of the newest checkpoint that is whole; None without any."
+@patch
+def newest(self:Checkpoint): # (note, arrays); None where there is no checkpoint
+    "Return the newest checkpoint that is whole. ValueError where all are damaged."
     files = self.files()
     for path in reversed(files):
         try: return _whole_state(path)
         except ValueError as e:
-            if path == files[0]: raise ValueError(f'{e}, and no older one is left: remove {self.folder} to begin anew') from e
+            if path == files[0]:
+                raise ValueError(f'{e}, and no older one is left: remove {self.folder} '
+                                 'to begin anew') from e
             warnings.warn(f'{e}. Going back to the one before it', stacklevel=3)
 
 def _cut_csv(callback, epoch):
-    "Rows of a `CSVLogger` up to `epoch`, which the run writes again."
+    "Keep the rows of a `CSVLogger` up to `epoch`; the run writes the others again."
     path = Path(callback.filename)
     if not path.is_file(): return
     head, *rows = path.read_bytes().splitlines(keepends=True) or [b'']
-    rows = [r for r in rows if r.endswith(b'\n') and int(r.split(callback.sep.encode())[0]) < epoch]
+    mark = callback.sep.encode()
+    rows = [r for r in rows if r.endswith(b'\n') and int(r.split(mark)[0]) < epoch]
     with atomic_write(path) as part: part.write_bytes(b''.join([head, *rows]))
     callback.append = True
 
-def _open(self, model, others=()):
-    "Put `model` where the newest whole checkpoint left it; (epoch, step) to go on at: (0, 0) without one."
-    self.set_model(model)
-    self.others, self._fixed = list(others), {}
+# %% ../nbs/17_checkpoints.ipynb #88dca451
+def _weights_that_stay(net, model):
+    "Return the weights of `net` that training `model` leaves alone, by the SHA-256 of their values."
     learns = {id(v) for v in model.variables}
-    for v in (self.net.weights if self.net is not None else []):
-        if id(v) not in learns: self._fixed[hashlib.sha256(np.asarray(v).tobytes()).hexdigest()] = v
-    self._seen = [_seen(o) for o in self.others]
+    fixed = [] if net is None else [v for v in net.weights if id(v) not in learns]
+    return {hashlib.sha256(np.asarray(v).tobytes()).hexdigest(): v for v in fixed}
+
+@patch
+def _check_run(self:Checkpoint):
+    "Refuse the checkpoint of another run; warn where the machine is another."
+    if said := _differences(self.note['about'], self.about):
+        raise ValueError(f'{self.folder} holds another run: {said}. '
+                         'Give the settings it was begun with, or another folder')
+    if said := _differences(self.note['machine'], _machine()):
+        warnings.warn(f'{said}: the run goes on, its last bits may differ', stacklevel=4)
+
+@patch
+def _warn_of_stateless(self:Checkpoint):
+    "Warn of callbacks that begin anew."
+    if self.done or not (names := stateless(self.others)): return
+    warnings.warn(f'{", ".join(names)}: begins anew in a run that goes on. Give the callback '
+                  'state_dict() and load_state_dict(state)', stacklevel=4)
+
+@patch
+def open(self:Checkpoint,
+    model, # compiled Keras model
+    others=(), # the other callbacks
+)->tuple: # (epoch, step) to go on at; (0, 0) without a checkpoint
+    "Put `model` where the newest whole checkpoint left it. ValueError where it is another run's."
+    self.set_model(model)
+    self.others, self._fixed = list(others), _weights_that_stay(self.net, model)
     if self.writes and self.folder.is_dir(): sweep_leftovers(self.folder)
-    self.note, self._arrays = _newest(self) or ({}, {})
+    self.note, self._arrays = self.newest() or ({}, {})
+    self.is_open = True
     if not self.note: return 0, 0
-    if said := _differences(self.note['about'], self.about): raise ValueError(f'{self.folder} holds another run: {said}. Give the settings it was begun with, or another folder')
-    if said := _differences(self.note['machine'], _machine()): warnings.warn(f'{said}: the run goes on, its last bits may differ', stacklevel=3)
+    self._check_run()
     try: _put_back(model, self._arrays)
     except Exception as e: raise ValueError(f'{self.folder}: {e}') from e
+    self._warn_of_stateless()
     for o in self.others:
-        if isinstance(o, keras.callbacks.CSVLogger) and not self.done: _cut_csv(o, self.note['epoch'])
+        if isinstance(o, keras.callbacks.CSVLogger) and not self.done:
+            _cut_csv(o, self.note['epoch'])
     return self.note['epoch'], self.note['step']
 
-Checkpoint.open = _open
-
 # %% ../nbs/17_checkpoints.ipynb #e90c103a
-def _restore(self):
-    "Give the other callbacks back what they knew."
-    model_state = {k: v for k, v in self._arrays.items() if k.startswith('kept/')}
-    leaf = lambda k: np.asarray(self._fixed[k]) if k in self._fixed else model_state[f'kept/{k}']
+@patch
+def restore(self:Checkpoint):
+    "Give the other callbacks back what they knew. ValueError where a state makes no sense."
+    def leaf(name):
+        return np.asarray(self._fixed[name]) if name in self._fixed else self._arrays[f'kept/{name}']
     left = list(self.note.get('callbacks', []))
     for o in self.others:
-        mine = next((s for s in left if isinstance(s, dict) and s.get('is') == type(o).__name__), None)
+        name = type(o).__name__
+        mine = next((s for s in left if isinstance(s, dict) and s.get('is') == name), None)
         if mine is None: continue
         left.remove(mine)
-        try: _tell(o, mine, leaf)
+        try: load_callback_state(o, {k: _unpack(v, leaf) for k, v in mine['state'].items()})
         except Exception as e:
-            raise ValueError(f'the checkpoint in {self.folder} is damaged: {mine["is"]} cannot be put '
-                             f'back ({type(e).__name__}: {e})') from e
+            raise ValueError(f'the checkpoint in {self.folder} is damaged: {name} cannot be put back '
+                             f'({type(e).__name__}: {e})') from e
 
-def _noted(self, callback, seen, leaf):
-    "Return what is kept of a callback; warn once where it knows more."
-    written, lost = _written(callback, seen, leaf)
-    if lost and written['is'] not in self._warned:
-        self._warned.add(written['is'])
-        warnings.warn(f"{written['is']}: {', '.join(lost)} changed and is no number: a run that goes on will not have "
-                      'it. Give the callback state_dict() and load_state_dict(state)', stacklevel=4)
-    return written
+def _written(callback, leaf):
+    "Return the state of a callback as a note holds it; arrays go through `leaf`."
+    name = type(callback).__name__
+    try: return {'is': name, 'state': {k: _pack(v, leaf) for k, v in callback_state(callback).items()}}
+    except TypeError as e:
+        raise TypeError(f'{name}.state_dict() holds what a checkpoint cannot keep: {e}. '
+                        'Give numbers, text, arrays, and lists or dictionaries of them') from e
 
-def _save(self, epoch, step, done=False, best=False):
-    "Write down everything: `epoch` epochs and `step` steps are done."
+# %% ../nbs/17_checkpoints.ipynb #ad0e73f2
+@patch
+def save(self:Checkpoint,
+    epoch:int, # how many are done
+    step:int, # how many of the next one
+    done:bool=False, # is the run complete?
+    best:bool=False, # is this the best epoch so far? It is kept as best.npz too
+): # path; None where this process does not write
+    "Write down everything that a training changes."
     if not self.writes: return
     if step: self.sync()
     arrays = {k: np.asarray(v) for k, v in _variables(self.model).items()}
@@ -396,8 +395,9 @@ def _save(self, epoch, step, done=False, best=False):
         name = hashlib.sha256(a.tobytes()).hexdigest()
         if name not in self._fixed: arrays[f'kept/{name}'] = a
         return name
-    states = [_noted(self, o, seen, leaf) for o, seen in zip(self.others, self._seen)]
-    self.note = dict(epoch=epoch, step=step, done=done, stopped=bool(self.model.stop_training), about=self.about, machine=_machine(), callbacks=states)
+    self.note = dict(
+        epoch=epoch, step=step, done=done, stopped=bool(self.model.stop_training), about=self.about,
+        machine=_machine(), callbacks=[_written(o, leaf) for o in self.others])
     path = self.folder/f'{epoch:06d}-{step:06d}.npz'
     write_state(self.folder/'best.npz' if best else path, self.note, arrays)
     if best:   # second, so that whoever goes on from there has the best too
@@ -406,59 +406,71 @@ def _save(self, epoch, step, done=False, best=False):
     self._count, self._last = 0, time.monotonic()
     return path
 
-Checkpoint.save = _save
-
 # %% ../nbs/17_checkpoints.ipynb #9f59a3c9
-def _due(self): return self._count >= self.steps if self.steps else time.monotonic() - self._last >= self.seconds
+@patch
+def _is_due(self:Checkpoint):
+    "Tell whether it is time to save."
+    if self.steps: return self._count >= self.steps
+    return time.monotonic() - self._last >= self.seconds
 
-def _on_train_begin(self, logs=None):
-    if not hasattr(self, '_seen'):
-        raise RuntimeError("Checkpoint: Keras' fit cannot go on in the middle of an epoch. Give it to this package's fit(resume=...), or to run_epochs(checkpoint=...)")
+@patch
+def on_train_begin(self:Checkpoint, logs=None):
+    if not self.is_open:
+        raise RuntimeError("Checkpoint: Keras' fit cannot go on in the middle of an epoch. Give it to "
+                           "this package's fit(resume=...), or to run_epochs(checkpoint=...)")
     if not self.note: return
-    _restore(self)
+    self.restore()
     self.model.stop_training = self.note['stopped']
     self._epoch = self.note['epoch'] - 1
 
-def _on_epoch_begin(self, epoch, logs=None):
+@patch
+def on_epoch_begin(self:Checkpoint, epoch, logs=None):
     self._epoch = epoch
     if self._arrays and self.note.get('step') and epoch == self.note['epoch']:
         _put_back(self.model, self._arrays, 'running')
-        _restore(self)
+        self.restore()
     self._arrays = {}
 
-def _on_train_batch_end(self, batch, logs=None):
+@patch
+def on_train_batch_end(self:Checkpoint, batch, logs=None):
     self._count += 1
     whole = math.isfinite((logs or {}).get('loss', 0.)) and not self.model.stop_training
-    if whole and batch + 1 < (self.params.get('steps') or math.inf) and _due(self): self.save(self._epoch, batch + 1)
+    is_last = batch + 1 >= (self.params.get('steps') or math.inf)
+    if whole and not is_last and self._is_due(): self.save(self._epoch, batch + 1)
 
-def _on_epoch_end(self, epoch, logs=None):
-    if self.writes: _write_history(self)
+@patch
+def on_epoch_end(self:Checkpoint, epoch, logs=None):
+    if self.writes: self._write_history()
     best = any(getattr(o, 'best_epoch', None) == epoch + 1 for o in self.others)
-    if best or _due(self): self.save(epoch + 1, 0, best=best)
+    if best or self._is_due(): self.save(epoch + 1, 0, best=best)
 
-def _on_train_end(self, logs=None): self.save(self._epoch + 1, 0, done=True)
-
-for _f in (_on_train_begin, _on_epoch_begin, _on_train_batch_end, _on_epoch_end, _on_train_end): setattr(Checkpoint, _f.__name__[1:], _f)
+@patch
+def on_train_end(self:Checkpoint, logs=None): self.save(self._epoch + 1, 0, done=True)
 
 # %% ../nbs/17_checkpoints.ipynb #bd2921f9
 def _link(path, other):
-    "The same file under a second name, or a copy where the disk knows no second names."
+    "Give a file a second name, or a copy where the disk knows no second names."
     other.unlink(missing_ok=True)
     try: os.link(path, other)
     except OSError: shutil.copyfile(path, other)
 
 def _figures(callbacks):
-    "Figures of all epochs so far, by name."
-    histories = [getattr(o, 'history', None) for o in sorted(callbacks, key=lambda o: not isinstance(o, keras.callbacks.History))]
+    "Return the figures of all epochs so far, by name; those of Keras' `History` first."
+    def is_other(o): return not isinstance(o, keras.callbacks.History)
+    histories = [getattr(o, 'history', None) for o in sorted(callbacks, key=is_other)]
     return {k: v for h in histories if isinstance(h, dict) for k, v in h.items()}
 
-def _write_history(self):
-    figures, history = _figures(self.others), next((o for o in self.others if isinstance(o, keras.callbacks.History)), None)
-    if history is None: return
-    with atomic_write(self.folder/'history.csv', sweep=False) as part, open(part, 'w', newline='') as f:
+@patch
+def _write_history(self:Checkpoint):
+    "Write the figures of all epochs into history.csv."
+    epochs = [o.epoch for o in self.others if isinstance(o, keras.callbacks.History)]
+    if not epochs: return
+    figures, path = _figures(self.others), self.folder/'history.csv'
+    with atomic_write(path, sweep=False) as part, part.open('w', newline='') as f:
         table = csv.writer(f)
         table.writerow(['epoch', *figures])
-        for i, epoch in enumerate(history.epoch): table.writerow([epoch + 1, *(v[i] if i < len(v) else '' for v in figures.values())])
+        for i, epoch in enumerate(epochs[0]):
+            table.writerow([epoch + 1, *(v[i] if i < len(v) else '' for v in figures.values())])
 
 # %% ../nbs/17_checkpoints.ipynb #cb612960
 class Steps:
@@ -495,19 +507,23 @@ def _run(model, batches, epochs, callbacks, checkpoint, validation_data, verbose
         checkpoint.sync, place = make.sync, checkpoint.open(model, callbacks)
         at = place if checkpoint.note else at
         if checkpoint.done:
-            _restore(checkpoint)
+            checkpoint.restore()
             return history.history
+        callbacks.append(checkpoint)
     data = batches(*at)
     n = data.info['steps']
-    calls = keras.callbacks.CallbackList([*callbacks, *([checkpoint] if checkpoint is not None else [])], add_progbar=verbose != 0, model=model, verbose=verbose, epochs=epochs, steps=n)
+    calls = keras.callbacks.CallbackList(callbacks, add_progbar=verbose != 0, model=model,
+                                         verbose=verbose, epochs=epochs, steps=n)
     model.stop_training = False
     make.begin()
     calls.on_train_begin()
     logs = None
     for epoch in range(at[0], epochs):
         if model.stop_training: break
-        logs = _epoch(model, make, data, calls, epoch, at[1] if epoch == at[0] else 0, n, validation_data)
-    if model.optimizer is not None: model.optimizer.finalize_variable_values(model.trainable_weights)
+        first = at[1] if epoch == at[0] else 0
+        logs = _epoch(model, make, data, calls, epoch, first, n, validation_data)
+    if model.optimizer is not None:
+        model.optimizer.finalize_variable_values(model.trainable_weights)
     calls.on_train_end(logs)
     return history.history
 

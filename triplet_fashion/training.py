@@ -28,7 +28,7 @@ from .features import _cache_folder, _frozen, cut_features, cut_network, embed, 
 from .runtimes import ENGINES, LazyRuntime, in_precision
 from .evaluation import RetrievalCallback, _check_watched, left_out_report
 from .evaluation import readable_photos, seeded, without_unreadable
-from .checkpoints import Checkpoint, SeedCheckpoint, _newest, continue_from, run_epochs, run_identity
+from .checkpoints import Checkpoint, SeedCheckpoint, continue_from, run_epochs, run_identity
 from .workers import OnWorkers, _task, as_strategy, chief_first, worker_shard
 
 # %% ../nbs/19_training.ipynb #dfae67fb
@@ -512,7 +512,7 @@ def is_complete(
 )->bool:
     "Has the run that is kept there come to its end?"
     folder = _folder(resume)
-    found = _newest(Checkpoint(folder/'tuned' if (folder/'head').is_dir() else folder))
+    found = Checkpoint(folder/'tuned' if (folder/'head').is_dir() else folder).newest()
     return bool(found and found[0]['done'])
 
 def _within(resume, name):
