@@ -7,7 +7,7 @@ from PIL import Image
 
 keras = pytest.importorskip('keras')
 from triplet_fashion.base_network import base_network
-from triplet_fashion.encoding import encode, read_encodings
+from triplet_fashion.encoding import Encoder, encode, read_encodings
 from triplet_fashion.photos.image import PhotoError, read_image
 from triplet_fashion.photos.loading import load_images
 from triplet_fashion.runtimes import runtime
@@ -349,11 +349,11 @@ def test_a_photo_that_is_gone_is_a_bad_photo(net, drawn, tmp_path):
 def test_a_photo_that_vanishes_meanwhile_is_named(net, drawn, tmp_path, monkeypatch):
     "It is there when the work begins and gone when its batch is read."
     from triplet_fashion import encoding
-    path, keep = tmp_path/'late.jpg', encoding._stream
-    def gone_by_then(*a):
+    path, keep = tmp_path/'late.jpg', encoding.ImageLoader
+    def gone_by_then(*a, **kw):
         path.unlink()
-        return keep(*a)
-    monkeypatch.setattr(encoding, '_stream', gone_by_then)
+        return keep(*a, **kw)
+    monkeypatch.setattr(encoding, 'ImageLoader', gone_by_then)
     for model in net, colours:
         for bad in None, {}:
             shutil.copy(drawn.paths[0], path)
@@ -373,7 +373,7 @@ def test_a_folders_name_will_do_and_no_photos_are_named(net, drawn, tmp_path):
 
 
 def test_a_folder_for_parts_that_cannot_be_made_is_said_before_the_work(net, drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr('triplet_fashion.encoding._encode_parts', lambda *a: pytest.fail('work began'))
+    monkeypatch.setattr('triplet_fashion.encoding.ImageLoader', lambda *a: pytest.fail('work began'))
     (tmp_path/'file').write_text('in the way')
     with pytest.raises(NotADirectoryError, match='out='): encode(drawn, net, out=tmp_path/'file')
 
@@ -446,18 +446,6 @@ def test_what_a_cluster_cannot_do_is_said(net, drawn, tmp_path):
     with pytest.raises(ValueError, match='encodes files'): encode(np.zeros((2, *SIZE, 3), 'uint8'), net, out=tmp_path, cluster='auto')
 
 
-def test_a_worker_keeps_its_engine(drawn, tmp_path, monkeypatch):
-    "A worker of the cluster, without one: it makes the engine for its first part, not for each."
-    from triplet_fashion import encoding
-    from triplet_fashion.runtimes import ENGINES
-    made, worker, keep = [], object.__new__(encoding._Worker), ENGINES['litert']
-    monkeypatch.setitem(ENGINES, 'litert', lambda *a: made.append(1) or keep(*a))
-    work = dict(size=SIZE, batch_size=4, runtime='litert', precision=None, fit='stretch', names=list(drawn.ids), photos=drawn.paths, out=str(tmp_path), part_size=10)
-    worker._prepare(work, network())
-    for k in range(3): worker({'part': [k]})
-    assert made == [1] and len(list(tmp_path.glob('part-*'))) == 3
-
-
 def test_without_ray_the_extra_is_named(net, drawn, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'ray', None)
     with pytest.raises(ImportError, match=r'triplet_fashion\[cluster\]'): encode(drawn, net, out=tmp_path, cluster='auto')
@@ -471,3 +459,116 @@ def test_a_keras_model_of_ones_own_gets_floats(drawn):
             return keras.ops.mean(images, axis=(1, 2))
     found = encode(drawn.paths[:5], Net(), 2, size=(8, 8))
     assert np.allclose(found, load_images(drawn.paths[:5], (8, 8)).mean((1, 2)), atol=1)
+
+
+# the encoder
+
+@pytest.fixture
+def built(monkeypatch):
+    "Names of the engines built from here on."
+    from triplet_fashion.runtimes import ENGINES
+    names = []
+    def noting(name, build):
+        def noted(*a):
+            names.append(name)
+            return build(*a)
+        return noted
+    for name, build in list(ENGINES.items()):
+        monkeypatch.setitem(ENGINES, name, noting(name, build))
+    return names
+
+
+def negate(net): net.layers[-2].set_weights([-w for w in net.layers[-2].get_weights()])
+
+
+def test_an_encoder_encodes_as_the_function_does(net, drawn, tmp_path):
+    encoder = Encoder(net)
+    rows = encode(drawn, net)
+    for photos in drawn, drawn.root, drawn.paths:
+        np.testing.assert_array_equal(encoder.encode(photos), rows)
+    folder = encoder.encode_to(tmp_path/'out', drawn, part_size=20)
+    np.testing.assert_allclose(read_encodings(folder)[1], rows, atol=1e-6)
+    pixels = load_images(drawn.paths[:3], SIZE)
+    assert np.allclose(encoder.encode(pixels, batch_size=1), rows[:3], atol=2e-3)
+
+
+@pytest.mark.parametrize('engine', [None, 'tf', 'litert', 'auto'])
+def test_an_encoder_builds_its_engine_once(drawn, tmp_path, built, engine):
+    ours = network()
+    before = set(vars(ours))
+    encoder = Encoder(ours, engine, batch_size=4)
+    for photos in drawn.paths[:3], drawn.paths[3:9], load_images(drawn.paths[:2], SIZE):
+        encoder.encode(photos)
+    encoder.encode_to(tmp_path, drawn.paths[:9], part_size=3)
+    assert built == ['litert' if engine == 'litert' else 'tf']
+    assert set(vars(ours)) == before   # nothing is kept with the network
+
+
+@pytest.mark.parametrize('engine', [None, 'litert'])
+def test_an_encoder_follows_a_network_that_learns(drawn, built, engine):
+    ours = network()
+    encoder = Encoder(ours, engine)
+    first = encoder.encode(drawn.paths[:4])
+    negate(ours)
+    np.testing.assert_allclose(encoder.encode(drawn.paths[:4]), -first, atol=1e-4)
+    assert built == (['tf'] if engine is None else ['litert']*2)
+
+
+def test_an_encoder_makes_a_new_graph_when_the_layers_change(drawn, built):
+    ours = network()
+    encoder = Encoder(ours)
+    encoder.encode(drawn.paths[:4])
+    ours.add(keras.layers.Rescaling(2.))
+    few = drawn.paths[:4]
+    np.testing.assert_allclose(encoder.encode(few), encode(few, ours), atol=1e-6)
+    assert built == ['tf']*2
+
+
+def test_auto_takes_another_engine_when_many_photos_come(drawn, built, monkeypatch):
+    from triplet_fashion import encoding
+    keep = encoding.choose_engine
+    def by_number(*a): return keep(*a) if a[3] < 20 else keep(*a)._replace(engine='litert')
+    monkeypatch.setattr(encoding, 'choose_engine', by_number)
+    monkeypatch.setattr('triplet_fashion.runtimes.choose_engine', by_number)
+    encoder = Encoder(network(), 'auto')
+    for n in 3, 5, 30, 40: encoder.encode(drawn.paths[:n])
+    assert built == ['tf', 'litert']
+
+
+def test_an_encoder_is_copied_without_its_engine(drawn):
+    import copy, pickle
+    encoder = Encoder(network(), batch_size=5)
+    rows = encoder.encode(drawn.paths[:6])
+    for other in copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder)):
+        assert other.batch_size == 5
+        np.testing.assert_allclose(other.encode(drawn.paths[:6]), rows, atol=1e-6)
+
+
+def test_an_encoder_says_what_it_cannot_do(net, drawn, tmp_path):
+    with pytest.raises(ValueError, match="on_error='skip'"): Encoder(net).encode(drawn, 'skip')
+    with pytest.raises(ValueError, match='coreml'): Encoder(net, 'coreml')
+    with pytest.raises(ValueError, match='batch_size=0'): Encoder(net, batch_size=0)
+    with pytest.raises(ValueError, match='part_size=0'): Encoder(net).encode_to(tmp_path, drawn, 0)
+    with pytest.raises(ValueError, match='photos are 8x8, the network takes 32x24'):
+        Encoder(net, size=(8, 8)).encode(drawn)
+    with pytest.raises(ValueError, match='runtime and precision are for Keras models'):
+        Encoder(colours, 'tf', size=SIZE).encode(drawn)
+
+
+def test_threads_share_an_encoder(drawn, built):
+    from concurrent.futures import ThreadPoolExecutor
+    encoder, start = Encoder(network()), threading.Barrier(4)
+    def one(_):
+        start.wait()
+        return encoder.encode(drawn.paths[:10])
+    with ThreadPoolExecutor(4) as pool: a, *others = pool.map(one, range(4))
+    for b in others: np.testing.assert_array_equal(a, b)
+    assert built == ['tf']
+
+
+def test_for_one_batch_and_no_more_nothing_is_built(drawn, built):
+    ours, pixels = network(), load_images(drawn.paths[:4], SIZE)
+    few = encode(pixels, ours)
+    assert built == [] and few.dtype == np.float32
+    np.testing.assert_allclose(encode(pixels, ours, 2), few, atol=1e-6)
+    assert built == ['tf']

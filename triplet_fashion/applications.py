@@ -13,7 +13,7 @@ import numpy as np
 
 from .catalog import Catalog
 from .display import Table, text_style, thumbnail
-from .encoding import _photos, encode
+from .encoding import Encoder, check_photos, encode
 from .metrics import random_triplets
 from .neighbors import NeighborSearch
 from .photos.loading import load_images
@@ -23,10 +23,10 @@ _all_ = ['encode']   # of the chapter before, at hand here too
 
 def item_to_encoding(
     item, # one photo: RGB 0..255 (h, w, 3), or a file
-    model # base network
+    model # base network; or its `Encoder`, to encode one photo after the other
 )->np.ndarray: # its encoding, float32 (1, out_dims)
-    "Encode one photo"
-    return encode([item], model)
+    "Encode one photo."
+    return model.encode([item]) if isinstance(model, Encoder) else encode([item], model)
 
 # %% ../nbs/23_applications.ipynb #b007ec39
 def load_test_data(
@@ -129,7 +129,7 @@ def triplet_test(
 )->TripletTest: # counts, accuracy, and `show()` for the errors
     "Encode triplets and count those whose anchor is nearer (squared Euclidean distance) to the positive"
     if criterion not in ('closer', 'seed'): raise ValueError(f"criterion {criterion!r} is neither 'closer' nor 'seed'")
-    photos = [_photos(x, name) for x, name in zip((a, p, n), 'apn')]
+    photos = [check_photos(x, name) for x, name in zip((a, p, n), 'apn')]
     if len({len(x) for x in photos}) > 1: raise ValueError(f'a, p and n hold {", ".join(str(len(x)) for x in photos)} photos: they must be as many')
     a, p, n = (_encoded(x, model, batch_size) for x in photos)
     return TripletTest(((a - p)**2).sum(axis=1), ((a - n)**2).sum(axis=1), photos, criterion, N or a.shape[1])
@@ -213,7 +213,7 @@ def _hold(images, labels, model, anchor, which, threshold, anchor_label, N, batc
     if isinstance(images, (str, os.PathLike)): images = Catalog.of(images, 'images')
     names = images.class_names if isinstance(images, Catalog) else None
     if labels is None and names is None: raise ValueError('labels are needed where images is not a Catalog')
-    labels, photos = np.asarray(images.labels if labels is None else labels), _photos(images)
+    labels, photos = np.asarray(images.labels if labels is None else labels), check_photos(images)
     if labels.shape != (len(photos),): raise ValueError(f'labels must hold one label a photo, shape ({len(photos)},); its shape is {labels.shape}')
     if not -len(photos) <= anchor < len(photos): raise ValueError(f'anchor={anchor}, but there are {len(photos)} photos')
     anchor = anchor % len(photos)

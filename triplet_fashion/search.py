@@ -223,10 +223,16 @@ class ImageIndex:
     ):
         self._lock,self._held = Lock(),_Held(embeddings, ids, labels, class_names, metric)
         self.root,self.size,self.skipped = None if root is None else os.fspath(root),size,[]
-        self._probe,self._net = None,None
+        self._probe,self._encoder = None,None
         if net is not None: self.net = net
 
-    net = property(lambda self: self._net, lambda self, net: self.attach(net), doc='Network that turns photos into queries, or None.')
+    @property
+    def net(self): # Keras model, or None
+        "Network that turns photos into queries."
+        return None if self._encoder is None else self._encoder.net
+
+    @net.setter
+    def net(self, net): self.attach(net)
     def __len__(self): return len(self.ids)
     def __getstate__(self): return self.__dict__ | dict(_lock=None)
     def __setstate__(self, state): self.__dict__.update(state, _lock=Lock())
@@ -273,49 +279,73 @@ def __repr__(self:ImageIndex):
     known = [] if self.labels is None else np.unique(self.labels[self.labels != -1])
     products = '' if self.labels is None else f'{len(known)} products, '
     whose = f' of folder {os.path.basename(os.path.abspath(self.root))}' if self.root else ''
-    network = '' if self._net is not None else ', no network'
+    network = '' if self.net is not None else ', no network'
     return f'ImageIndex of {len(self)} photos{whose}, {products}{self.dims} dims, {self.metric} distance{network}'
 
 # %% ../nbs/24_search.ipynb #83a0cdd5
 def _in_size(net, size=None):
     "Size (height, width) of the photos that a network takes."
     shape = getattr(net, 'input_shape', None) or (None,)*4
-    if isinstance(shape, (list, dict)): raise ValueError(f'the network takes {len(shape)} photos at once: give its base network, which takes one')
+    if isinstance(shape, (list, dict)):
+        raise ValueError(f'the network takes {len(shape)} photos at once: '
+                         'give its base network, which takes one')
     h,w = tuple(shape)[1:3]
     return (h, w) if h and w else tuple(size or (224, 224))
 
-def _fingerprint(net, size=None):
-    "What a network makes of one fixed picture of coloured blocks, float32 (d,)."
-    from triplet_fashion.applications import encode
-    h,w = _in_size(net, size)
+def _encoder_of(net, size, batch_size=32):
+    "Return the `Encoder` of a network, at the size that it takes, or else at `size`."
+    from triplet_fashion.encoding import Encoder
+    return Encoder(net, batch_size=batch_size, size=_in_size(net, size))
+
+def _fingerprint(encoder):
+    "Return the embedding of one fixed picture of coloured blocks, float32 (d,)."
+    h,w = encoder.size
     blocks = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype='uint8')
-    return encode(blocks[np.arange(h)*8//h][:, np.arange(w)*8//w][None], net)[0]
+    return encoder.encode(blocks[np.arange(h)*8//h][:, np.arange(w)*8//w][None])[0]
 
 @patch
 def attach(self:ImageIndex,
     net, # the Keras model that made the embeddings, or None
 ):
-    "Set the network that turns photos into queries; ValueError where it is another one than the index was made with."
-    if net is None:
-        self._net = None
-        return
-    probe = _fingerprint(net, self.size)
-    if len(probe) != self.dims: raise ValueError(f'the network gives {len(probe)} numbers a photo, this index holds {self.dims}: '
-                                            'use the network it was made with, or build a new index')
-    if self._probe is not None and not np.allclose(probe, self._probe, rtol=.02, atol=.02*np.abs(self._probe).max()):
-        raise ValueError('this network is not the one that the index was made with (same width, other weights): distances would mean nothing; '
+    """Set the network that turns photos into queries;
+    ValueError where it is another one than the index was made with."""
+    if net is None: self._encoder = None
+    else: self._attach(_encoder_of(net, self.size))
+
+@patch
+def _attach(self:ImageIndex, encoder):
+    "Keep the encoder of the network, whose engine serves all searches."
+    probe = _fingerprint(encoder)
+    if len(probe) != self.dims:
+        raise ValueError(f'the network gives {len(probe)} numbers a photo, this index holds '
+                         f'{self.dims}: use the network it was made with, or build a new index')
+    held = self._probe
+    if held is not None and not np.allclose(probe, held, rtol=.02, atol=.02*np.abs(held).max()):
+        raise ValueError('this network is not the one that the index was made with (same width, '
+                         'other weights): distances would mean nothing; '
                          'use that network, or build a new index')
-    self._net,self._probe = net,probe
+    self._encoder,self._probe = encoder,probe
 
 # %% ../nbs/24_search.ipynb #a4de9804
-def _encode_files(paths, net, size=None, batch_size=32, progress=False, out=None):
-    "Embeddings of the photos that can be read, which they are, and (path, problem) of the others."
-    from triplet_fashion.encoding import encode
+class _Encoded(NamedTuple):
+    "What could be encoded of some files."
+    embeddings: object # float32 (m, d); None where no file can be read
+    places: list # of the m files
+    bad: list # (path, problem) of the others
+
+def _encode_files(paths, encoder, progress=False, out=None, batch_size=None):
+    "Encode the files that can be read."
+    from triplet_fashion.encoding import read_encodings
     bad = {os.fspath(p): 'no such file' for p in paths if not os.path.exists(p)}
     here = [i for i,p in enumerate(paths) if os.fspath(p) not in bad]
-    x = encode([paths[i] for i in here], net, batch_size, progress, _in_size(net, size), bad=bad, out=out) if here else None
-    good = [j for j,i in enumerate(here) if os.fspath(paths[i]) not in bad]
-    return x[good] if good else None,[here[j] for j in good],[(p, f'{p}: {bad[os.fspath(p)]}') for p in paths if os.fspath(p) in bad]
+    files,x = [paths[i] for i in here],np.zeros((0, 0))
+    if files and out is None: x = encoder.encode(files, bad, progress, batch_size)
+    elif files:
+        _,x,lost = read_encodings(encoder.encode_to(out, files, progress=progress))
+        bad |= lost
+    good = [j for j,p in enumerate(files) if os.fspath(p) not in bad]
+    skipped = [(p, f'{p}: {bad[os.fspath(p)]}') for p in paths if os.fspath(p) in bad]
+    return _Encoded(x[good] if good else None, [here[j] for j in good], skipped)
 
 def _stamps(paths):
     """Return the size and the time of the last change of each file, int64 (n, 2);
@@ -340,13 +370,16 @@ def build(cls:ImageIndex,
     "Encode every photo of a catalogue, and index what can be read."
     catalog = Catalog.of(catalog)
     stamps = _stamps(catalog.paths)
-    x,good,bad = _encode_files(catalog.paths, net, size, batch_size, progress, out)
+    encoder = _encoder_of(net, size, batch_size)
+    x,good,bad = _encode_files(catalog.paths, encoder, progress, out)
     if x is None:
         raise ValueError(f'none of the {len(catalog.paths)} photos of {catalog.root} can be read; '
                          f'the first: {bad[0][1] if bad else "no photos"}')
     if bad: warnings.warn(f'{len(bad)} of {len(catalog.paths)} photos cannot be read and are left out (see .skipped); the first: {bad[0][1]}')
     ids = catalog.ids
-    self = cls(x, [ids[i] for i in good], catalog.labels[good], catalog.class_names, net, catalog.root, metric, size)
+    self = cls(x, [ids[i] for i in good], catalog.labels[good], catalog.class_names, None,
+               catalog.root, metric, size)
+    self._attach(encoder)
     self._held.stamps,self.skipped = stamps[good],bad
     return self
 
@@ -372,7 +405,7 @@ def _from_path(self:ImageIndex, path):
     if at is None and not os.path.isfile(path): raise FileNotFoundError(f'{path!r} is neither a photo on disk nor an id in this index')
     if at is None: return _Query(path, name=os.path.basename(path))
     file = path if os.path.isfile(path) else os.path.join(self.root or '', self.ids[at])
-    keep = self._net is None or file != path  # an id, or no network to look at the file again
+    keep = self.net is None or file != path  # an id, or no network to look at the file again
     label = self._held.label(at)
     return _Query(file, self.embeddings[at] if keep else None, at, label, self.class_names.get(label, os.path.basename(path)))
 
@@ -438,8 +471,7 @@ def _to_pixels(photo, size):
 def _encoded(self:ImageIndex, queries, batch_size):
     """The same queries, photos among them with the embedding that the network gives,
     or with their problem."""
-    from triplet_fashion.applications import encode
-    out,size = list(queries),_in_size(self._net, self.size)
+    out,size = list(queries),self._encoder.size
     todo = [i for i,q in enumerate(out) if q.x is None and q.problem is None]
     for i in range(0, len(todo), step := 8*batch_size):
         images,at = [],[]
@@ -448,7 +480,7 @@ def _encoded(self:ImageIndex, queries, batch_size):
             except (OSError, PhotoError) as e: out[j] = out[j]._replace(problem=e)
             else: at.append(j)
         if not at: continue
-        for j,x in zip(at, encode(np.stack(images), self._net, batch_size=batch_size)):
+        for j,x in zip(at, self._encoder.encode(np.stack(images), batch_size=batch_size)):
             out[j] = out[j]._replace(x=x)
     return out
 
@@ -456,7 +488,7 @@ def _encoded(self:ImageIndex, queries, batch_size):
 def _embed(self:ImageIndex, queries, batch_size):
     "The same queries, each with an embedding or a problem."
     if any(q.x is None and q.problem is None for q in queries):
-        if self._net is None:
+        if self.net is None:
             raise ValueError('this index has no network, so it takes embeddings and ids only: set '
                              'index.net, or ImageIndex.load(file, net=...)')
         queries = self._encoded(queries, batch_size)
@@ -596,7 +628,7 @@ def add(self:ImageIndex,
     """Encode the photos of a catalogue that the index does not hold, or not as they are now;
     unreadable ones go to `skipped`."""
     catalog = Catalog.of(catalog)
-    if self._net is None: raise ValueError('this index has no network to encode new photos with: set index.net first')
+    if self.net is None: raise ValueError('this index has no network to encode new photos with: set index.net first')
     if self.labels is None: raise ValueError('this index has no labels: build a new one from a catalogue to add catalogues to it')
     paths = [os.path.realpath(p) for p in catalog.paths]
     stamps,held = _stamps(paths),self._held
@@ -604,7 +636,7 @@ def add(self:ImageIndex,
     new = [i for i,a in enumerate(at) if a is None or _changed(held.stamps[a], stamps[i])]
     first = {paths[i]: i for i in reversed(new)}   # a path once, by its first label
     new = sorted(first.values())
-    x,good,bad = _encode_files([paths[i] for i in new], self._net, self.size, batch_size, progress)
+    x,good,bad = _encode_files([paths[i] for i in new], self._encoder, progress, None, batch_size)
     with self._lock:
         self.skipped = self.skipped + bad
         if x is not None:
