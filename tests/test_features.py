@@ -12,9 +12,11 @@ import tensorflow as tf
 from triplet_fashion import features as room
 from triplet_fashion.base_network import backbone_of, base_network, freeze, head_of, unfreeze
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.features import cut_features, cut_network, embed, features, fingerprint
+from triplet_fashion.evaluation import without_unreadable
+from triplet_fashion.features import FeatureCache, cut_features, cut_network, embed, features, fingerprint
 from triplet_fashion.generator import augmentation, image_dataset, pk_dataset
 from triplet_fashion.photos.image import PhotoError
+from triplet_fashion.photos.loading import Preprocessing
 from triplet_fashion.runtimes import ENGINES, LazyRuntime, runtime
 from triplet_fashion.storage.files import atomic_write
 
@@ -164,7 +166,7 @@ def test_features_are_the_backbones_whatever_the_store(few, tmp_path):
 def test_the_second_call_reads_no_photo(few, tmp_path, monkeypatch):
     net = small()
     first = np.array(features(net, few, tmp_path))
-    monkeypatch.setattr(room, '_batches', lambda *a: pytest.fail('computed again'))
+    monkeypatch.setattr(room, 'image_dataset', lambda *a, **kw: pytest.fail('computed again'))
     np.testing.assert_array_equal(features(net, few, tmp_path), first)
     freeze(net)                                       # what is frozen does not change what the backbone makes
     features(small(), few, tmp_path)                  # equal layers and weights, another object
@@ -217,7 +219,7 @@ def test_fingerprint_counts_what_matters(photos):
 def test_a_dictionary_notices_changes_too(few):
     net, store = small(), {}
     before = features(net, few, store)
-    assert features(small(), few, store) is before                    # equal layers and weights
+    assert np.shares_memory(features(small(), few, store), before)    # equal layers and weights
     net.layers[1].weights[0].assign(net.layers[1].weights[0]*2)
     assert not np.array_equal(features(net, few, store), before) and len(store) == 2
 
@@ -266,17 +268,17 @@ def test_one_runtime_serves_several_calls(few, drawn, tmp_path, monkeypatch):
 
 def test_the_users_folder_for_features(tmp_path, monkeypatch):
     monkeypatch.setenv('TRIPLET_FASHION_CACHE', str(tmp_path/'own'))
-    assert room._cache_folder() == tmp_path/'own'/'features' and (tmp_path/'own'/'features').is_dir()
+    assert FeatureCache.user_folder() == tmp_path/'own'/'features' and (tmp_path/'own'/'features').is_dir()
     monkeypatch.delenv('TRIPLET_FASHION_CACHE')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    folder = room._cache_folder()
+    folder = FeatureCache.user_folder()
     assert folder == tmp_path/'triplet_fashion'/'features'
     for name, days in (('old', 40), ('new', 20)):
         (folder/name).touch()
         os.utime(folder/name, (os.path.getatime(folder), os.path.getmtime(folder) - days*86400))
-    assert [p.name for p in room._cache_folder().iterdir()] == ['new']
+    assert [p.name for p in FeatureCache.user_folder().iterdir()] == ['new']
     monkeypatch.setenv('XDG_CACHE_HOME', '/dev/null')
-    assert room._cache_folder() is None
+    assert FeatureCache.user_folder() is None
 
 
 def test_a_user_without_a_home_has_no_folder(monkeypatch):
@@ -284,9 +286,30 @@ def test_a_user_without_a_home_has_no_folder(monkeypatch):
     def unknown(uid): raise KeyError(uid)
     monkeypatch.setattr(pwd, 'getpwuid', unknown)
     for key in 'TRIPLET_FASHION_CACHE', 'XDG_CACHE_HOME', 'HOME': monkeypatch.delenv(key, raising=False)
-    assert room._cache_folder() is None
+    assert FeatureCache.user_folder() is None
     monkeypatch.setenv('TRIPLET_FASHION_CACHE', '~nobody-of-that-name/kept')
-    assert room._cache_folder() is None
+    assert FeatureCache.user_folder() is None
+
+
+@pytest.mark.parametrize('kind', ['folder', 'memory', 'dictionary'])
+def test_a_cache_computes_once(few, tmp_path, kind, monkeypatch):
+    lower, given = backbone_of(small()), {}
+    cache = FeatureCache.of({'folder': tmp_path, 'memory': None, 'dictionary': given}[kind])
+    assert FeatureCache.of(cache) is cache
+    plain, copied = (np.array(cache.get(lower, few, copies=n)) for n in (1, 2))
+    assert plain.shape[:2] == (len(few), 1) and copied.shape[:2] == (len(few), 2)
+    np.testing.assert_array_equal(plain, cut_features(lower, few))
+    assert len(list(tmp_path.iterdir())) == (2 if kind == 'folder' else 0)
+    assert len(cache.memory) == (0 if kind == 'folder' else 2) and bool(given) == (kind == 'dictionary')
+    monkeypatch.setattr(room, 'image_dataset', lambda *a, **kw: pytest.fail('computed again'))
+    np.testing.assert_array_equal(cache.get(lower, few), plain)
+
+
+def test_a_cache_knows_size_and_fit(few):
+    lower, cache = backbone_of(small()), FeatureCache()
+    whole, cropped = (cache.get(lower, few, preprocessing=Preprocessing(SIZE, fit)) for fit in ('stretch', 'crop'))
+    assert len(cache.memory) == 2 and not np.array_equal(whole, cropped)
+    assert cache.get(lower, few) is whole
 
 
 # copies
@@ -338,16 +361,20 @@ def test_photos_that_vanish_or_break_are_left_out_and_named(few, tmp_path):
     cat, net = Catalog.from_dir(tmp_path/'shop'), small()
     os.unlink(cat.paths[0])
     with open(cat.paths[1], 'r+b') as f: f.truncate(50)
-    rows, good, bad = room._features_of(net, cat, {})
+    make = lambda c: features(net, c, {})
+    rows, good, bad = without_unreadable(make, cat)
     assert len(good) == len(rows) == len(cat) - 2 and sorted(p for p, _ in bad) == sorted(cat.paths[:2])
     for path in cat.paths: open(path, 'w').close()
-    with pytest.raises(PhotoError): room._features_of(net, cat, {})
+    with pytest.raises(PhotoError): without_unreadable(make, cat)
 
 
 def test_an_error_of_tensorflow_is_never_shown(few, monkeypatch):
     "Not even where every photo can be read when it is looked at again."
     def breaks(*a, **kw): raise tf.errors.UnknownError(None, None, 'the disk went away')
-    monkeypatch.setattr(room, '_batches', lambda *a: (breaks() for _ in range(1)))
+    class Breaks:
+        def map(self, f): return self
+        def __iter__(self): yield breaks()
+    monkeypatch.setattr(room, 'image_dataset', lambda *a, **kw: Breaks())
     with pytest.raises(RuntimeError, match='the disk went away') as said: features(small(), few)
     assert not isinstance(said.value, tf.errors.OpError)
     monkeypatch.setattr(keras.Model, 'predict', breaks)
@@ -378,13 +405,19 @@ def test_damage_of_any_kind_means_computing_anew(few, tmp_path, monkeypatch):
     first = np.array(features(net, one, tmp_path))
     file, = tmp_path.glob('*.npy')
     whole, anew = file.read_bytes(), []
-    def parts(*a):
-        anew.append(1)
-        yield first[:, None]
-    monkeypatch.setattr(room, '_parts', parts)
+    class Photos:
+        def map(self, f): return self
+        def __iter__(self): yield tf.zeros((1, *SIZE, 3))
+    monkeypatch.setattr(room, 'image_dataset', lambda *a, **kw: Photos())
+    class Known:
+        name = 'tf'
+        def is_of(self, model): return True
+        def __call__(self, images):
+            anew.append(1)
+            return first
     for n, data in enumerate(damaged(whole), 1):
         file.write_bytes(data)
-        np.testing.assert_array_equal(features(net, one, tmp_path), first)
+        np.testing.assert_array_equal(features(net, one, tmp_path, engine=Known()), first)
         assert file.read_bytes() == whole and len(anew) == n
     file.unlink()
     file.mkdir()
@@ -417,7 +450,7 @@ def test_unfinished_files_of_writers_that_are_no_more_are_swept(few, tmp_path):
 
 def test_a_full_disk_is_told_before_and_leaves_nothing(few, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda p: shutil._ntuple_diskusage(100, 100, 0))
-    monkeypatch.setattr(room, '_batches', lambda *a: pytest.fail('a photo was read'))
+    monkeypatch.setattr(room, 'image_dataset', lambda *a, **kw: pytest.fail('a photo was read'))
     with pytest.raises(OSError, match='the disk is full.*Make room'): features(small(), few, tmp_path)
     assert not list(tmp_path.iterdir())
 

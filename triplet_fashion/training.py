@@ -24,7 +24,7 @@ from .mining import BatchTripletLoss
 from .contrastive import MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
 from .doctor import CollapseDoctor
 from .model import compile_triplet, ready, triplet_model
-from .features import _cache_folder, _frozen, cut_features, cut_network, embed, features
+from .features import FeatureCache, _frozen, cut_features, cut_network, embed, features
 from .runtimes import ENGINES, LazyRuntime, in_precision
 from .evaluation import RetrievalCallback, _check_watched, left_out_report
 from .evaluation import readable_photos, seeded, without_unreadable
@@ -868,7 +868,7 @@ def _staff(workers, resume):
 def _store(store, resume, frozen):
     "Where features are kept: what was asked for, beside the checkpoints, or in the user's folder for such things."
     if store is not None: return store
-    return (_folder(resume)/'features' if resume else _cache_folder() or {}) if frozen else {}
+    return (_folder(resume)/'features' if resume else FeatureCache.user_folder() or {}) if frozen else {}
 
 def _there(catalog):
     "Return the photos that are still there, and [(path, problem)] of the others."
