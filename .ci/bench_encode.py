@@ -66,7 +66,7 @@ def ways_of(which, args, paths, x):
     "{name: (function, photos it does)}"
     import importlib.util, keras, tensorflow as tf
     from triplet_fashion.base_network import base_network
-    from triplet_fashion.encoding import encode
+    from triplet_fashion.encoder import encode
     from triplet_fashion.runtimes import compare_engines, runtime
     keras.utils.set_random_seed(0)
     make = lambda: base_network((224, 224, 3), 128, args.lite0 if which == 'lite0' else 'ResNet50', weights=None)

@@ -26,7 +26,8 @@ from triplet_fashion.catalog import Catalog
 from triplet_fashion.contrastive import CrossBatchMemory, MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
 from triplet_fashion.metrics import knn_accuracy, retrieval_metrics
 from triplet_fashion.mining import BatchTripletLoss
-from triplet_fashion.features import embed, features
+from triplet_fashion.encoder import Encoder
+from triplet_fashion.features import features
 from triplet_fashion.training import RECIPES, fit
 
 ROWS = {  # name: loss, activation of the head
@@ -61,7 +62,8 @@ def one(row, seed, train, val, backbone, store, recipe, changes):
     start = time.perf_counter()
     fit(train, net=net, recipe=RECIPES[recipe], loss=loss(), store=store, seed=seed, verbose=0, doctor=None, **changes)
     took = time.perf_counter() - start
-    return *figures(*(embed(net, c, store) for c in (val, train)), val, train), took
+    encoder = Encoder(net, feature_cache=store)
+    return *figures(*(encoder.encode(c) for c in (val, train)), val, train), took
 
 
 def peer(python, loss, seed, train, val, backbone, store):

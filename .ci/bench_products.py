@@ -30,7 +30,8 @@ from triplet_fashion.base_network import base_network, standardize
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.datasets import draw_catalog
 from triplet_fashion.evaluation import BASELINES
-from triplet_fashion.features import embed, features
+from triplet_fashion.encoder import Encoder
+from triplet_fashion.features import features
 from triplet_fashion.metrics import retrieval_metrics
 from triplet_fashion.training import fit, recipe
 
@@ -79,7 +80,7 @@ def trained(name, seed, train, args, store):
     if not settings['trainable']: features(frozen(args, settings['stages'], size), train, store)   # kept for the run that is timed
     begun = time.perf_counter()
     run = fit(train, recipe=settings, seed=seed, verbose=0, doctor=None, size=size, store=store)
-    return (lambda c: embed(run.net, c, store)), time.perf_counter() - begun
+    return Encoder(run.net, feature_cache=store).encode, time.perf_counter() - begun
 
 
 def by_peer(loss, seed, train, photos, args, store):

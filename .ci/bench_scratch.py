@@ -14,7 +14,7 @@ from pathlib import Path
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import numpy as np
 from triplet_fashion.datasets import draw_catalog
-from triplet_fashion.features import embed
+from triplet_fashion.encoder import encode
 from triplet_fashion.metrics import retrieval_metrics
 from triplet_fashion.photos.loading import load_images
 from triplet_fashion.training import fit
@@ -38,7 +38,7 @@ def main():
                 start = time.perf_counter()
                 run = fit(train, recipe='scratch', loss=loss, size=size, epochs=o.epochs, seed=seed, verbose=0, doctor=None)
                 took = time.perf_counter() - start
-                got.setdefault(f'triplet_fashion, {loss}', []).append([*score(embed(run.net, unseen)), took])
+                got.setdefault(f'triplet_fashion, {loss}', []).append([*score(encode(unseen, run.net)), took])
             seen = o.epochs*run.plan['steps an epoch']*run.settings['P']*run.settings['K']
             if not o.peer: continue
             np.savez(f'{tmp}/photos.npz', x=load_images(train.paths, size), y=train.labels, q=load_images(unseen.paths, size))

@@ -143,15 +143,15 @@ def test_eval_uses_the_stored_threshold(run, drawn, capsys, tmp_path):
     from triplet_fashion.failures import false_rejects
     from triplet_fashion.verification import fit_threshold
     from triplet_fashion.persistence import load_bundle, save_bundle
-    from triplet_fashion.training import embed
+    from triplet_fashion.encoder import encode
     net, meta = load_bundle(run/'network')
-    meta['threshold'] = t = fit_threshold(embed(net, drawn), drawn.labels, fmr='eer', n=500, metric='euclidean')
+    meta['threshold'] = t = fit_threshold(encode(drawn, net), drawn.labels, fmr='eer', n=500, metric='euclidean')
     del meta['trained_on']
     save_bundle(tmp_path/'run'/'network', net, **meta)
     rows = cli.triplet_eval(str(tmp_path/'run'), str(drawn.root), quick=True, failures=str(tmp_path/'why'))
     out = capsys.readouterr().out
     assert 'the threshold stored with the network, euclidean distance' in out and f'{t.value:.4g}' in out
-    rejects = false_rejects(embed(net, drawn), drawn.labels, t)
+    rejects = false_rejects(encode(drawn, net), drawn.labels, t)
     assert 0 < rejects.total and len((tmp_path/'why'/'false_rejects.csv').read_text().splitlines()) == 1 + len(rejects)    # by the threshold's own distance
     missed = float(re.search(r'^FNMR  +(\S+)', out, re.M)[1])
     assert missed == pytest.approx(rejects.total/180, abs=6e-4)                                                          # all pairs of 12 products of 6
@@ -213,9 +213,9 @@ def test_training_can_keep_the_best_epoch(drawn, tmp_path, capsys):
     best = 1 + int(np.argmax(meta['history']['val_MAP@R']))
     assert f'Epoch {best} was kept, the best of 2 on 12 of these photos' in out
     from triplet_fashion.evaluation import evaluate
-    from triplet_fashion.training import embed
+    from triplet_fashion.encoder import encode
     aside = drawn.subset([drawn.class_names[c] not in meta['trained_on'] for c in drawn.labels])
-    assert evaluate(embed(net, aside), aside)['MAP@R'] == pytest.approx(max(meta['history']['val_MAP@R']), abs=1e-6)
+    assert evaluate(encode(aside, net), aside)['MAP@R'] == pytest.approx(max(meta['history']['val_MAP@R']), abs=1e-6)
 
 
 def test_search_finds_the_same_photo_first_and_prints_and_draws(run, drawn, capsys, tmp_path):

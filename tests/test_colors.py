@@ -11,7 +11,7 @@ from triplet_fashion.colors import ColorHistogram
 from triplet_fashion.discriminant import discriminant
 from triplet_fashion.evaluation import evaluate
 from triplet_fashion.export import FORMATS, export, load_export
-from triplet_fashion.features import embed
+from triplet_fashion.encoder import encode
 from triplet_fashion.persistence import load_bundle, save_bundle
 from triplet_fashion.runtimes import runtime
 from triplet_fashion.training import fit, recipe
@@ -195,6 +195,6 @@ def dyed(tmp_path_factory):
 def test_what_the_backbone_does_not_see_is_found_by_colour(dyed, blind):
     train, valid = dyed.split(.5, seed=0)
     how = dict(recipe='products', backbone=blind, size=48, epochs=1, verbose=0)
-    def right(**more): return evaluate(embed(fit(train, **how, **more).net, valid), valid)['R@1']
+    def right(**more): return evaluate(encode(valid, fit(train, **how, **more).net), valid)['R@1']
     assert recipe('products', backbone=blind)['colors'] is True
     assert right() > right(colors=False) + .3

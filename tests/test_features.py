@@ -12,8 +12,9 @@ import tensorflow as tf
 from triplet_fashion import features as room
 from triplet_fashion.base_network import backbone_of, base_network, freeze, head_of, unfreeze
 from triplet_fashion.catalog import Catalog
+from triplet_fashion.encoder import Encoder, encode
 from triplet_fashion.evaluation import without_unreadable
-from triplet_fashion.features import FeatureCache, cut_features, cut_network, embed, features, fingerprint
+from triplet_fashion.features import FeatureCache, cut_features, cut_network, features, fingerprint
 from triplet_fashion.generator import augmentation, image_dataset, pk_dataset
 from triplet_fashion.photos.image import PhotoError
 from triplet_fashion.photos.loading import Preprocessing
@@ -157,10 +158,11 @@ def test_features_are_the_backbones_whatever_the_store(few, tmp_path):
         got = features(net, few, where, batch_size=7)
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, expected, atol=1e-4)
-        np.testing.assert_allclose(embed(net, few, where), np.asarray(net(pixels(few))), atol=1e-5)
+        encoder = Encoder(net, feature_cache=where)
+        np.testing.assert_allclose(encoder.encode(few), np.asarray(net(pixels(few))), atol=1e-5)
     assert isinstance(got, np.memmap) and not got.flags.writeable
     assert len(list((tmp_path/'new'/'folder').glob('*.npy'))) == 1
-    np.testing.assert_allclose(np.asarray(head_of(net)(got)), embed(net, few), atol=1e-5)
+    np.testing.assert_allclose(np.asarray(head_of(net)(got)), encode(few, net), atol=1e-5)
 
 
 def test_the_second_call_reads_no_photo(few, tmp_path, monkeypatch):
@@ -307,7 +309,8 @@ def test_a_cache_computes_once(few, tmp_path, kind, monkeypatch):
 
 def test_a_cache_knows_size_and_fit(few):
     lower, cache = backbone_of(small()), FeatureCache()
-    whole, cropped = (cache.get(lower, few, preprocessing=Preprocessing(SIZE, fit)) for fit in ('stretch', 'crop'))
+    how = (Preprocessing(SIZE, fit) for fit in ('stretch', 'crop'))
+    whole, cropped = (cache.get(lower, few, preprocessing=o) for o in how)
     assert len(cache.memory) == 2 and not np.array_equal(whole, cropped)
     assert cache.get(lower, few) is whole
 
@@ -351,8 +354,9 @@ def test_a_bad_photo_is_named(few, tmp_path):
     assert not list((tmp_path/'kept').iterdir())
     gone = Catalog([*few.paths, 'gone.jpg'], [*few.labels, 0], few.class_names)
     for store in None, {}, tmp_path/'kept':
-        for call in features, embed:
-            with pytest.raises(PhotoError, match='gone.jpg'): call(small(), gone, store)
+        with pytest.raises(PhotoError, match='gone.jpg'): features(small(), gone, store)
+        with pytest.raises((PhotoError, FileNotFoundError), match='gone.jpg'):
+            Encoder(small(), feature_cache=store).encode(gone)
 
 
 def test_photos_that_vanish_or_break_are_left_out_and_named(few, tmp_path):
@@ -361,7 +365,7 @@ def test_photos_that_vanish_or_break_are_left_out_and_named(few, tmp_path):
     cat, net = Catalog.from_dir(tmp_path/'shop'), small()
     os.unlink(cat.paths[0])
     with open(cat.paths[1], 'r+b') as f: f.truncate(50)
-    make = lambda c: features(net, c, {})
+    def make(catalog): return features(net, catalog, {})
     rows, good, bad = without_unreadable(make, cat)
     assert len(good) == len(rows) == len(cat) - 2 and sorted(p for p, _ in bad) == sorted(cat.paths[:2])
     for path in cat.paths: open(path, 'w').close()
@@ -377,16 +381,13 @@ def test_an_error_of_tensorflow_is_never_shown(few, monkeypatch):
     monkeypatch.setattr(room, 'image_dataset', lambda *a, **kw: Breaks())
     with pytest.raises(RuntimeError, match='the disk went away') as said: features(small(), few)
     assert not isinstance(said.value, tf.errors.OpError)
-    monkeypatch.setattr(keras.Model, 'predict', breaks)
-    with pytest.raises(RuntimeError, match='the disk went away') as said: embed(small(), few)
-    assert not isinstance(said.value, tf.errors.OpError)
 
 
 def test_a_folders_name_will_do_and_an_empty_catalog_is_named(drawn, tmp_path):
     net = small()
-    for call in features, embed: np.testing.assert_allclose(call(net, str(drawn.root)), call(net, drawn), atol=1e-6)
+    for call in features, lambda net, c: encode(c, net): np.testing.assert_allclose(call(net, str(drawn.root)), call(net, drawn), atol=1e-6)
     np.testing.assert_array_equal(cut_features(backbone_of(net), drawn.root, tmp_path), cut_features(backbone_of(net), drawn, tmp_path))
-    for call in features, embed, lambda net, c: cut_features(backbone_of(net), c):
+    for call in features, lambda net, c: cut_features(backbone_of(net), c):
         with pytest.raises(ValueError, match='holds no photos'): call(net, drawn.subset([]))
         with pytest.raises(TypeError, match='must be a Catalog'): call(net, 5)
 

@@ -6,7 +6,7 @@ from PIL import Image, features
 
 keras = pytest.importorskip('keras')
 from triplet_fashion.display import thumbnail
-from triplet_fashion.encoding import encode
+from triplet_fashion.encoder import encode
 from triplet_fashion.export import export, load_export
 from triplet_fashion.generator import image_dataset, photo_error
 from triplet_fashion.photos.image import PhotoError, photo_problem, photo_size, read_image

@@ -15,7 +15,8 @@ from triplet_fashion.metrics import retrieval_metrics
 from triplet_fashion.mining import BatchTripletLoss
 from triplet_fashion.model import compile_triplet, triplet_model
 from triplet_fashion.evaluation import BASELINES, RetrievalCallback, baselines, evaluate, official, scoreboard
-from triplet_fashion.training import RECIPES, SeedCheckpoint, before_training, continue_from, embed, find_rate, fit, plot_history, recipe
+from triplet_fashion.encoder import Encoder, encode
+from triplet_fashion.training import RECIPES, SeedCheckpoint, before_training, continue_from, find_rate, fit, plot_history, recipe
 
 REFEREES = Path(__file__).parent/'referees'
 SMALL = dict(size=(32, 32), out_dims=16, verbose=0)
@@ -79,8 +80,8 @@ def test_before_training_is_where_the_run_began(drawn, run):
     keras.utils.set_random_seed(0)
     net = base_network((32, 32, 3), 16, 'small', None, hidden=(), activation='l2')
     assert name == 'untrained network'
-    np.testing.assert_array_equal(start(drawn), embed(net, drawn))
-    assert not np.allclose(start(drawn), embed(run.net, drawn), atol=.01)
+    np.testing.assert_array_equal(start(drawn), encode(drawn, net))
+    assert not np.allclose(start(drawn), encode(drawn, run.net), atol=.01)
 
 
 def test_same_seed_same_network(drawn):
@@ -98,7 +99,7 @@ def test_frozen_backbone_learns_only_the_head(drawn, name):
     for a, b in zip(lower, weights(backbone_of(net))): np.testing.assert_array_equal(a, b)
     assert any(not np.array_equal(a, b) for a, b in zip(upper, weights(net.layers[-2] if name == 'strong' else net.layers[-1])))
     assert len(store) == 1 and next(iter(store.values())).shape[0] == len(drawn)
-    np.testing.assert_allclose(embed(net, drawn, store), embed(net, drawn), atol=2e-5)
+    np.testing.assert_allclose(Encoder(net, feature_cache=store).encode(drawn), encode(drawn, net), atol=2e-5)
 
 
 def test_seed_recipe_trains_the_three_input_model(drawn):
@@ -161,7 +162,7 @@ def test_the_history_holds_what_was_watched(watched):
     signs = {"d+", "d-", "overlap", "rank", "saturated", "gradient"}
     assert signs <= set(run.history) and {len(v) for v in run.history.values()} == {2}
     assert signs <= set(run.history) and set(run.history) - signs - {"active", "stale"} == {'loss', 'val_R@1', 'val_MAP@R', 'learning_rate'}
-    assert run.history['val_R@1'][-1] == pytest.approx(retrieval_metrics(embed(run.net, unseen), unseen.labels)['R@1'])
+    assert run.history['val_R@1'][-1] == pytest.approx(retrieval_metrics(encode(unseen, run.net), unseen.labels)['R@1'])
     fig = plot_history(run)
     assert [a.get_title() for a in fig.axes] == ['loss', 'retrieval', 'd+ within, d- between products', 'learning rate']
     assert '| loss, last epoch |' in run._repr_markdown_()
@@ -285,7 +286,7 @@ def test_fit_can_end_with_the_best_epoch(drawn):
     run = fit(train, valid=unseen, net=tiny(False), epochs=4, P=5, restore_best=True, store={}, verbose=0)
     at = run.history['val_MAP@R']
     assert run.best_epoch == 1 + int(np.argmax(at))
-    assert retrieval_metrics(embed(run.net, unseen), unseen.labels, ks=(1,))['MAP@R'] == pytest.approx(max(at), abs=1e-6)
+    assert retrieval_metrics(encode(unseen, run.net), unseen.labels, ks=(1,))['MAP@R'] == pytest.approx(max(at), abs=1e-6)
 
 
 def test_settings_are_checked():
@@ -420,11 +421,11 @@ def test_landmarks_of_each_loss(loss, level):
 
 def test_a_network_that_was_given_is_reported_as_it_is(drawn):
     net = base_network((32, 32, 3), 8, keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(6, 5, strides=4), keras.layers.GlobalAveragePooling2D()], name='own'), hidden=(), rescale='unit')
-    before = embed(net, drawn)
+    before = encode(drawn, net)
     run = fit(drawn, net=net, epochs=1, steps=2, P=4, size=(32, 32), verbose=0, doctor=None)
     assert 'own' in run.plan['network'] and run.settings['out_dims'] == 8 and 'hidden' not in run.settings
     (name, start), = before_training(run).items()
-    assert name == 'network before training' and not np.allclose(before, embed(run.net, drawn))
+    assert name == 'network before training' and not np.allclose(before, encode(drawn, run.net))
     np.testing.assert_array_equal(start(drawn), before)
     with pytest.raises(ValueError, match='out_dims, dropout: settings of a network that is made here'): fit(drawn, net=net, out_dims=16, dropout=.1)
 
@@ -548,7 +549,7 @@ def test_half_precision_trains_like_full(drawn, monkeypatch):
     computed = {l.compute_dtype for l in half.net._flatten_layers() if l.weights}
     assert 'bfloat16' in computed and half.net.layers[-1].compute_dtype == 'float32' and {w.dtype for w in half.net.weights if 'seed' not in w.path} == {'float32'}
     assert half.history['loss'] == pytest.approx(full.history['loss'], rel=.05) and half.history['loss'] != full.history['loss']
-    assert embed(half.net, drawn).dtype == np.float32
+    assert encode(drawn, half.net).dtype == np.float32
     with pytest.raises(ValueError, match="precision='float15'"): fit(drawn, precision='float15', **SMALL)
     monkeypatch.setattr('triplet_fashion.training._has_bfloat16', lambda: False)
     with pytest.warns(UserWarning, match='no instructions for bfloat16'): plan_of(drawn, precision='bfloat16', size=32, out_dims=16)
@@ -580,7 +581,7 @@ def test_what_a_network_was_before_keeps_the_statistics_of_its_entrance(drawn):
     norm.adapt(np.random.default_rng(0).normal(120, 40, (64, 3)).astype('float32'))
     body = keras.Sequential([keras.Input((16, 16, 3)), norm, keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()])
     net = base_network((16, 16, 3), 8, backbone=body)
-    was = embed(net, drawn)
+    was = encode(drawn, net)
     run = fit(drawn, net=net, size=(16, 16), recipe='scratch', epochs=1, steps=1, P=4, K=2, verbose=0, doctor=None)
     (found,) = before_training(run).values()
     np.testing.assert_allclose(found(drawn), was, rtol=1e-4, atol=1e-5)

@@ -13,7 +13,7 @@ import numpy as np
 
 from .catalog import Catalog
 from .display import Table, text_style, thumbnail
-from .encoding import Encoder, check_photos, encode
+from .encoder import Encoder, check_photos, encode
 from .metrics import random_triplets
 from .neighbors import NeighborSearch
 from .photos.loading import load_images

@@ -422,8 +422,9 @@ _COLOURS = 'The query is on the left, then its nearest photos in order. Green: s
 # %% ../nbs/26_cli.ipynb #6c31d243
 def _embedded(net, store, *catalogs):
     "Return a function from one of `catalogs` to its embeddings, each computed once."
-    from triplet_fashion.training import embed
-    done = {id(c): embed(net, c, store, verbose=int(sys.stdout.isatty())) for c in catalogs if c is not None}
+    from triplet_fashion.encoder import Encoder
+    encoder, bar = Encoder(net, feature_cache=store), sys.stdout.isatty()
+    done = {id(c): encoder.encode(c, progress=bar) for c in catalogs if c is not None}
     return lambda c: done[id(c)]
 
 def _threshold(embeddings, catalog):
@@ -555,9 +556,9 @@ def _logs(folder):
 def _project(folder, run, store, queries):
     "Write the photos to judge on where the network puts them, for TensorBoard's projector."
     from triplet_fashion.explore import write_projector
-    from triplet_fashion.training import embed
     some = queries.subset(slice(10_000))
-    return write_projector(folder, some.paths, embed(run.net, some, store), some.labels, some.class_names)
+    embeddings = _embedded(run.net, store, some)(some)
+    return write_projector(folder, some.paths, embeddings, some.labels, some.class_names)
 
 # %% ../nbs/26_cli.ipynb #1ad8bef5
 def _is_file(backbone): return backbone.endswith('.keras') or os.sep in backbone

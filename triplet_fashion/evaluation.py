@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from .catalog import Catalog
 from .class_names import ClassNames
-from .features import _frozen, embed, features
+from .encoder import Encoder
+from .features import features, is_frozen
 from .labels import Labels
 from .display import Table
 from .metrics import (
@@ -115,7 +116,7 @@ def _embeddings(x):
     "Return embeddings as an array; TypeError for what would have to make them first."
     if callable(x) or isinstance(x, (Catalog, str, os.PathLike)):
         raise TypeError(f'embeddings must be numbers, a row a photo, not a {type(x).__name__}: '
-                        'embed(net, photos) makes them of a Catalog or a folder; '
+                        'Encoder(net).encode(photos) makes them of a Catalog or a folder; '
                         'scoreboard takes networks and photos as they are')
     return np.asarray(x)
 
@@ -241,7 +242,9 @@ def _first_and_plain(rows):
 # %% ../nbs/16_evaluation.ipynb #15a00ddd
 def _embedder(way, store, verbose):
     "Return the function from a Catalog to embeddings that `way` stands for."
-    if isinstance(way, keras.Model): return lambda c: embed(way, c, store, verbose=verbose)
+    if isinstance(way, keras.Model):
+        encoder = Encoder(way, feature_cache=store)
+        return lambda c: encoder.encode(c, progress=bool(verbose))
     if callable(way): return way
     if way is None: return lambda c: np.random.default_rng(0).normal(size=(len(c), 8))
     raise TypeError('an embedding is a network, a function from a Catalog to embeddings (n, d), '
@@ -302,7 +305,7 @@ def scoreboard(
     embedders, # {name: network, function from a `Catalog` to embeddings (n, d), or None for chance}
     catalog, # the queries, a `Catalog` or a folder
     gallery=None, # the `Catalog` or folder searched, products by name; None: `catalog`
-    store=None, # see `embed`
+    store=None, # keeps the features of a frozen backbone, see `Encoder`
     verbose=0, # Keras' progress bar: 0 or 1
     seen=None, # products of training, a `Catalog`, a folder, or labels: they get rows of their own
     ks=(1, 5, 10, 20), # cut-offs of Recall@K, Precision@K and nDCG@K
@@ -350,13 +353,13 @@ def seeded(
 
 def baselines(
     net, # network made by `base_network`, trained or not
-    store=None, # see `embed`
+    store=None, # keeps the features of a frozen backbone, see `Encoder`
 )->dict: # {name: function from a `Catalog` or folder to embeddings, or None for chance}
     "Give what to compare `net` with: its backbone alone, fresh random weights, `BASELINES`."
     with seeded(0): fresh = keras.models.clone_model(net)
-    name = 'frozen backbone' if _frozen(net) else 'its backbone alone'
+    name = 'frozen backbone' if is_frozen(net) else 'its backbone alone'
     own = {name: lambda c: features(net, Catalog.of(c), store)}
-    return own | {'untrained network': lambda c: embed(fresh, Catalog.of(c))} | BASELINES
+    return own | {'untrained network': Encoder(fresh).encode} | BASELINES
 
 # %% ../nbs/16_evaluation.ipynb #26df59f5
 def _splits(benchmark):
@@ -372,7 +375,7 @@ def _splits(benchmark):
 def official(
     benchmark, # Catalogs or folders by name: 'query' and 'gallery', or 'test'; 'train' was seen
     way, # network, or function from a `Catalog` to embeddings (n, d)
-    store=None, # see `embed`
+    store=None, # keeps the features of a frozen backbone, see `Encoder`
     ks=None, # cut-offs; None: 1, 10, 20, 30 with a gallery, 1, 10, 100, 1000 without, as published
     verbose=0, # Keras' progress bar: 0 or 1
 )->Evaluation: # a dict, figure by name
@@ -431,7 +434,7 @@ class RetrievalCallback(keras.callbacks.Callback):
     def __init__(self,
         net, # the embedding network that is being trained
         catalog, # the photos, a `Catalog` or a folder
-        store=None, # see `embed`
+        store=None, # keeps the features of a frozen backbone, see `Encoder`
         every=1, # epochs between two looks
         photos=None, # look at about this many, of whole products; None: all of `catalog`
         share=None, # of the epoch's time for looks: at other epochs on each machine; None: no limit
@@ -441,16 +444,16 @@ class RetrievalCallback(keras.callbacks.Callback):
         train=None, # the `Catalog` trained on: products of it among the photos, by name, are an error
         verbose=0, # 1: print what a look costs, once
         seed=0, # of the choice of photos
-        embedder=None, # function `Catalog` -> embeddings, to take in place of `embed(net, ...)` where there is a faster way
+        embedder=None, # function `Catalog` -> embeddings, to take in place of an `Encoder` of `net` where there is a faster way
         after=None, # the `RetrievalCallback` of an earlier stage of the run, whose best epoch counts on
     ):
         super().__init__()
-        self.embedder = embedder
+        self.embedder = embedder or Encoder(net, feature_cache=store).encode
         for f in (*figures, choose): parse_metric(f)
         _check_watching(every, photos, share)
         catalog = Catalog.of(catalog)
         if train is not None: _check_untrained(catalog, Catalog.of(train, 'train'))
-        self.net, self.store, self.every, self.share, self.figures = net, store, every, share, figures
+        self.net, self.every, self.share, self.figures = net, every, share, figures
         self.catalog = catalog if photos is None else _whole_products(catalog, photos, seed)
         self.choose, self.restore, self.verbose = choose, restore, verbose
         _check_watched(self.catalog)
@@ -477,8 +480,7 @@ class RetrievalCallback(keras.callbacks.Callback):
 # %% ../nbs/16_evaluation.ipynb #d322ce03
 def _watched_embeddings(self):
     "Return the embeddings of the photos that can still be read, and watch only those from now on."
-    make = self.embedder or (lambda c: embed(self.net, c, self.store))
-    try: x, self.catalog, bad = without_unreadable(make, self.catalog)
+    try: x, self.catalog, bad = without_unreadable(self.embedder, self.catalog)
     except PhotoError as e:
         warnings.warn(f'no photo is left to watch: {e}', stacklevel=2)
         self.catalog, x, bad = self.catalog.subset([]), math.nan, []

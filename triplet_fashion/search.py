@@ -294,7 +294,7 @@ def _in_size(net, size=None):
 
 def _encoder_of(net, size, batch_size=32):
     "Return the `Encoder` of a network, at the size that it takes, or else at `size`."
-    from triplet_fashion.encoding import Encoder
+    from triplet_fashion.encoder import Encoder
     return Encoder(net, batch_size=batch_size, size=_in_size(net, size))
 
 def _fingerprint(encoder):
@@ -335,7 +335,7 @@ class _Encoded(NamedTuple):
 
 def _encode_files(paths, encoder, progress=False, out=None, batch_size=None):
     "Encode the files that can be read."
-    from triplet_fashion.encoding import read_encodings
+    from triplet_fashion.encoder import read_encodings
     bad = {os.fspath(p): 'no such file' for p in paths if not os.path.exists(p)}
     here = [i for i,p in enumerate(paths) if os.fspath(p) not in bad]
     files,x = [paths[i] for i in here],np.zeros((0, 0))

@@ -24,7 +24,8 @@ from .mining import BatchTripletLoss
 from .contrastive import MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
 from .doctor import CollapseDoctor
 from .model import compile_triplet, ready, triplet_model
-from .features import FeatureCache, _frozen, cut_features, cut_network, embed, features
+from .encoder import Encoder
+from .features import FeatureCache, cut_features, cut_network, features, is_frozen as _frozen
 from .runtimes import ENGINES, LazyRuntime, in_precision
 from .evaluation import RetrievalCallback, _check_watched, left_out_report
 from .evaluation import readable_photos, seeded, without_unreadable
@@ -1083,7 +1084,6 @@ def before_training(
     net = keras.models.clone_model(run.net)
     net.set_weights(run.start)
     _settled(net)
-    if 'weights' not in s: return {'network before training': lambda c: embed(net, Catalog.of(c))}
-    if s['backbone'] == 'small' or s['weights'] is None:
-        return {'untrained network': lambda c: embed(net, Catalog.of(c))}
+    if 'weights' not in s: return {'network before training': Encoder(net).encode}
+    if s['backbone'] == 'small' or s['weights'] is None: return {'untrained network': Encoder(net).encode}
     return {'pretrained backbone': lambda c: features(net, Catalog.of(c), store)}

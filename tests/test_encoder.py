@@ -7,7 +7,7 @@ from PIL import Image
 
 keras = pytest.importorskip('keras')
 from triplet_fashion.base_network import base_network
-from triplet_fashion.encoding import Encoder, encode, read_encodings
+from triplet_fashion.encoder import Encoder, encode, read_encodings
 from triplet_fashion.photos.image import PhotoError, read_image
 from triplet_fashion.photos.loading import load_images
 from triplet_fashion.runtimes import runtime
@@ -71,7 +71,7 @@ def test_bad_photos_are_named_and_the_others_stay_in_their_places(net, odd, batc
 def suffix(request, monkeypatch):
     "Either kind of part."
     if request.param == '.parquet': pytest.importorskip('pyarrow', reason='needs pyarrow')
-    monkeypatch.setattr('triplet_fashion.encoding._suffix', lambda: request.param)
+    monkeypatch.setattr('triplet_fashion.encoder._suffix', lambda: request.param)
     return request.param
 
 
@@ -202,13 +202,13 @@ def test_the_choice_is_said(net, drawn, capsys):
 
 def test_a_run_that_goes_on_takes_the_engine_it_had(drawn, tmp_path, monkeypatch):
     "How many photos there are in all counts, not how many are left."
-    from triplet_fashion import encoding
+    from triplet_fashion import encoder as module
     asked = []
-    class Noted(encoding.LazyRuntime):
+    class Noted(module.LazyRuntime):
         def __init__(self, *a):
             asked.append(a[3])
             super().__init__(*a)
-    monkeypatch.setattr(encoding, 'LazyRuntime', Noted)
+    monkeypatch.setattr(module, 'LazyRuntime', Noted)
     ours = network()
     encode(drawn, ours, out=tmp_path/'out', part_size=20, runtime='auto')
     sorted((tmp_path/'out').glob('part-*'))[1].unlink()
@@ -348,12 +348,12 @@ def test_a_photo_that_is_gone_is_a_bad_photo(net, drawn, tmp_path):
 
 def test_a_photo_that_vanishes_meanwhile_is_named(net, drawn, tmp_path, monkeypatch):
     "It is there when the work begins and gone when its batch is read."
-    from triplet_fashion import encoding
-    path, keep = tmp_path/'late.jpg', encoding.ImageLoader
+    from triplet_fashion import encoder as module
+    path, keep = tmp_path/'late.jpg', module.ImageLoader
     def gone_by_then(*a, **kw):
         path.unlink()
         return keep(*a, **kw)
-    monkeypatch.setattr(encoding, 'ImageLoader', gone_by_then)
+    monkeypatch.setattr(module, 'ImageLoader', gone_by_then)
     for model in net, colours:
         for bad in None, {}:
             shutil.copy(drawn.paths[0], path)
@@ -373,7 +373,7 @@ def test_a_folders_name_will_do_and_no_photos_are_named(net, drawn, tmp_path):
 
 
 def test_a_folder_for_parts_that_cannot_be_made_is_said_before_the_work(net, drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr('triplet_fashion.encoding.ImageLoader', lambda *a: pytest.fail('work began'))
+    monkeypatch.setattr('triplet_fashion.encoder.ImageLoader', lambda *a: pytest.fail('work began'))
     (tmp_path/'file').write_text('in the way')
     with pytest.raises(NotADirectoryError, match='out='): encode(drawn, net, out=tmp_path/'file')
 
@@ -381,9 +381,9 @@ def test_a_folder_for_parts_that_cannot_be_made_is_said_before_the_work(net, dra
 RUN = textwrap.dedent('''
     import sys
     sys.path[:0] = sys.argv[4:6]
-    from test_encoding import network
+    from test_encoder import network
     from triplet_fashion.catalog import Catalog
-    from triplet_fashion.encoding import encode
+    from triplet_fashion.encoder import encode
     encode(Catalog.from_dir(sys.argv[1]), network(), 4, out=sys.argv[2], part_size=int(sys.argv[3]))
 ''')
 
@@ -525,10 +525,10 @@ def test_an_encoder_makes_a_new_graph_when_the_layers_change(drawn, built):
 
 
 def test_auto_takes_another_engine_when_many_photos_come(drawn, built, monkeypatch):
-    from triplet_fashion import encoding
-    keep = encoding.choose_engine
+    from triplet_fashion import encoder as module
+    keep = module.choose_engine
     def by_number(*a): return keep(*a) if a[3] < 20 else keep(*a)._replace(engine='litert')
-    monkeypatch.setattr(encoding, 'choose_engine', by_number)
+    monkeypatch.setattr(module, 'choose_engine', by_number)
     monkeypatch.setattr('triplet_fashion.runtimes.choose_engine', by_number)
     encoder = Encoder(network(), 'auto')
     for n in 3, 5, 30, 40: encoder.encode(drawn.paths[:n])
