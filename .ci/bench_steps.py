@@ -45,7 +45,7 @@ def resnet(way):
 def lite0(way, path):
     import keras, numpy as np
     from triplet_fashion.base_network import base_network, unfreeze
-    from triplet_fashion.features import cut_network
+    from triplet_fashion.cutting import cut_network
     from triplet_fashion.mining import BatchTripletLoss
     net = unfreeze(base_network((224, 224, 3), 128, path, activation='l2'), 1/3)
     x = np.random.default_rng(0).integers(0, 256, (32, 224, 224, 3)).astype('float32')

@@ -524,6 +524,20 @@ def test_an_encoder_makes_a_new_graph_when_the_layers_change(drawn, built):
     assert built == ['tf']*2
 
 
+def test_an_encoder_sees_that_statistics_of_the_photos_are_others(drawn):
+    "A graph holds a copy of the numbers of Normalization layers."
+    norm = keras.layers.Normalization()
+    norm.adapt(np.full((4, *SIZE, 3), 9.) + np.arange(4.)[:, None, None, None])
+    net = keras.Sequential([keras.Input((*SIZE, 3)), norm, keras.layers.GlobalAveragePooling2D()])
+    encoder = Encoder(net)
+    first = encoder.encode(drawn.paths[:3])
+    norm.set_weights([w*2 if w.ndim else w for w in norm.get_weights()])
+    norm.finalize_state()
+    second = encoder.encode(drawn.paths[:3])
+    np.testing.assert_allclose(second, encode(drawn.paths[:3], net), rtol=1e-5)
+    assert not np.allclose(first, second)
+
+
 def test_auto_takes_another_engine_when_many_photos_come(drawn, built, monkeypatch):
     from triplet_fashion import encoder as module
     keep = module.choose_engine

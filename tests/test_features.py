@@ -12,9 +12,10 @@ import tensorflow as tf
 from triplet_fashion import features as room
 from triplet_fashion.base_network import backbone_of, base_network, freeze, head_of, unfreeze
 from triplet_fashion.catalog import Catalog
+from triplet_fashion.cutting import cut_network
 from triplet_fashion.encoder import Encoder, encode
 from triplet_fashion.evaluation import without_unreadable
-from triplet_fashion.features import FeatureCache, cut_features, cut_network, features, fingerprint
+from triplet_fashion.features import FeatureCache, cut_features, features, fingerprint
 from triplet_fashion.generator import augmentation, image_dataset, pk_dataset
 from triplet_fashion.photos.image import PhotoError
 from triplet_fashion.photos.loading import Preprocessing

@@ -7,8 +7,9 @@ from keras import layers
 from triplet_fashion.base_network import MeanAndDeviation, backbone_of, backbone_stages
 from triplet_fashion.base_network import base_network, freeze, head_of, standardize
 from triplet_fashion.catalog import Catalog
+from triplet_fashion.cutting import cut_network
 from triplet_fashion.encoder import encode
-from triplet_fashion.features import cut_network, features
+from triplet_fashion.features import features
 from triplet_fashion.persistence import load_bundle, save_bundle
 from triplet_fashion.runtimes import runtime
 from triplet_fashion.training import before_training, find_rate, fit, recipe

@@ -347,13 +347,22 @@ def _check_amount(share, n_stages, arg):
     if not isinstance(share, (int, float, np.number)) or not 0 <= share <= 1:
         raise ValueError(f'{arg}: share is {share!r}, not between 0 and 1')
 
-def _n_frozen(n, stages, share, n_stages, arg):
-    "How many of the n layers with weights, counted from the photo up, `share` or `n_stages` stand for."
+# %% ../nbs/03_base_network.ipynb #c161580f
+def n_frozen_layers(
+    n, # layers with weights in the backbone
+    stages, # of the backbone, see `backbone_stages`
+    share, # of its layers with weights, from the photo up
+    n_stages, # this many stages instead of a share; None: the share
+    arg, # name of the function, for errors
+)->int:
+    "Count the layers with weights, from the photo up, that `share` or `n_stages` stand for."
     _check_amount(share, n_stages, arg)
     if n_stages is None: return round(share*n)
-    if not 0 <= n_stages <= len(stages): raise ValueError(f'{arg}: n_stages is {n_stages}, the backbone has {len(stages)} stages')
+    if not 0 <= n_stages <= len(stages):
+        raise ValueError(f'{arg}: n_stages is {n_stages}, the backbone has {len(stages)} stages')
     return sum(bool(l.weights) for s in stages[:n_stages] for l in s)
 
+# %% ../nbs/03_base_network.ipynb #dfc32467
 def _set_trainable(net, n_frozen, batchnorm):
     inner = _inner(net)
     inner.trainable = True
@@ -373,7 +382,7 @@ def freeze(
     "Keep the lower part of the backbone as it is and let the rest learn."
     stages = backbone_stages(net)
     n = sum(bool(l.weights) for s in stages for l in s)
-    return _set_trainable(net, _n_frozen(n, stages, share, n_stages, 'freeze'), batchnorm)
+    return _set_trainable(net, n_frozen_layers(n, stages, share, n_stages, 'freeze'), batchnorm)
 
 def unfreeze(
     net, # made by `base_network`

@@ -82,12 +82,16 @@ def check_photos(
 # %% ../nbs/16_encoder.ipynb #66e00fb3
 def _is_layered(net): return isinstance(net, keras.Model) and bool(getattr(net, 'inputs', None))
 
+def _parts_of(net):
+    "Return ids of the layers, and of the mean that a Normalization layer computes with a copy of."
+    return [id(o) for l in net._flatten_layers() for o in (l, getattr(l, 'mean', None))]
+
 class _Computation:
     "What computes a network: made with the first photos, and anew when the network has changed."
     def __init__(self, net, engine, precision):
         if isinstance(engine, str): check_engine(engine, precision)
         self.net, self.engine, self.precision = net, engine, precision
-        self.layers, self.engines = None, {}
+        self.parts, self.engines = None, {}
         self.making = threading.Lock()
 
     def __getstate__(self): return (self.net, self.engine, self.precision)
@@ -124,8 +128,8 @@ class _Computation:
         "Return the engine; other layers, or other weights than it has a copy of, make a new one."
         name = rule = self.engine or 'tf'
         if name == 'auto': rule = choose_engine(self.net, (*size, 3), self.precision, photos).engine
-        layers = [id(l) for l in self.net._flatten_layers()]
-        if layers != self.layers: self.layers, self.engines = layers, {}
+        parts = _parts_of(self.net)
+        if parts != self.parts: self.parts, self.engines = parts, {}
         kept = self.engines.get((size, rule))
         copies_weights = rule != 'tf' or self.precision == 'bfloat16'
         if kept is None or copies_weights and not kept.is_of(self.net):

@@ -24,8 +24,9 @@ from .mining import BatchTripletLoss
 from .contrastive import MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
 from .doctor import CollapseDoctor
 from .model import compile_triplet, ready, triplet_model
+from .cutting import cut_network
 from .encoder import Encoder
-from .features import FeatureCache, cut_features, cut_network, features, is_frozen as _frozen
+from .features import FeatureCache, cut_features, features, is_frozen as _frozen
 from .runtimes import ENGINES, LazyRuntime, in_precision
 from .evaluation import RetrievalCallback, _check_watched, left_out_report
 from .evaluation import readable_photos, seeded, without_unreadable
@@ -1047,8 +1048,7 @@ def find_rate(
     catalog, size = Catalog.of(catalog), _size_for(size, net, asked)
     asked |= dict(schedule=None, learning_rate=lowest, size=size)
     asked, s, net, _ = _begin(catalog, asked, size, net, seed, (0, 1), 1)
-    kept = _store(store, None, True)
-    (inputs, catalog), _, bad = _seen_by_the_head(net, catalog, None, kept, 0, None)
+    (inputs, catalog), _, bad = _seen_by_the_head(net, catalog, None, _store(store, None, True), 0, None)
     if bad:
         warnings.warn(left_out_report(bad), stacklevel=2)
         s, _ = _fitting(catalog, asked, seed, size, (0, 1), 1)
