@@ -282,7 +282,6 @@ def test_an_index_that_claims_more_than_it_holds(tmp_path):
 
 def test_a_build_that_was_killed_goes_on(drawn, net, index, tmp_path):
     "With `out` the embeddings lie in parts: the second call computes nothing again."
-    from triplet_fashion import encoding
     first = ImageIndex.build(drawn, net, out=tmp_path/'parts')
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path/'parts').glob('part-*')}
     again = ImageIndex.build(drawn, net, out=tmp_path/'parts')

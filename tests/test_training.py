@@ -312,7 +312,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(drawn):
 def test_lite0_features_are_computed_once(drawn, lite0):
     store = {}
     run = fit(drawn, backbone=str(lite0), size=(96, 96), epochs=2, verbose=0, store=store)
-    assert [v.shape for v in store.values()] == [(len(drawn), *head_of(run.net).input_shape[1:])]
+    assert [v.shape for v in store.values()] == [(len(drawn), 1, *head_of(run.net).input_shape[1:])]
     assert 'frozen' in run.plan['network']
     before, *_ = scoreboard(before_training(run, store), drawn)
     assert before['embedding'] == 'frozen backbone' and before['R@1'] > .5
