@@ -580,9 +580,9 @@ def test_threads_share_an_encoder(drawn, built):
     assert built == ['tf']
 
 
-def test_for_one_batch_and_no_more_nothing_is_built(drawn, built):
-    ours, pixels = network(), load_images(drawn.paths[:4], SIZE)
-    few = encode(pixels, ours)
+def test_for_a_few_batches_and_no_more_nothing_is_built(drawn, built):
+    ours, pixels = network(), load_images(drawn.paths[:5], SIZE)
+    few = encode(pixels, ours, 2)
     assert built == [] and few.dtype == np.float32
-    np.testing.assert_allclose(encode(pixels, ours, 2), few, atol=1e-6)
+    np.testing.assert_allclose(encode(pixels, ours, 1), few, atol=1e-6)
     assert built == ['tf']

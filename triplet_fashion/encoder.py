@@ -99,7 +99,7 @@ class _Computation:
 
     def function(self, size, photos, batch_size, once=False):
         """Return the function from pixels (b, h, w, 3) to rows, for so many photos.
-        For one batch, and no other to come (`once`), no graph is built."""
+        For a few batches, and no others to come (`once`), no graph is built."""
         if self.engine is not None and not isinstance(self.engine, str): return self.given()
         if not _is_layered(self.net):
             if self.engine or self.precision:
@@ -107,7 +107,7 @@ class _Computation:
                                  'model is another function')
             return getattr(self.net, 'predict_on_batch', self.net)
         unasked = self.engine is None and self.precision in (None, 'float32')
-        if once and unasked and photos <= batch_size: return self._call
+        if once and unasked and photos <= 4*batch_size: return self._call
         with self.making: return self._kept(size, photos, batch_size)
 
     def given(self):

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from .base_network import InputScaling
+from .base_network import InputScaling, _settled
 from .checkpoints import hdf5_size
 from .loss import LosslessTripletLoss   # noqa: F401, registered by this
 from .model import StackTriplets, UnstackTriplets   # noqa: F401, registered by this
@@ -67,10 +67,12 @@ def _describe(config, path, room=None, custom_objects=None):
 def _load_weights(model, path, file, order=None):
     "Put the weights of an open, checked HDF5 file of any name into a network."
     try:
-        if is_keras_2_weights(file): return load_keras_2_weights(model, file, order)
+        is_old = is_keras_2_weights(file)
+        if is_old: load_keras_2_weights(model, file, order)
     except Exception as e:
         raise NotOpened(f'the weights in {path} are not those of {model.name}: {e}') from e
-    fill_network(model, path)
+    if is_old: _settled(model)
+    else: fill_network(model, path)
 
 # %% ../nbs/20_persistence.ipynb #ac3b2003
 def _load_pair(json_path, weights_path, custom_objects):

@@ -13,7 +13,6 @@ import numpy as np
 from fastcore.basics import patch
 from keras import layers
 
-from ..base_network import _settled
 from .untrusted import NotOpened, build_network, text_attribute
 
 # %% ../../nbs/storage/03_keras2.ipynb #910b73bb
@@ -320,7 +319,6 @@ def _fill_layer(layer, group, order):
         if tuple(w.shape) == v.shape: continue
         raise ValueError(f'{k} is {tuple(w.shape)} in the network and {v.shape} in the file')
     for (_, w), v in zip(wanted, values): w.assign(v)
-    _settled(layer)
 
 # %% ../../nbs/storage/03_keras2.ipynb #dda4e360
 def load_keras_2_weights(
