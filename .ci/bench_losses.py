@@ -28,7 +28,7 @@ from triplet_fashion.metrics import knn_accuracy, retrieval_metrics
 from triplet_fashion.mining import BatchTripletLoss
 from triplet_fashion.encoder import Encoder
 from triplet_fashion.features import features
-from triplet_fashion.training import RECIPES, fit
+from triplet_fashion.training import Recipe, fit
 
 ROWS = {  # name: loss, activation of the head
     'semihard': (lambda: BatchTripletLoss('semihard', margin=.2), 'l2'),
@@ -60,7 +60,7 @@ def one(row, seed, train, val, backbone, store, recipe, changes):
     net = base_network(backbone=keras.models.load_model(backbone, compile=False), trainable=False, activation=activation, dropout=.2)
     for c in (train, val): features(net, c, store)
     start = time.perf_counter()
-    fit(train, net=net, recipe=RECIPES[recipe], loss=loss(), store=store, seed=seed, verbose=0, doctor=None, **changes)
+    fit(train, net=net, recipe=recipe, loss=loss(), store=store, seed=seed, verbose=0, doctor=None, **changes)
     took = time.perf_counter() - start
     encoder = Encoder(net, feature_cache=store)
     return *figures(*(encoder.encode(c) for c in (val, train)), val, train), took
@@ -89,7 +89,7 @@ def main():
     parser.add_argument('train'); parser.add_argument('val', nargs='?'); parser.add_argument('--backbone', required=True)
     parser.add_argument('--seeds', type=int, default=3); parser.add_argument('--only', nargs='*', choices=ROWS)
     parser.add_argument('--samplers', nargs='+', default=['10x8'], help='classes x photos of each in a batch')
-    parser.add_argument('--recipe', choices=[r for r in RECIPES if RECIPES[r]['batches'] == 'pk'], default='strong')
+    parser.add_argument('--recipe', choices=[r for r in Recipe.names if r != 'original'], default='strong')
     parser.add_argument('--set', nargs='+', default=[], metavar='NAME=VALUE', help='settings of the recipe to change')
     parser.add_argument('--peer', help="a Python that has pytorch-metric-learning: its losses of the same names follow each row, seed by seed")
     args = parser.parse_args()

@@ -33,7 +33,7 @@ from triplet_fashion.evaluation import BASELINES
 from triplet_fashion.encoder import Encoder
 from triplet_fashion.features import features
 from triplet_fashion.metrics import retrieval_metrics
-from triplet_fashion.training import fit, recipe
+from triplet_fashion.training import Recipe, fit
 
 FIGURES = 'R@1', 'R@5', 'MAP@R'
 PEERS = {'supcon': 2e-3, 'hard': 3e-4}   # losses of pytorch-metric-learning, and rates for products; for kinds 3e-4
@@ -70,23 +70,24 @@ def frozen(args, stages, size):
 def sizes(name, args):
     "Return the side of the photos that a recipe reads."
     if name == 'scratch': return args.scratch_size
-    return args.size or recipe(name, backbone=args.backbone)['size']
+    return args.size or Recipe.named(name, backbone=args.backbone).size
 
 
 def trained(name, seed, train, args, store):
     "Return the embedding that a recipe learns from `train`, and the seconds it took."
-    settings = recipe(name, backbone='small' if name == 'scratch' else args.backbone)
+    recipe = Recipe.named(name, backbone='small' if name == 'scratch' else args.backbone)
     size = sizes(name, args)
-    if not settings['trainable']: features(frozen(args, settings['stages'], size), train, store)   # kept for the run that is timed
+    if not recipe.trainable: features(frozen(args, recipe.stages, size), train, store)   # kept for the run that is timed
     begun = time.perf_counter()
-    run = fit(train, recipe=settings, seed=seed, verbose=0, doctor=None, size=size, store=store)
+    run = fit(train, recipe=recipe, seed=seed, verbose=0, doctor=None, size=size, store=store)
     return Encoder(run.net, feature_cache=store).encode, time.perf_counter() - begun
 
 
 def by_peer(loss, seed, train, photos, args, store):
     "Return the embedding that pytorch-metric-learning learns from the features of the recipe, and the seconds it took."
     name = 'strong' if args.seen else 'products'
-    size, head = sizes(name, args), {k: recipe(name, backbone=args.backbone)[k] for k in ('stages', 'discriminant', 'colors')}
+    recipe = Recipe.named(name, backbone=args.backbone)
+    size, head = sizes(name, args), {k: getattr(recipe, k) for k in ('stages', 'discriminant', 'colors')}
     net = base_network((size, size, 3), backbone=args.backbone, trainable=False, **head)
     learned = features(net, train, store)
     first = standardize(net, learned).get_layer('standardize')

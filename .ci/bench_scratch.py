@@ -39,7 +39,7 @@ def main():
                 run = fit(train, recipe='scratch', loss=loss, size=size, epochs=o.epochs, seed=seed, verbose=0, doctor=None)
                 took = time.perf_counter() - start
                 got.setdefault(f'triplet_fashion, {loss}', []).append([*score(encode(unseen, run.net)), took])
-            seen = o.epochs*run.plan['steps an epoch']*run.settings['P']*run.settings['K']
+            seen = o.epochs*run.plan['steps an epoch']*run.recipe.P*run.recipe.K
             if not o.peer: continue
             np.savez(f'{tmp}/photos.npz', x=load_images(train.paths, size), y=train.labels, q=load_images(unseen.paths, size))
             for loss, rate, batch, decay in itertools.product(o.losses, o.rates, o.batches, o.decays):

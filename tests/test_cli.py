@@ -375,8 +375,8 @@ def test_a_value_that_means_nothing_is_named_before_anything_else(option, value,
 
 def test_the_words_that_options_take_are_those_of_the_functions_behind_them():
     from triplet_fashion.export import FORMATS
-    from triplet_fashion.training import RECIPES
-    assert set(cli.triplet_train.kinds['recipe']) == {'auto', *RECIPES}
+    from triplet_fashion.training import Recipe
+    assert set(cli.triplet_train.kinds['recipe']) == {'auto', *Recipe.names}
     assert set(cli.triplet_export.kinds['format']) == set(FORMATS)
     assert set(cli.triplet_export.kinds['precision']) == {p for _, precisions, *_ in FORMATS.values() for p in precisions}
 

@@ -14,7 +14,7 @@ from triplet_fashion.export import FORMATS, export, load_export
 from triplet_fashion.encoder import encode
 from triplet_fashion.persistence import load_bundle, save_bundle
 from triplet_fashion.runtimes import runtime
-from triplet_fashion.training import fit, recipe
+from triplet_fashion.training import Recipe, fit
 
 rng = np.random.default_rng(0)
 PHOTOS = rng.integers(0, 256, (6, 48, 48, 3)).astype('uint8')
@@ -196,5 +196,5 @@ def test_what_the_backbone_does_not_see_is_found_by_colour(dyed, blind):
     train, valid = dyed.split(.5, seed=0)
     how = dict(recipe='products', backbone=blind, size=48, epochs=1, verbose=0)
     def right(**more): return evaluate(encode(valid, fit(train, **how, **more).net), valid)['R@1']
-    assert recipe('products', backbone=blind)['colors'] is True
+    assert Recipe.named('products', backbone=blind).colors is True
     assert right() > right(colors=False) + .3

@@ -5,7 +5,7 @@ import pytest
 from triplet_fashion.base_network import backbone_of, base_network, separate, standardize
 from triplet_fashion.discriminant import discriminant
 from triplet_fashion.persistence import load_bundle, save_bundle
-from triplet_fashion.training import fit, recipe
+from triplet_fashion.training import Recipe, fit
 from test_stages import backbone  # noqa: F401, a fixture
 
 rng = np.random.default_rng(0)
@@ -97,7 +97,7 @@ def test_the_head_begins_as_the_discriminant(backbone):
 def test_fit_computes_it_and_a_bundle_keeps_it(drawn, backbone, tmp_path):
     how = dict(recipe='products', backbone=backbone, size=(48, 48), epochs=2, verbose=0)
     run = fit(drawn, **how)
-    assert run.settings['discriminant'] == 128 and np.any(run.net.get_layer('discriminant').get_weights()[0])
+    assert run.recipe.discriminant == 128 and np.any(run.net.get_layer('discriminant').get_weights()[0])
     save_bundle(tmp_path/'bundle', run.net)
     again, _ = load_bundle(tmp_path/'bundle')
     photos = rng.integers(0, 256, (4, 48, 48, 3)).astype('uint8')
@@ -122,7 +122,7 @@ def test_it_needs_features_that_stay(backbone):
     for learns in True, .5:
         with pytest.raises(ValueError, match='give trainable=False'):
             base_network((48, 48, 3), 4, backbone, trainable=learns, discriminant=8)
-    assert recipe('products', backbone=str(backbone))['discriminant'] == 128
+    assert Recipe.named('products', backbone=str(backbone)).discriminant == 128
 
 
 def test_a_network_that_was_trained_keeps_what_its_embedding_rests_on(drawn, backbone):

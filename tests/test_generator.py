@@ -235,7 +235,7 @@ def test_what_stands_in_does_not_depend_on_when_it_was_found(make, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(second[1:], batches(make(cat, first_epoch=1, first_step=1, cache=False)), strict=True))
 
 
-@pytest.mark.parametrize('recipe,kw', [('seed', dict(batch_size=6)), ('scratch', dict(P=4, K=2))])
+@pytest.mark.parametrize('recipe,kw', [('original', dict(batch_size=6)), ('scratch', dict(P=4, K=2))])
 def test_training_goes_on_when_a_photo_breaks_between_epochs(recipe, kw, tmp_path, monkeypatch):
     "Through fit: one is the last photo of its product, one of a product with two. The closing warning counts and names both."
     from triplet_fashion.photos import loading
@@ -250,7 +250,7 @@ def test_training_goes_on_when_a_photo_breaks_between_epochs(recipe, kw, tmp_pat
         run = fit(cat, recipe=recipe, size=(32, 32), epochs=4, callbacks=[Break()], doctor=None, out_dims=4, verbose=0, hidden=(), **kw)
     texts = [str(w.message) for w in said]
     closing = [t for t in texts if 'could not be read' in t]
-    lost = lost if recipe == 'seed' else lost[1:]                  # in P x K batches a product with one photo does not come
+    lost = lost if recipe == 'original' else lost[1:]                  # in P x K batches a product with one photo does not come
     assert sum('stands in' in t for t in texts) == len(lost) and len(run.history['loss']) == 4 and np.isfinite(run.history['loss']).all()
     assert len(closing) == 1 and closing[0].startswith(f'{len(lost)} of ') and all(str(p) in closing[0] for p in lost)
 

@@ -12,7 +12,7 @@ from triplet_fashion.encoder import encode
 from triplet_fashion.features import features
 from triplet_fashion.persistence import load_bundle, save_bundle
 from triplet_fashion.runtimes import runtime
-from triplet_fashion.training import before_training, find_rate, fit, recipe
+from triplet_fashion.training import Recipe, before_training, find_rate, fit
 
 rng = np.random.default_rng(0)
 PHOTOS = rng.integers(0, 256, (6, 48, 48, 3)).astype('uint8')
@@ -124,7 +124,7 @@ def test_a_bundle_keeps_statistics_and_embeddings(net, tmp_path):
 
 def test_fit_standardizes_with_the_photos_it_learns_from(drawn, backbone):
     run = fit(drawn, recipe='products', backbone=backbone, size=(48, 48), out_dims=8, epochs=2, verbose=0, colors=False)
-    assert run.settings['stages'] == 'all' and run.plan['recipe'] == 'products'
+    assert run.recipe.stages == 'all' and run.plan['recipe'] == 'products'
     rows = np.asarray(run.net.get_layer('standardize')(features(run.net, drawn)))
     np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-3)
     (name, before), = before_training(run).items()
@@ -161,7 +161,7 @@ def test_the_photos_choose_the_recipe(drawn, backbone, photos, chosen):
     catalog = drawn if photos == 'few' else many_each(drawn, 100)
     run = fit(catalog, backbone=backbone, size=48, epochs=1, steps=1, out_dims=8, verbose=0, doctor=None)
     assert run.plan['recipe'].startswith(f'{chosen}, as the photos look like')
-    assert run.settings['stages'] == 'all' and bool(run.settings['discriminant']) == (chosen == 'products')
+    assert run.recipe.stages == 'all' and bool(run.recipe.discriminant) == (chosen == 'products')
 
 
 def test_the_network_chooses_the_recipe(drawn, backbone, net):
@@ -170,27 +170,27 @@ def test_the_network_chooses_the_recipe(drawn, backbone, net):
     own = base_network((48, 48, 3), 4, backbone, hidden=(), stages='all', discriminant=4, trainable=False)
     assert fit(drawn, net=own, **how).plan['recipe'] == 'products'
     assert fit(drawn, size=32, **how).plan['recipe'].startswith('scratch, as')
-    with pytest.raises(ValueError, match="recipe='auto' is chosen by the photos"): recipe('auto')
+    with pytest.raises(ValueError, match="recipe='auto' is chosen by the photos"): Recipe.named('auto')
 
 
 def test_the_recipe_says_at_which_size_photos_are_read(drawn, backbone, tmp_path):
     how = dict(backbone=backbone, epochs=1, steps=1, out_dims=8, verbose=0, doctor=None)
-    wide = fit(drawn, recipe=recipe('products', backbone=str(backbone), size=64), epochs=1, steps=1, verbose=0, doctor=None)
-    assert wide.net.input_shape[1:3] == wide.settings['size'] == (64, 64)
-    assert recipe('products')['size'] == 224 and recipe('products', backbone=str(backbone))['size'] == 320   # from scratch, and not
+    wide = fit(drawn, recipe=Recipe.named('products', backbone=str(backbone), size=64), epochs=1, steps=1, verbose=0, doctor=None)
+    assert wide.net.input_shape[1:3] == wide.recipe.size == (64, 64)
+    assert Recipe.named('products').size == 224 and Recipe.named('products', backbone=str(backbone)).size == 320   # from scratch, and not
     x = keras.Input((40, 56, 3))
     fixed = keras.Model(x, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(x)))
     fixed.save(tmp_path/'fixed.keras')
     for own in fixed, str(tmp_path/'fixed.keras'):   # takes no other size
         assert fit(drawn, **how | dict(backbone=own)).net.input_shape[1:3] == (40, 56)
-    with pytest.raises(ValueError, match="size=0: expected"): recipe('strong', backbone='ResNet50', size=0)
+    with pytest.raises(ValueError, match="size=0: expected"): Recipe.named('strong', backbone='ResNet50', size=0)
 
 
 def test_only_the_last_stage_where_a_part_of_the_backbone_learns(backbone):
     own = dict(backbone=str(backbone))
-    assert recipe('strong', **own)['stages'] == recipe('deep', stages='all', **own)['stages'] == 'all'
+    assert Recipe.named('strong', **own).stages == Recipe.named('deep', stages='all', **own).stages == 'all'
     for name, changes in ('strong', dict(unfreeze=.5)), ('deep', {}), ('strong', dict(trainable=.5)):
-        assert recipe(name, **changes, **own)['stages'] == 'last'
+        assert Recipe.named(name, **changes, **own).stages == 'last'
 
 
 @pytest.mark.parametrize('share', [.3, .6, .8, 1.])

@@ -1,5 +1,5 @@
 "Training: recipes, the frozen short cut, continuing, the seed's file names, and what must stop early."
-import re, shutil, time
+import dataclasses, re, shutil, time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,14 +9,14 @@ import tensorflow as tf
 
 from triplet_fashion.base_network import backbone_of, base_network, head_of
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.contrastive import CrossBatchMemory, SupConLoss
+from triplet_fashion.contrastive import LOSSES_BY_NAME, CrossBatchMemory, SupConLoss
 from triplet_fashion.doctor import TrainingTrouble
 from triplet_fashion.metrics import retrieval_metrics
 from triplet_fashion.mining import BatchTripletLoss
 from triplet_fashion.model import compile_triplet, triplet_model
 from triplet_fashion.evaluation import BASELINES, RetrievalCallback, baselines, evaluate, official, scoreboard
 from triplet_fashion.encoder import Encoder, encode
-from triplet_fashion.training import RECIPES, SeedCheckpoint, before_training, continue_from, find_rate, fit, plot_history, recipe
+from triplet_fashion.training import Recipe, SeedCheckpoint, before_training, continue_from, find_rate, fit, plot_history
 
 REFEREES = Path(__file__).parent/'referees'
 SMALL = dict(size=(32, 32), out_dims=16, verbose=0)
@@ -90,9 +90,9 @@ def test_same_seed_same_network(drawn):
     for x, y in zip(weights(a.net), weights(b.net)): np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize('name', ['seed', 'strong'])
+@pytest.mark.parametrize('name', ['original', 'strong'])
 def test_frozen_backbone_learns_only_the_head(drawn, name):
-    net = base_network((32, 32, 3), 16, 'small', None, hidden=(32,), activation='sigmoid' if name == 'seed' else 'l2', trainable=False)
+    net = base_network((32, 32, 3), 16, 'small', None, hidden=(32,), activation='sigmoid' if name == 'original' else 'l2', trainable=False)
     lower, upper = weights(backbone_of(net)), weights(net.layers[-2] if name == 'strong' else net.layers[-1])
     store = {}
     run = fit(drawn, recipe=name, net=net, store=store, epochs=2, size=(32, 32), verbose=0, batches='pk' if name == 'strong' else 'triplet')
@@ -103,14 +103,14 @@ def test_frozen_backbone_learns_only_the_head(drawn, name):
 
 
 def test_seed_recipe_trains_the_three_input_model(drawn):
-    run = fit(drawn, recipe='seed', epochs=1, steps=2, batch_size=4, hidden=(), **SMALL)
+    run = fit(drawn, recipe='original', epochs=1, steps=2, batch_size=4, hidden=(), **SMALL)
     assert [i.name for i in run.model.inputs] == ['anchor', 'positive', 'negative']
     assert run.model.output_shape == (None, 48)
     assert run.model.optimizer.clipnorm == 5 and float(run.model.optimizer.learning_rate) == pytest.approx(1e-4)
     assert type(run.model.loss).__name__ == 'LosslessTripletLoss'
 
 
-@pytest.mark.parametrize('name', ['seed', 'strong'])
+@pytest.mark.parametrize('name', ['original', 'strong'])
 def test_a_continued_run_equals_an_uninterrupted_one(drawn, tmp_path, name):
     kw = dict(recipe=name, steps=3, hidden=(), doctor=None, **SMALL) | (dict(P=4) if name == 'strong' else dict(batch_size=4))
     whole = fit(drawn, epochs=3, checkpoints=tmp_path/'a', **kw)
@@ -170,7 +170,7 @@ def test_the_history_holds_what_was_watched(watched):
 
 def test_the_seed_recipe_watches_the_loss_of_fixed_triplets(drawn):
     train, unseen = drawn.split(.25, seed=1)
-    run = fit(train, valid=unseen, recipe='seed', epochs=2, steps=2, batch_size=4, hidden=(), learning_rate=1e-9, **SMALL)
+    run = fit(train, valid=unseen, recipe='original', epochs=2, steps=2, batch_size=4, hidden=(), learning_rate=1e-9, **SMALL)
     signs = {"d+", "d-", "overlap", "rank", "saturated", "gradient"}
     assert signs <= set(run.history) and {len(v) for v in run.history.values()} == {2}
     assert signs <= set(run.history) and set(run.history) - signs - {"active", "stale"} == {'loss', 'val_loss', 'val_R@1', 'val_MAP@R', 'learning_rate'}
@@ -290,8 +290,8 @@ def test_fit_can_end_with_the_best_epoch(drawn):
 
 
 def test_settings_are_checked():
-    with pytest.raises(ValueError, match='stronk'): recipe('stronk')
-    with pytest.raises(ValueError, match='learning_rat'): recipe('seed', learning_rat=1)
+    with pytest.raises(ValueError, match='stronk'): Recipe.named('stronk')
+    with pytest.raises(ValueError, match='learning_rat'): Recipe.named('original', learning_rat=1)
 
 
 def test_catalogues_that_cannot_train(drawn):
@@ -354,7 +354,7 @@ def test_the_strong_recipe_stays_strong_for_a_frozen_network(drawn):
     body = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()])
     net = base_network((32, 32, 3), 8, backbone=body, trainable=False)
     run = fit(drawn, net=net, epochs=1, steps=2, verbose=0)
-    assert run.settings['learning_rate'] == RECIPES['strong']['learning_rate'] and run.settings['loss'] == 'supcon'
+    assert run.recipe.learning_rate == Recipe().learning_rate and run.recipe.loss == 'supcon'
 
 
 @pytest.mark.parametrize('kind', ['function', 'layer'])
@@ -379,7 +379,7 @@ def test_deep_trains_the_upper_part_on_what_lies_below_computed_once(drawn, back
     train, unseen = drawn.split(valid=.3, by='product', seed=0)
     kw = dict(recipe='deep', backbone=str(backbone), size=(32, 32), epochs=2, tune_epochs=2, copies=2, out_dims=16, hidden=(32,), verbose=0, doctor=None)
     run = fit(train, valid=unseen, resume=tmp_path, **kw)
-    assert run.settings['K'] == 6 and run.settings['P'] == len(train.products) and 'augmented copies' in run.plan['then']
+    assert run.recipe.K == 6 and run.recipe.P == len(train.products) and 'augmented copies' in run.plan['then']
     assert len(run.history['loss']) == len(run.history['val_MAP@R']) == 4 and run.best_epoch == 1 + int(np.argmax(run.history['val_MAP@R']))
     assert run.history['learning_rate'][-1] < 1e-5 < run.history['learning_rate'][2]
     was, now = keras.models.load_model(backbone, compile=False).get_weights(), backbone_of(run.net).get_weights()
@@ -398,22 +398,21 @@ def test_unfreezing_everything_trains_on_photos(drawn, backbone):
     assert len(run.history['loss']) == 2 and backbone_of(run.net).trainable_weights and norms and not any(l.trainable for l in norms)
 
 
-def test_the_hand_fits_the_catalogue(drawn):
-    from triplet_fashion.training import _hand
-    s = recipe('strong', backbone='ResNet50')
-    assert [_hand(drawn, s)[k] for k in 'PK'] == [12, 6] and [_hand(drawn, s | dict(P=3, K=9))[k] for k in 'PK'] == [3, 9]
+def test_a_batch_fits_the_catalog(drawn):
+    recipe = Recipe.named('strong', backbone='ResNet50')
+    def fitted(catalog, **changes): return [getattr(recipe.replace(**changes).fitted_to(catalog), k) for k in 'PK']
+    assert fitted(drawn) == [12, 6] and fitted(drawn, P=3, K=9) == [3, 9]
     pairs = drawn.subset(np.concatenate([np.flatnonzero(drawn.labels == c)[:2] for c in drawn.products]))
-    assert [_hand(pairs, s)[k] for k in 'PK'] == [12, 2]
+    assert fitted(pairs) == [12, 2]
 
 
 @pytest.mark.parametrize('loss, level', [('hard', .3), ('semihard', .3), ('all', .3), ('supcon', np.log(23)), ('multi-similarity', None), ('weighted lossless', {})])
 def test_landmarks_of_each_loss(loss, level):
     "The line at collapse is what the loss of a batch is whose codes are all but equal; none where that is not known."
-    from triplet_fashion.training import _LOSSES, _levels
-    mined = {} if loss in _LOSSES else dict(margin=.3)
-    said = _levels(recipe('scratch', loss=loss, P=6, K=4, **mined), 10)
+    mined = {} if loss in LOSSES_BY_NAME else dict(margin=.3)
+    said = Recipe.named('scratch', loss=loss, P=6, K=4, **mined).reference_levels(products=10)
     if level == {}: assert said == {}; return
-    loss = _LOSSES[loss]() if loss in _LOSSES else BatchTripletLoss(loss, margin=.3)
+    loss = LOSSES_BY_NAME[loss]() if loss in LOSSES_BY_NAME else BatchTripletLoss(loss, margin=.3)
     codes = np.ones((24, 8)) + 1e-5*np.random.default_rng(0).normal(size=(24, 8))
     assert said['collapse'] == pytest.approx(float(loss(np.repeat(np.arange(6), 4), codes)), rel=1e-3)
     assert level is None or said['collapse'] == pytest.approx(level)
@@ -423,7 +422,7 @@ def test_a_network_that_was_given_is_reported_as_it_is(drawn):
     net = base_network((32, 32, 3), 8, keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(6, 5, strides=4), keras.layers.GlobalAveragePooling2D()], name='own'), hidden=(), rescale='unit')
     before = encode(drawn, net)
     run = fit(drawn, net=net, epochs=1, steps=2, P=4, size=(32, 32), verbose=0, doctor=None)
-    assert 'own' in run.plan['network'] and run.settings['out_dims'] == 8 and 'hidden' not in run.settings
+    assert 'own' in run.plan['network'] and run.recipe.out_dims == 8 and run.recipe.hidden is None
     (name, start), = before_training(run).items()
     assert name == 'network before training' and not np.allclose(before, encode(drawn, run.net))
     np.testing.assert_array_equal(start(drawn), before)
@@ -443,13 +442,13 @@ def test_bad_photos_are_left_out_of_frozen_runs_and_named(drawn, tmp_path):
     kw = dict(size=(32, 32), epochs=2, verbose=0, doctor=None)
     for trainable, n in ((False, 2), (True, 1)):     # where photos are learned from, others stand in for the bad one
         net = base_network((32, 32, 3), 8, body(), trainable=trainable)
-        with pytest.warns(UserWarning, match=f'{n} photos could not be read and were left out') as said: run = fit(train, valid=unseen, net=net, recipe=RECIPES['strong'], **kw)
+        with pytest.warns(UserWarning, match=f'{n} photos could not be read and were left out') as said: run = fit(train, valid=unseen, net=net, recipe=Recipe(), **kw)
         told = ' '.join(str(w.message) for w in said)
         assert unseen.paths[0] in told and train.paths[0] in told and len(run.history['val_MAP@R']) == 2
     good = train.subset(range(1, len(train)))
     keras.utils.set_random_seed(1); a = fit(train, net=base_network((32, 32, 3), 8, body(), trainable=False), **kw)
     keras.utils.set_random_seed(1); b = fit(good, net=base_network((32, 32, 3), 8, body(), trainable=False), **kw)
-    assert a.history == b.history and a.settings == b.settings       # the bad one was never learned from
+    assert a.history == b.history and a.recipe == b.recipe       # the bad one was never learned from
 
 
 def test_features_are_kept_without_being_asked(drawn, tmp_path, monkeypatch):
@@ -488,7 +487,7 @@ def test_precision_by_the_machine(drawn, monkeypatch):
         monkeypatch.setattr('triplet_fashion.training._has_bfloat16', lambda: has)
         assert [_gains_from_bfloat16(n) for n in (plain, mobile)] == gains
         run = fit(drawn, epochs=1, steps=1, P=4, precision='auto', doctor=None, **SMALL)
-        assert run.settings['precision'] == ('bfloat16' if has else 'float32') and run.history['loss'] != []
+        assert run.recipe.precision == ('bfloat16' if has else 'float32') and run.history['loss'] != []
 
 
 def test_the_expected_time_is_about_right(drawn):
@@ -500,7 +499,7 @@ def test_the_expected_time_is_about_right(drawn):
     clock = Clock()
     run = fit(drawn, epochs=2, steps=8, P=8, K=4, size=(64, 64), out_dims=16, verbose=0, doctor=None, callbacks=[clock])
     took = 16*np.median(np.diff(clock.at))
-    said = min(_expected(run.net, run.net, run.settings, {'steps': 8}, len(drawn)) for _ in range(3))
+    said = min(_expected(run.net, run.net, run.recipe, {'steps': 8}, len(drawn)) for _ in range(3))
     assert took/4 < said < took*4, (said, took)
 
 
@@ -536,9 +535,9 @@ def test_find_rate_stops_where_the_loss_breaks(drawn):
 
 def test_weights_decay_by_as_much_in_long_runs(drawn):
     "'auto' is 0.5 up to 512 steps, and 256/steps above; a number is taken as it is, and settings that do not name it have none."
-    from triplet_fashion.training import _decay
-    assert [_decay({'weight_decay': 'auto'}, n) for n in (2, 512, 1024, 25_600)] == [.5, .5, .25, .01]
-    assert _decay({'weight_decay': .1}, 5000) == .1 and _decay({}, 10) is None
+    def decay(n, **given): return Recipe(**given).optimizer(steps=n).weight_decay
+    assert [decay(n, weight_decay='auto') for n in (2, 512, 1024, 25_600)] == [.5, .5, .25, .01]
+    assert decay(5000, weight_decay=.1) == .1 and decay(10) is None
     run = lambda **kw: fit(drawn, net=tiny(), epochs=1, steps=1, P=4, doctor=None, verbose=0, **kw).model.optimizer.weight_decay
     assert run() == .5 and run(weight_decay=None) is None
 
@@ -599,32 +598,48 @@ MEANINGLESS = dict(
 @pytest.mark.parametrize('name', MEANINGLESS)
 def test_values_that_mean_nothing_are_named_before_the_first_step(drawn, name):
     for value in MEANINGLESS[name]:
-        with pytest.raises((ValueError, TypeError), match='unknown setting epoch:|recipe lacks' if isinstance(value, dict) else f'{name}=|{name} holds'):
+        with pytest.raises((ValueError, TypeError), match=f'{name}=|{name} holds'):
             fit(drawn, verbose=0, **{name: value})
         if name in ('schedule', 'callbacks', 'doctor'): continue
         with pytest.raises((ValueError, TypeError)): find_rate(drawn, **{name: value})
 
 
 @pytest.mark.parametrize('name, given', [
-    ('batch_size', {}), ('batch_size', dict(recipe='deep')), ('P', dict(recipe='seed')), ('K', dict(recipe='seed')), ('batch', dict(recipe='seed')), ('batch', dict(P=4)),
-    ('margin', dict(loss='supcon')), ('margin', dict(loss=SupConLoss())), ('margin', dict(recipe='seed')), ('copies', {}), ('tune_epochs', {}), ('tune_rate', dict(recipe='deep')),
+    ('batch_size', {}), ('batch_size', dict(recipe='deep')), ('P', dict(recipe='original')), ('K', dict(recipe='original')), ('batch', dict(recipe='original')), ('batch', dict(P=4)),
+    ('margin', dict(loss='supcon')), ('margin', dict(loss=SupConLoss())), ('margin', dict(recipe='original')), ('warmup', dict(schedule=None)), ('copies', {}), ('tune_epochs', {}), ('tune_rate', dict(recipe='deep')),
     ('unfreeze', dict(trainable=True)), ('copies', dict(unfreeze=1., trainable=False)), ('augment', dict(backbone='ResNet50')), ('augment', dict(backbone='ResNet50', unfreeze=.5, copies=1)),
     ('weights', dict(backbone='mine.keras')), ('restore_best', {}), ('watch_share', {})])
 def test_a_setting_without_effect_is_an_error_that_says_so(drawn, name, given):
-    value = dict(batch_size=8, P=4, K=2, batch=32, margin=9., copies=7, tune_epochs=2, tune_rate=1e-5, unfreeze=.5, augment=True, weights=None, restore_best=True, watch_share=.1)[name]
+    value = dict(batch_size=8, P=4, K=2, batch=32, margin=9., copies=7, tune_epochs=2, tune_rate=1e-5, unfreeze=.5, augment=True, weights=None, restore_best=True, watch_share=.1, warmup=9)[name]
     with pytest.raises(ValueError, match=f'{name}={value} has no effect: .*(Give|Leave|use)'): fit(drawn, verbose=0, **given | {name: value})
 
 
 def test_a_setting_that_says_what_is_so_anyway_is_fine():
-    assert recipe('strong', backbone='ResNet50', augment=False, unfreeze=0., weights='imagenet') == recipe('strong', backbone='ResNet50')
-    assert recipe('scratch', margin=.5, loss='supcon')['loss'] == 'supcon' and recipe('seed', batch_size=16) == recipe('seed')
-    assert recipe('strong', backbone='ResNet50', unfreeze=.5)['copies'] == RECIPES['deep']['copies']      # a second stage has all it needs
+    named = Recipe.named
+    assert named('strong', backbone='ResNet50', augment=False, unfreeze=0., weights='imagenet') == named('strong', backbone='ResNet50')
+    assert named('scratch', margin=.5, loss='supcon').loss == 'supcon' and named('original', batch_size=16) == named('original')
+    half, deep = named('strong', backbone='ResNet50', unfreeze=.5), named('deep', backbone='ResNet50')
+    assert half.copies == deep.copies is not None      # a second stage has all it needs
 
 
-def test_the_settings_of_a_run_are_a_recipe(drawn, run):
-    assert recipe(run.settings) == {k: v for k, v in run.settings.items() if k != 'seed'}
-    with pytest.raises(ValueError, match='recipe holds seed=0, and the argument seed is 3'): fit(drawn, recipe=run.settings, seed=3)
-    assert recipe(RECIPES['strong'] | dict(backbone='ResNet50'))['backbone'] == 'ResNet50'
+def test_the_recipe_of_a_run_trains_another_one(drawn):
+    "It holds every setting as it fitted the photos, so that the second run is the first once more; a seed is no setting."
+    first = fit(drawn, epochs=1, steps=2, seed=3, doctor=None, **SMALL)
+    again = fit(drawn, recipe=first.recipe, seed=3, verbose=0, doctor=None)
+    assert again.recipe == first.recipe and again.history == first.history and again.seed == 3
+    assert Recipe.from_config(first.recipe.get_config()) == first.recipe
+    with pytest.raises(dataclasses.FrozenInstanceError): first.recipe.epochs = 2
+
+
+def test_the_recipe_of_a_network_that_was_given_needs_one(drawn):
+    recipe = fit(drawn, net=tiny(), epochs=1, steps=1, P=4, K=2, verbose=0, doctor=None).recipe
+    with pytest.raises(ValueError, match='recipe=.*of a run whose net was given.*Give net='): fit(drawn, recipe=recipe)
+    assert fit(drawn, net=tiny(), recipe=recipe, verbose=0, doctor=None).recipe == recipe
+
+
+def test_no_argument_of_a_recipe_passes_for_a_setting(drawn):
+    for word in 'name', 'reason', 'net_is_frozen', 'seeds':
+        with pytest.raises(ValueError, match=f'unknown setting {word}'): fit(drawn, **{word: 'x'})
 
 
 def test_find_rate_says_what_it_does_not_look_at(drawn):
@@ -649,7 +664,7 @@ def plan_of(*args, **kw):
 def test_the_plan_names_the_recipe_and_what_the_catalogue_made_of_it(drawn):
     small = plan_of(drawn, size=32)
     assert small['recipe'] == "scratch, as the backbone 'small' has no weights to start from" and small['photos in, numbers out'].startswith('32 x 32')
-    assert plan_of(drawn, size=32, recipe='seed', hidden=())['recipe'] == 'seed'
+    assert plan_of(drawn, size=32, recipe='original', hidden=())['recipe'] == 'original'
     assert plan_of(drawn, net=tiny())['recipe'] == 'scratch, as the network that is given learns as a whole'
     frozen = plan_of(drawn, net=tiny(False), store={})
     assert frozen['recipe'] == 'strong' and frozen['a step'] == '12 products x 6 photos (K=8 was asked for, but half of the products have 6 photos or fewer)'

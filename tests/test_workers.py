@@ -24,11 +24,11 @@ from triplet_fashion import cli
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.checkpoints import Checkpoint
-from triplet_fashion.training import RECIPES, fit
+from triplet_fashion.training import Recipe, fit
 from triplet_fashion.workers import as_strategy, worker_shard
 
-SETTINGS = {'pk': dict(recipe='scratch', P=6, K=4, clipnorm=.5), 'bn': dict(recipe='scratch', P=6, K=4), 'seed': dict(recipe='seed', batch_size=8, learning_rate=1e-2),
-            'odd': dict(recipe='seed', batch_size=10, learning_rate=2e-3), 'frozen': dict(P=6, K=4), 'stops': dict(P=6, K=4, epochs=5), 'strong': dict(recipe=RECIPES['strong'], P=6, K=4, augment=True)}
+SETTINGS = {'pk': dict(recipe='scratch', P=6, K=4, clipnorm=.5), 'bn': dict(recipe='scratch', P=6, K=4), 'original': dict(recipe='original', batch_size=8, learning_rate=1e-2),
+            'odd': dict(recipe='original', batch_size=10, learning_rate=2e-3), 'frozen': dict(P=6, K=4), 'stops': dict(P=6, K=4, epochs=5), 'strong': dict(recipe=Recipe(), P=6, K=4, augment=True)}
 WATCHED = 'pk', 'strong'
 
 class Kill(keras.callbacks.Callback):
@@ -48,7 +48,7 @@ def train_one(photos, name, workers, kill, more):
     care = dict(kernel_regularizer=keras.regularizers.L2(1e-2)) if name in WATCHED else {}
     lower = [layers.Conv2D(8, 5, strides=4, activation='relu', **care), *([layers.BatchNormalization()] if name in ('bn', 'strong') else []), layers.GlobalAveragePooling2D()]
     net = base_network((32, 32, 3), 12, keras.Sequential([keras.Input((32, 32, 3)), *lower]), hidden=(16,), rescale='unit', trainable=name not in ('frozen', 'stops'),
-                       activation='sigmoid' if name in ('seed', 'odd') else 'l2', dropout=.3*(name == 'strong'))
+                       activation='sigmoid' if name in ('original', 'odd') else 'l2', dropout=.3*(name == 'strong'))
     if name == 'odd': train, more = train.subset(range(47)), more | dict(steps=None if workers else 4)     # 4 batches of 10, and 7 left over
     return fit(train, valid=unseen if name in WATCHED else None, net=net, size=(32, 32), verbose=0, workers=workers, callbacks=[Kill(kill), *([Stop(worker_shard(workers)[0])] if name == 'stops' else [])],
                doctor='warn' if name in WATCHED else None, **dict(epochs=2, steps=4) | SETTINGS[name] | more)
@@ -144,7 +144,7 @@ def apart(a, b):
     return max(float(np.abs(p - q).max()) for p, q in zip(w, v, strict=True)), float(np.max(np.abs(np.divide(h['loss'], g['loss']) - 1)))
 
 
-JOBS = 'pk', 'seed', 'bn', 'frozen', 'odd'
+JOBS = 'pk', 'original', 'bn', 'frozen', 'odd'
 
 
 @pytest.fixture(scope='module')
@@ -316,11 +316,13 @@ def test_an_error_of_this_machine_is_told_as_it_is(kind):
 
 
 def test_batches_that_devices_cannot_share(drawn):
-    from triplet_fashion.training import _hand, _shared_out, recipe
-    for s, words in ((recipe(P=3, K=3), 'P=3, K=3: a batch of 9 does not divide among 2 devices: choose P or K'), (recipe('seed', batch_size=5), 'batch_size=5: a batch of 5')):
-        with pytest.raises(ValueError, match=words): _shared_out(s, {'photos': 72}, 2)
-    assert _shared_out(recipe('seed', batch_size=10), {'photos': 47}, 2)['steps'] == 4
-    assert [_hand(drawn, recipe('strong', backbone='ResNet50', batch=21, K=3), n)['P'] for n in (1, 2)] == [7, 6]
+    from triplet_fashion.training import Recipe
+    nine, five = Recipe.named(P=3, K=3), Recipe.named('original', batch_size=5)
+    with pytest.raises(ValueError, match='P=3, K=3: a batch of 9 does not divide among 2 devices: choose P or K'): nine.fitted_to(drawn, 2)
+    with pytest.raises(ValueError, match='batch_size=5: a batch of 5 .* choose a batch_size'): five.fitted_to(drawn, 2)
+    assert Recipe.named('original', batch_size=10).fitted_to(drawn.subset(range(47)), 2).steps == 4
+    wide = Recipe.named('strong', backbone='ResNet50', batch=21, K=3)
+    assert [wide.fitted_to(drawn, n).P for n in (1, 2)] == [7, 6]
 
 
 def test_a_lost_worker_is_named_without_a_trace():

@@ -454,8 +454,9 @@ def _judge(net, others, store, queries, train):
 def _notes(run, train):
     "Return what is kept beside the network of a run."
     history = {k: [o if math.isfinite(o) else None for o in v] for k, v in run.history.items()}
+    settings = run.recipe.get_config() | {'seed': run.seed}
     return dict(class_names=train.class_names, trained_on=[train.class_names[c] for c in train.products],
-                settings={k: str(v) for k, v in run.settings.items()}, history=history)
+                settings={k: str(v) for k, v in settings.items()}, history=history)
 
 def _keep_scores(out, judged):
     "Write the figures of a run: a run that has them is complete."
@@ -597,13 +598,13 @@ def _chosen(run, watched):
 
 # %% ../nbs/26_cli.ipynb #50a463af
 @command(epochs=_count, steps=_count, size=_count, checkpoints=_count, rate=_positive, learn=_share, seed=_from_zero,
-         recipe=('auto', 'products', 'strong', 'deep', 'scratch', 'seed'), precision=('float32', 'bfloat16', 'auto'))
+         recipe=('auto', 'products', 'strong', 'deep', 'scratch', 'original'), precision=('float32', 'bfloat16', 'auto'))
 def triplet_train(
     folder:str, # folder of product folders
     val:str=None, # folder to judge on, same layout; without it a fifth of the products is kept aside
     backbone:str='small', # a name in keras.applications, a FILE.keras, or small
     weights:str=None, # of a named backbone: imagenet, none, or a file (default: imagenet)
-    recipe:str='auto', # auto: by the photos, products (few of each) or strong (many); deep, which trains the upper part of a pretrained backbone too; scratch, for small; or seed
+    recipe:str='auto', # auto: by the photos, products (few of each) or strong (many); deep, which trains the upper part of a pretrained backbone too; scratch, for small; or original
     out:str='run', # folder for the network, the figures and the report
     size:int=None, # side of the photos as the network sees them, pixels (default: 64 for small, else the recipe's, 224 or 320)
     epochs:int=None, # passes over the photos (default: the recipe's)
@@ -648,7 +649,6 @@ def triplet_train(
     rows = _finish(out, title, run, train, queries, _beside(run, store, quick), audit, store, started, chosen)
     if log: print(f'log     {_without_lost(partial(_project, log, run, store), queries)}', flush=True)
     return rows
-
 
 # %% ../nbs/26_cli.ipynb #7260ae07
 def _kinds(catalog, seen):

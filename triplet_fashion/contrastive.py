@@ -222,3 +222,9 @@ class CrossBatchMemory(BatchLoss):
         self.embeddings.assign(tf.concat([embeddings, self.embeddings], axis=0)[:self.size])
         self.labels.assign(tf.concat([labels, self.labels], axis=0)[:self.size])
         self.filled.assign(tf.minimum(self.filled + tf.shape(embeddings)[0], self.size))
+
+# %% ../nbs/02_contrastive.ipynb #ff1bb242
+LOSSES_BY_NAME = {
+    'supcon': SupConLoss,
+    'multi-similarity': MultiSimilarityLoss,
+    'weighted lossless': WeightedLosslessLoss}

@@ -508,7 +508,8 @@ def interruption(after):
 
 def known_recipe(name):
     "Return the name that the package has for a recipe."
-    return next(n for n in (name, *NAMES[name]) if n in named('RECIPES')) if name in NAMES else name
+    known = named('Recipe').names if 'Recipe' in public() else named('RECIPES')
+    return next(n for n in (name, *NAMES.get(name, ())) if n in known)
 
 
 def trained(name, photos, after=0, **kw):
