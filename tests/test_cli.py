@@ -72,13 +72,14 @@ def test_a_run_is_not_overwritten_unless_told(run, drawn):
 
 KILLED = '''
 import json, os, signal, sys, traceback
-from triplet_fashion import cli, evaluation, persistence, training
+from triplet_fashion import cli, evaluation, persistence
+from triplet_fashion.runs.callbacks import LearningRateLogger
 
 photos, out = sys.argv[1:]
 def strike(*args, **kw): os.kill(os.getpid(), signal.SIGKILL)
 def in_training():
     def after(self, epoch, logs=None): epoch and strike()
-    training._LogRate.on_epoch_end = after
+    LearningRateLogger.on_epoch_end = after
 def while_judging(): evaluation.scoreboard = strike
 
 def run(patch=lambda: None, **env):

@@ -142,10 +142,15 @@ def command(
     return func
 
 # %% ../nbs/26_cli.ipynb #26dcc2bb
+def _catalog_of(folder, class_names=None):
+    "Return the photos of a folder, under class names that are given or its own."
+    from triplet_fashion.catalog import Catalog
+    if class_names is None: return Catalog.of(folder)
+    return Catalog.from_dir(folder, class_names=class_names)
+
 def _clean(folder, class_names=None):
     "Return the photos of a folder that can be used, and the audit of all; what is left out is printed."
-    from triplet_fashion.catalog import Catalog
-    photos = Catalog.of(folder) if class_names is None else Catalog.from_dir(folder, class_names=class_names)
+    photos = _catalog_of(folder, class_names)
     audit = photos.audit(progress=sys.stderr.isatty())
     print(audit, flush=True)
     clean = audit.clean
@@ -623,9 +628,8 @@ def triplet_train(
     workers:str=None, # mirrored: all GPUs here; multi: the machines in TF_CONFIG; none (default: what TF_CONFIG says, where it is set)
 ):
     "Train on a folder of product photos, judge the network on photos it has not seen, and keep both."
-    from triplet_fashion.catalog import Catalog
-    started, shop = time.time(), Catalog.of(folder)
-    if val: Catalog.of(val)
+    started, shop = time.time(), _catalog_of(folder)
+    if val: _catalog_of(val)
     going_on, store = _continued(resume, Path(out))
     workers, chief = _workers(workers, going_on.get('resume'))
     if isinstance(workers, str) and not chief: return print('the run is complete: the chief judges it')
@@ -715,8 +719,7 @@ def triplet_eval(
     quick:bool=False, # without the untrained network and the backbone alone
 ):
     "Recall@K, MAP@R and triplet accuracy of a stored network on a folder of photos, beside its baselines; its threshold; what it gets wrong."
-    from triplet_fashion.catalog import Catalog
-    started, shop = time.time(), Catalog.of(folder)
+    started, shop = time.time(), _catalog_of(folder)
     if out: check_target(out, '--out')
     if failures: check_folder(failures, '--failures')
     if gallery and os.path.realpath(gallery) == os.path.realpath(folder):
@@ -769,8 +772,7 @@ def triplet_embed(
     out:str='index.npz', # file to write: embeddings float32 (n, d), ids and labels
 ):
     "Embeddings of all photos of a folder, as a NumPy file that `triplet_search` takes for a catalogue too; the same command goes on after a kill."
-    from triplet_fashion.catalog import Catalog
-    shop = Catalog.of(folder)
+    shop = _catalog_of(folder)
     check_target(out, '--out')
     net, _ = _open_run(run)
     from triplet_fashion.search import ImageIndex
@@ -802,9 +804,8 @@ def triplet_search(
 ):
     "Print and draw the photos of a catalogue that are nearest to the given ones."
     if catalog is None: raise ValueError('say where to search: --catalog FOLDER, or a file written by triplet_embed')
-    from triplet_fashion.catalog import Catalog
     images, in_file = _searchable(images), Path(catalog).is_file()
-    shop = None if in_file else Catalog.of(catalog)
+    shop = None if in_file else _catalog_of(catalog)
     check_target(out, '--out')
     net, _ = _open_run(run)
     from triplet_fashion.display import html_report
@@ -830,8 +831,7 @@ def triplet_export(
     special = [format]*(format != 'savedmodel') + [precision]*(precision != 'float32')
     out = out or '-'.join(['exported', *special])
     if sample:
-        from triplet_fashion.catalog import Catalog
-        sample = Catalog.of(sample)
+        sample = _catalog_of(sample)
     check_folder(Path(out).absolute().parent, '--out')
     if os.path.lexists(out) and not Path(out).is_dir(): raise NotADirectoryError(f'--out={out!r} is a file: give the name of a folder')
     from triplet_fashion.export import export, load_export
