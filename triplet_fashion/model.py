@@ -162,7 +162,7 @@ def compile_triplet(
     optimizer=None, # instead of Adam; learning rate and clipping are then its own
     jit_compile=False, # XLA; slower on CPU
 )->keras.Model: # the model itself
-    "Compile the three-input network; by default the seed's recipe."
+    "Compile the three-input network; by default as in the original notebook."
     loss = loss or LosslessTripletLoss()
     _check_loss(model, loss)
     model.compile(optimizer or keras.optimizers.Adam(learning_rate, clipnorm=clipnorm), loss, jit_compile=jit_compile)

@@ -399,7 +399,7 @@ def _asked(recipe, catalog, net, changes):
     else: found = Recipe.named('products' if _has_discriminant(net) else 'strong', frozen, **changes)
     if net is not None: return found.for_network(net)
     if found.backbone is not None: return found
-    raise ValueError('recipe=: it is of a run whose net was given, and says nothing of a network. '
+    raise ValueError(f'recipe={found.name!r} is of a run whose net was given, and says nothing of a network. '
                      'Give net= here too, or a recipe with a backbone')
 
 # %% ../nbs/19_training.ipynb #32833106
