@@ -385,22 +385,28 @@ def _for_choice(recipe, catalog, net):
     "Return the photos read where they choose the recipe, and else as they are given, to be read later."
     return Catalog.of(catalog) if net is None and _is_auto(recipe) else catalog
 
-def _asked(recipe, catalog, net, changes):
-    "Return the recipe that is asked for, by its name or as an object, checked before any work."
+def _check_overrides(changes, net):
+    "Raise where a setting is unknown, or is one of the network, which is given."
     both = [k for k in Recipe.of_network if k in changes] if net is not None else []
     if both:
-        raise ValueError(f"{', '.join(both)}: settings of a network that is made here, but net is given. "
-                         'Build it with them (see base_network), or leave net out')
+        raise ValueError(f"{', '.join(both)}: settings of a network that is made here, but net is "
+                         'given. Build it with them (see base_network), or leave net out')
     Recipe.check_known(changes)
+
+def _asked(recipe, catalog, net, changes):
+    "Return the recipe that is asked for, by its name or as an object, checked before any work."
+    _check_overrides(changes, net)
     frozen = None if net is None else _frozen(net)
     if isinstance(recipe, Recipe): found = recipe.replace(frozen, **changes)
     elif not _is_auto(recipe): found = Recipe.named(recipe, frozen, **changes)
     elif net is None: found = Recipe.suiting(catalog, **changes)
-    else: found = Recipe.named('products' if _has_discriminant(net) else 'strong', frozen, **changes)
+    else:
+        suits = 'products' if _has_discriminant(net) else 'strong'
+        found = Recipe.named(suits, frozen, **changes)
     if net is not None: return found.for_network(net)
     if found.backbone is not None: return found
-    raise ValueError(f'recipe={found.name!r} is of a run whose net was given, and says nothing of a network. '
-                     'Give net= here too, or a recipe with a backbone')
+    raise ValueError(f'recipe={found.name!r} is of a run whose net was given, and says nothing of a '
+                     'network. Give net= here too, or a recipe with a backbone')
 
 # %% ../nbs/19_training.ipynb #32833106
 def _fitting(catalog, asked, seed, shard, devices):

@@ -334,10 +334,9 @@ def replace(self:Recipe,
 
     Raises ValueError for a setting that is unknown, means nothing or has no effect."""
     self.check_known(changes)
-    base = self
-    if changes.get('unfreeze', base.unfreeze):   # a second stage has all it needs
-        needed = {k: v for k, v in _OF_SECOND_STAGE.items() if getattr(base, k) is None}
-        base = dataclasses.replace(base, **needed)
+    needed = {k: v for k, v in _OF_SECOND_STAGE.items() if getattr(self, k) is None}
+    has_second = changes.get('unfreeze', self.unfreeze)
+    base = dataclasses.replace(self, **needed) if has_second else self
     recipe = dataclasses.replace(base, **changes)
     given = {k for k, v in changes.items() if not _equal(v, getattr(base, k))}
     _check_effects(recipe, given, not recipe.trainable if net_is_frozen is None else net_is_frozen)
