@@ -104,7 +104,7 @@ def _check_numbers(recipe):
     hidden = recipe.hidden
     if not isinstance(hidden, (tuple, list)) or not all(map(_COUNT.takes, hidden)):
         raise ValueError(f'hidden={hidden!r}: expected widths of layers, (1024,), or () for none')
-    recipe.sides
+    recipe.sides   # raises for a size that is none
 
 # %% ../../nbs/runs/00_recipes.ipynb #e7ca430e
 def _check_words(recipe):
