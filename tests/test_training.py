@@ -425,7 +425,7 @@ def test_a_network_that_was_given_is_reported_as_it_is(drawn):
     assert 'own' in run.plan['network'] and run.recipe.out_dims == 8 and run.recipe.hidden is None
     (name, start), = before_training(run).items()
     assert name == 'network before training' and not np.allclose(before, encode(drawn, run.net))
-    np.testing.assert_array_equal(start(drawn), before)
+    np.testing.assert_allclose(start(drawn), before, atol=1e-6)
     with pytest.raises(ValueError, match='out_dims, dropout: settings of a network that is made here'): fit(drawn, net=net, out_dims=16, dropout=.1)
 
 

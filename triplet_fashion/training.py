@@ -226,11 +226,9 @@ def _stage(net, model, recipe, batches, catalog, valid, look, watched, first, en
     def made(epoch, step):
         data[:] = [batches(epoch, step, **({'shard': make.shard} if make else {}))]
         return clock.over(data[0]) if clock else data[0]
-    if resume is None and not make: log = model.fit(made(first, 0), validation_data=end['fixed'], epochs=recipe.epochs, initial_epoch=first, verbose=verbose, shuffle=False, callbacks=calls).history
-    else:
-        kept = None if resume is None else _kept(resume, recipe, seed, net, model, catalog, valid, end['weights_from'])
-        if kept and make: kept.writes = make.chief
-        log = run_epochs(model, made, recipe.epochs, calls, kept, end['fixed'], verbose, first, make or None)
+    kept = None if resume is None else _kept(resume, recipe, seed, net, model, catalog, valid, end['weights_from'])
+    if kept and make: kept.writes = make.chief
+    log = run_epochs(model, made, recipe.epochs, calls, kept, end['fixed'], verbose, first, make)
     for doc in care: log |= doc.history
     if data and (lost := bad_report(data[0])): warnings.warn(lost, stacklevel=3)
     _check_finite(model, look, recipe, log, first)
