@@ -272,10 +272,8 @@ def _write_index(index, path, N):
 
 def _pack(folder, path):
     "Put the files of a folder into one zip archive; the same files give the same bytes."
-    parts = sorted(folder.iterdir())
-    need = sum(p.stat().st_size for p in parts)
-    with atomic_write(path, need=need) as tmp, zipfile.ZipFile(tmp, 'w', zipfile.ZIP_STORED) as z:
-        for part in parts:
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) as z:
+        for part in sorted(folder.iterdir()):
             entry = zipfile.ZipInfo(part.name, (1980, 1, 1, 0, 0, 0))
             entry.external_attr = 0o644 << 16
             with open(part, 'rb') as src, z.open(entry, 'w', force_zip64=True) as dst:
@@ -307,12 +305,15 @@ def save_bundle(
     _check_place(home)
     notes = _notes(net, data, meta)
     home.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(path) as folder:
-        folder = Path(folder)
-        save_model(net, *(folder/n for n in _NETWORK))
-        if index is not None: _write_index(index, folder/_INDEX, _signature(net)['N'])
-        (folder/_MANIFEST).write_text(_manifest(folder, net, data, notes), encoding='utf-8')
-        _pack(folder, home)
+    with atomic_write(home) as archive:
+        folder = Path(f'{archive}.parts')   # on the same disk; removed by a later save after a crash
+        folder.mkdir()
+        try:
+            save_model(net, *(folder/n for n in _NETWORK))
+            if index is not None: _write_index(index, folder/_INDEX, _signature(net)['N'])
+            (folder/_MANIFEST).write_text(_manifest(folder, net, data, notes), encoding='utf-8')
+            _pack(folder, archive)
+        finally: shutil.rmtree(folder, ignore_errors=True)
     return Path(os.path.abspath(path))
 
 # %% ../nbs/20_persistence.ipynb #a6541660
