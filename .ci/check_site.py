@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 bad_text = re.compile(r'Traceback \(most recent call last\)|\bFutureWarning\b|\bUserWarning:|/tmp/\w|/home/\w|/root/|<ipython-input')
 unset = re.compile(r'\\[(\[].+?\\[)\]]|\$\$')
+broken_link = re.compile(r'\]\([^)\s]*\.(?:ipynb|html|md)[^)\s]*\)')
 fetches = re.compile(r'@import\s+(?:url\()?["\']?(?:https?:)?//|url\(["\']?(?:https?:)?//')
 loaded = {'script': 'src', 'img': 'src', 'iframe': 'src', 'link': 'href', 'source': 'src', 'video': 'src'}
 skipped_text = {'script', 'style', 'math', 'pre', 'code', 'title'}
@@ -90,6 +91,8 @@ def check(site):
         if name.startswith('source/'): continue
         for i in sorted(page.double): faults.append(f'{name}: id {i} stands there twice')
         for m in bad_text.finditer(''.join(page.words)): faults.append(f'{name}: the text has {m[0]!r}')
+        no_links = broken_link.findall(''.join(page.prose))
+        faults += [f'{name}: a link is not one: {m}' for m in no_links]
         for m in unset.finditer(''.join(page.prose)): faults.append(f'{name}: a formula is not set: {m[0][:60]}')
         for h in page.headings:
             if h.rstrip().endswith(' -'): faults.append(f'{name}: the heading {h.strip()!r} was to stay out')
