@@ -2,7 +2,7 @@
 
 check   a training step with and without the check that outputs lie in [0, 1] (same step, the check replaced by 'no row is outside')
 resnet  loss and its gradient alone, as a share of a whole ResNet50 step (forward, loss, backward, Adam) at 224 x 224, float32
-doctor  one look of CollapseDoctor as a share of an epoch, and what compiling it costs once
+doctor  one look of CollapseMonitor as a share of an epoch, and what compiling it costs once
 """
 import os, sys
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from triplet_fashion import loss as losses
 from triplet_fashion.base_network import base_network, res_base_network
-from triplet_fashion.doctor import CollapseDoctor
+from triplet_fashion.runs.diagnostics import CollapseMonitor
 from triplet_fashion.loss import LosslessTripletLoss
 from triplet_fashion.mining import BatchTripletLoss
 from triplet_fashion.model import triplet_model
@@ -113,7 +113,7 @@ def doctor():
         data = tf.data.Dataset.from_tensor_slices((x, y)).batch(b)
         net.fit(data, epochs=1, verbose=0)
         epoch = median(timed(lambda: net.fit(data, epochs=1, verbose=0), 5))
-        d = CollapseDoctor((x, y)); d.set_model(net)
+        d = CollapseMonitor((x, y)); d.set_model(net)
         first = timed(d.on_train_begin, 1)[0]
         one = median(timed(d.look, 20))
         print(f'{name:34}{-(-len(x)//b):6}{1e3*epoch:11.0f}{1e3*one:10.1f}{one/epoch:8.1%}{1e3*(first-one):20.0f}')

@@ -7,11 +7,11 @@ import pytest
 import tensorflow as tf
 
 from triplet_fashion.base_network import base_network
-from triplet_fashion.checkpoints import (
-    Checkpoint, SeedCheckpoint, _pack, _plain, _unpack, _variables, callback_state, continue_from,
+from triplet_fashion.runs.checkpoints import (
+    Checkpoint, EpochWeights, _pack, _plain, _unpack, _variables, callback_state, continue_from,
     read_state, run_epochs, run_identity, write_state)
 from triplet_fashion.contrastive import SupConLoss
-from triplet_fashion.doctor import CollapseDoctor, Diagnosis
+from triplet_fashion.runs.diagnostics import CollapseMonitor, Diagnosis
 from triplet_fashion.generator import Augment, pk_dataset
 from triplet_fashion.training import fit
 
@@ -24,7 +24,7 @@ from pathlib import Path
 import keras, numpy as np, tensorflow as tf
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.checkpoints import Checkpoint, _variables, read_state
+from triplet_fashion.runs.checkpoints import Checkpoint, _variables, read_state
 from triplet_fashion.contrastive import CrossBatchMemory, SupConLoss
 from triplet_fashion.generator import Augment
 from triplet_fashion.training import fit
@@ -172,7 +172,7 @@ def test_the_newest_few_and_the_best_are_kept(drawn, tmp_path):
 
 def test_a_kill_leaves_no_best_that_is_older_than_its_run(drawn, tmp_path, monkeypatch):
     "Struck down right after the best, before it has its number: the run that goes on ends with the same best."
-    import triplet_fashion.checkpoints as module
+    import triplet_fashion.runs.checkpoints as module
     class Judge(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None): self.best_epoch = epoch + 1
     def run(folder): return run_epochs(small(), batches_of(drawn), 3, [Judge()], Checkpoint(tmp_path/folder, steps=2))
@@ -228,7 +228,7 @@ def test_other_settings_are_refused_by_name(drawn, tmp_path):
 
 def test_another_machine_is_a_warning(drawn, tmp_path, monkeypatch):
     run_epochs(small(), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path))
-    import triplet_fashion.checkpoints as module
+    import triplet_fashion.runs.checkpoints as module
     now = module._machine()
     monkeypatch.setattr(module, '_machine', lambda: now | {'threads': 999})
     with pytest.warns(UserWarning, match='threads was .*, now 999.*last bits'): run_epochs(small(), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path))
@@ -403,10 +403,10 @@ def test_keras_callbacks_come_back(drawn, tmp_path):
 
 
 def test_doctors_and_watchers_say_what_they_know(drawn):
-    doctor = CollapseDoctor((np.zeros((4, 16, 16, 3)), [0, 0, 1, 1]))
+    doctor = CollapseMonitor((np.zeros((4, 16, 16, 3)), [0, 0, 1, 1]))
     doctor.looks, doctor.start, doctor._told, doctor._dead = [{'d+': .5}], {'d+': 1.}, {'collapse'}, False
     doctor.diagnosis = Diagnosis('collapse', 'all equal', stops=True)
-    other = CollapseDoctor((np.zeros((4, 16, 16, 3)), [0, 0, 1, 1]))
+    other = CollapseMonitor((np.zeros((4, 16, 16, 3)), [0, 0, 1, 1]))
     other.load_state_dict(_unpack(json.loads(json.dumps(_pack(doctor.state_dict(), None))), None))
     assert other.state_dict() == doctor.state_dict() and other.diagnosis == doctor.diagnosis
 
@@ -425,7 +425,7 @@ def test_a_second_run_in_a_folder_is_refused(drawn, tmp_path):
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='needs locks of POSIX')
 def test_a_killed_run_leaves_its_folder_free(fresh_python, tmp_path):
-    code = 'import os, sys\nfrom triplet_fashion.checkpoints import Checkpoint\nwith Checkpoint(sys.argv[1]).locked(): os.kill(os.getpid(), 9)'
+    code = 'import os, sys\nfrom triplet_fashion.runs.checkpoints import Checkpoint\nwith Checkpoint(sys.argv[1]).locked(): os.kill(os.getpid(), 9)'
     assert fresh_python.run(code, tmp_path).returncode == -9
     assert (tmp_path/'.lock').exists()
     with Checkpoint(tmp_path).locked(): pass
@@ -439,7 +439,7 @@ def test_checkpoints_are_in_the_order_of_their_numbers(tmp_path):
 
 def test_weights_of_epochs_are_kept_in_the_order_of_their_numbers(tmp_path):
     net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    callback = SeedCheckpoint(tmp_path, keep=2)
+    callback = EpochWeights(tmp_path, keep=2)
     callback.set_model(net)
     for epoch in (999_997, 999_998, 999_999): callback.on_epoch_end(epoch, {'loss': 1})
     assert sorted(p.name for p in tmp_path.iterdir()) == ['1000000-1.0000.weights.h5', '999999-1.0000.weights.h5']
@@ -474,13 +474,13 @@ FULL = '''
 import resource, sys
 from pathlib import Path
 import keras
-from triplet_fashion.checkpoints import SeedCheckpoint
+from triplet_fashion.runs.checkpoints import EpochWeights
 
 folder = Path(sys.argv[1])
 net = keras.Sequential([keras.Input((30,)), *[keras.layers.Dense(30) for _ in range(30)]])
 net.compile('adam', 'mse')
 net.optimizer.build(net.trainable_variables)
-callback = SeedCheckpoint(folder)
+callback = EpochWeights(folder)
 callback.set_model(net)
 callback.on_epoch_end(0, {'loss': 1.08834})
 size, = (p.stat().st_size for p in folder.iterdir())

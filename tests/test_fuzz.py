@@ -19,7 +19,7 @@ def sources(folder):
     import keras
     from keras import layers
     import numpy as np
-    from triplet_fashion.checkpoints import Checkpoint
+    from triplet_fashion.runs.checkpoints import Checkpoint
     from triplet_fashion.persistence import save_bundle, save_model
     from triplet_fashion.search import ImageIndex
     i = keras.Input((8, 8, 3), name='photo')
@@ -170,7 +170,7 @@ def npz_edit(r, data):
 def state_edit(r, data):
     "A checkpoint whose note or arrays are others, with a checksum that is right again."
     import numpy as np
-    from triplet_fashion.checkpoints import read_state, write_state
+    from triplet_fashion.runs.checkpoints import read_state, write_state
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)/'state.npz'
         path.write_bytes(data)
@@ -281,7 +281,7 @@ class Source: net = None
 
 def resumed(folder):
     "Goes on from a checkpoint; no callback may come to write elsewhere."
-    from triplet_fashion.checkpoints import Checkpoint
+    from triplet_fashion.runs.checkpoints import Checkpoint
     import warnings
     kept, calls = Checkpoint(folder, writes=False), callbacks(folder)
     settings = [{k: v for k, v in vars(c).items() if k in ('filepath', 'patience', 'monitor', 'save_freq', 'verbose')} for c in calls]
@@ -296,7 +296,7 @@ def outcome(form, args):
     "What a load gives: a network, or a clean error; anything else is a defect."
     import keras, numpy as np
     from triplet_fashion.base_network import base_network
-    from triplet_fashion.checkpoints import continue_from
+    from triplet_fashion.runs.checkpoints import continue_from
     from triplet_fashion.persistence import bundle_info, load_bundle, load_model
     from triplet_fashion.search import ImageIndex
     try:

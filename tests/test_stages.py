@@ -12,7 +12,7 @@ from triplet_fashion.encoder import encode
 from triplet_fashion.features import features
 from triplet_fashion.persistence import load_bundle, save_bundle
 from triplet_fashion.runtimes import runtime
-from triplet_fashion.training import Recipe, before_training, find_rate, fit
+from triplet_fashion.training import Recipe, before_training, find_learning_rate, fit
 
 rng = np.random.default_rng(0)
 PHOTOS = rng.integers(0, 256, (6, 48, 48, 3)).astype('uint8')
@@ -140,7 +140,7 @@ def test_the_same_seed_gives_the_same_network(drawn, backbone, tmp_path):
 
 def test_a_range_test_leaves_the_network_as_it_was(drawn, net):
     before = net.predict(PHOTOS, verbose=0)
-    find_rate(drawn, 'products', net=net, steps=12)
+    find_learning_rate(drawn, 'products', net=net, steps=12)
     np.testing.assert_array_equal(net.predict(PHOTOS, verbose=0), before)
 
 

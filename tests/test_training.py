@@ -10,13 +10,14 @@ import tensorflow as tf
 from triplet_fashion.base_network import backbone_of, base_network, head_of
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.contrastive import LOSSES_BY_NAME, CrossBatchMemory, SupConLoss
-from triplet_fashion.doctor import TrainingTrouble
+from triplet_fashion.runs.diagnostics import TrainingWarning
 from triplet_fashion.metrics import retrieval_metrics
 from triplet_fashion.mining import BatchTripletLoss
 from triplet_fashion.model import compile_triplet, triplet_model
 from triplet_fashion.evaluation import BASELINES, RetrievalCallback, baselines, evaluate, official, scoreboard
 from triplet_fashion.encoder import Encoder, encode
-from triplet_fashion.training import Recipe, SeedCheckpoint, before_training, continue_from, find_rate, fit, plot_history
+from triplet_fashion.training import (
+    EpochWeights, Recipe, before_training, continue_from, find_learning_rate, fit, plot_history)
 
 REFEREES = Path(__file__).parent/'referees'
 SMALL = dict(size=(32, 32), out_dims=16, verbose=0)
@@ -128,7 +129,7 @@ def test_checkpoint_names_are_the_seeds(short):
 
 def test_checkpoints_can_be_limited(tmp_path):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    callback = SeedCheckpoint(tmp_path, keep=2)
+    callback = EpochWeights(tmp_path, keep=2)
     callback.set_model(model)
     for e in range(4): callback.on_epoch_end(e, {'loss': e + .5})
     assert sorted(p.name for p in tmp_path.iterdir()) == ['000003-2.5000.weights.h5', '000004-3.5000.weights.h5']
@@ -344,9 +345,10 @@ def test_the_doctor_stops_what_cannot_learn(drawn):
     kw = dict(epochs=5, steps=2, P=4, K=2, verbose=0, loss='hard')
     class Blind(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None): self.model.layers[-2].set_weights([0*w for w in self.model.layers[-2].get_weights()])
-    with pytest.warns(TrainingTrouble, match='collapse'): run = fit(drawn, net=tiny(), callbacks=[Blind()], doctor='stop', **kw)
+    with pytest.warns(TrainingWarning, match='collapse'):
+        run = fit(drawn, net=tiny(), callbacks=[Blind()], doctor='stop', **kw)
     assert len(run.history['loss']) < 5
-    with pytest.warns(TrainingTrouble, match='collapse'): run = fit(drawn, net=tiny(), callbacks=[Blind()], **kw)
+    with pytest.warns(TrainingWarning, match='collapse'): run = fit(drawn, net=tiny(), callbacks=[Blind()], **kw)
     assert len(run.history['loss']) == 5
 
 
@@ -518,18 +520,18 @@ def test_find_rate_knows_the_range_and_leaves_the_network_alone(drawn):
     "On a quadratic loss the fall is fastest at a rate that moves by itself when the codes are scaled: here, only that it lies inside and repeats."
     net = base_network((32, 32, 3), 16, 'small', None, hidden=(), activation='l2')
     before = weights(net)
-    found, again = (find_rate(drawn, net=net, loss='supcon', steps=40, P=6, size=(32, 32)) for _ in range(2))
+    found, again = (find_learning_rate(drawn, net=net, loss='supcon', steps=40, P=6, size=(32, 32)) for _ in range(2))
     assert all((a == b).all() for a, b in zip(before, weights(net)))
     assert found == again and 1e-5 < found.best < .3 and len(found.rates) == len(found.losses) == len(found.smooth)
     assert np.mean(found.losses[:5]) > min(found.smooth) + .1
     assert found.plot().get_xscale() == 'log'
     for kw, words in ((dict(steps=5), '10 or more'), (dict(lowest=0.), 'lowest=0.0'), (dict(lowest=.1, highest=.01), '10 or more'), (dict(stps=5), 'stps')):
-        with pytest.raises(ValueError, match=words): find_rate(drawn, size=(32, 32), **kw)
+        with pytest.raises(ValueError, match=words): find_learning_rate(drawn, size=(32, 32), **kw)
 
 
 def test_find_rate_stops_where_the_loss_breaks(drawn):
     "Without a norm on the codes, a rate of 1e4 must break it long before the last step."
-    found = find_rate(drawn, net=base_network((32, 32, 3), 16, 'small', None, hidden=(), activation=None), loss='hard', lowest=1e-5, highest=1e6, steps=60, P=6, size=(32, 32))
+    found = find_learning_rate(drawn, net=base_network((32, 32, 3), 16, 'small', None, hidden=(), activation=None), loss='hard', lowest=1e-5, highest=1e6, steps=60, P=6, size=(32, 32))
     assert len(found.rates) < 60 and np.isfinite(found.losses).all() and found.best < 10
 
 
@@ -601,7 +603,7 @@ def test_values_that_mean_nothing_are_named_before_the_first_step(drawn, name):
         with pytest.raises((ValueError, TypeError), match=f'{name}=|{name} holds'):
             fit(drawn, verbose=0, **{name: value})
         if name in ('schedule', 'callbacks', 'doctor'): continue
-        with pytest.raises((ValueError, TypeError)): find_rate(drawn, **{name: value})
+        with pytest.raises((ValueError, TypeError)): find_learning_rate(drawn, **{name: value})
 
 
 @pytest.mark.parametrize('name, given', [
@@ -643,9 +645,9 @@ def test_no_argument_of_a_recipe_passes_for_a_setting(drawn):
 
 
 def test_find_rate_says_what_it_does_not_look_at(drawn):
-    for given, words in ((dict(learning_rate=.1), 'learning_rate: no effect on find_rate'), (dict(epochs=3), 'epochs: no effect'), (dict(highest=NAN), 'highest=nan'), (dict(lowest=0.), 'lowest=0.0'),
+    for given, words in ((dict(learning_rate=.1), 'learning_rate: no effect on find_learning_rate'), (dict(epochs=3), 'epochs: no effect'), (dict(highest=NAN), 'highest=nan'), (dict(lowest=0.), 'lowest=0.0'),
                          (dict(steps=12.5), '12.5 steps'), (dict(batch_size=8), 'batch_size=8 has no effect')):
-        with pytest.raises(ValueError, match=words): find_rate(drawn, **given)
+        with pytest.raises(ValueError, match=words): find_learning_rate(drawn, **given)
     with pytest.raises(TypeError, match='run must be what fit returns'): before_training(drawn)
 
 
@@ -728,7 +730,7 @@ def test_photos_that_have_vanished_are_left_out_and_named(drawn, tmp_path, train
     with pytest.warns(UserWarning, match=f'1 photos could not be read and were left out:\n  {re.escape(catalog.paths[2])}: missing'):
         run = fit(catalog, net=tiny(trainable), epochs=1, steps=2, verbose=0, doctor=None, resume=tmp_path/'run', **kw)
     assert len(run.history['loss']) == 1
-    with pytest.warns(UserWarning, match='1 photos could not be read'): found = find_rate(catalog, net=tiny(trainable), steps=10, highest=1e-2, **kw)
+    with pytest.warns(UserWarning, match='1 photos could not be read'): found = find_learning_rate(catalog, net=tiny(trainable), steps=10, highest=1e-2, **kw)
     assert len(found.losses) == 10 and len(good) == len(catalog) - 1
 
 

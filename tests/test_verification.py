@@ -118,10 +118,10 @@ def test_pair_distances_are_of_the_pairs_they_say():
 def test_no_pair_is_measured_twice(labels, n):
     labels = np.array(labels)
     if len(set(labels)) < 2 or np.bincount(labels).max() < 2: return
-    all_of = [{(i, j) for i in range(len(labels)) for j in range(i + 1, len(labels)) if (labels[i] == labels[j]) == same} for same in (True, False)]
+    all_gather_rows = [{(i, j) for i in range(len(labels)) for j in range(i + 1, len(labels)) if (labels[i] == labels[j]) == same} for same in (True, False)]
     x = 2.**np.arange(len(labels))[:,None]                        # each distance is that of one pair only
     pair_of = {float(abs(x[i, 0] - x[j, 0])): (i, j) for i in range(len(labels)) for j in range(i + 1, len(labels))}
-    for found, there in zip(pair_distances(x, labels, n, 'euclidean'), all_of):
+    for found, there in zip(pair_distances(x, labels, n, 'euclidean'), all_gather_rows):
         pairs = [pair_of[d] for d in found.tolist()]
         assert len(set(pairs)) == len(pairs) <= n and set(pairs) <= there
         assert len(pairs) == len(there) if len(there) <= n else pairs

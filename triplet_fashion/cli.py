@@ -539,9 +539,9 @@ def _workers(word, resume=None):
     "Return what `--workers` stands for in `fit`, by default the machines in TF_CONFIG, and whether this is the chief; nothing is waited for where the run in `resume` is complete."
     if word == 'none' or not (word or os.environ.get('TF_CONFIG')): return None, True
     from triplet_fashion.training import is_complete
-    from triplet_fashion.workers import _task, as_strategy, is_chief
+    from triplet_fashion.runs.distributed import _task, resolve_strategy, is_chief
     if resume and word != 'mirrored' and _task()[1] > 1 and is_complete(resume): return word or 'auto', _task()[0] == 0
-    strategy = as_strategy(word or 'auto')
+    strategy = resolve_strategy(word or 'auto')
     return strategy, is_chief(strategy)
 
 def _continued(resume, out):
@@ -638,13 +638,13 @@ def triplet_train(
     _check_backbone(backbone, weights)
     _say_what_has_no_effect(backbone, weights, quick)
     train, queries, audit = _seen_and_unseen(shop, val, seed)
-    from triplet_fashion.training import SeedCheckpoint, fit
+    from triplet_fashion.training import EpochWeights, fit
     _protocol(queries, train)
     watched = _watched(queries, restore_best)
     changes = _changes(backbone, weights, precision, epochs=epochs, steps=steps, learning_rate=rate, trainable=learn)
     size = size or (64 if backbone == 'small' else None)
     run = fit(train, valid=watched, recipe=recipe, size=size, seed=seed, restore_best=restore_best,
-              checkpoints=SeedCheckpoint(out/'checkpoints', checkpoints), callbacks=_logs(chief and log),
+              checkpoints=EpochWeights(out/'checkpoints', checkpoints), callbacks=_logs(chief and log),
               show_plan=partial(_say_plan, quiet=quiet) if chief else None, verbose=_bar(quiet),
               store=store, workers=workers, **going_on, **changes)
     if not chief: return   # the chief judges the network and keeps it

@@ -15,7 +15,7 @@ import numpy as np
 from keras import layers
 
 from .base_network import InputScaling, _settled
-from .checkpoints import hdf5_size
+from .runs.checkpoints import hdf5_size
 from .loss import LosslessTripletLoss   # noqa: F401, registered by this
 from .model import StackTriplets, UnstackTriplets   # noqa: F401, registered by this
 from .storage.files import atomic_write

@@ -25,7 +25,8 @@ PACKAGE = 'triplet_fashion'
 TESTS = Path(__file__).resolve().parents[1]
 
 # today's name: the names before it
-NAMES = {'original': ('seed',)}
+NAMES = {
+    'original': ('seed',), 'CollapseMonitor': ('CollapseDoctor',), 'EpochWeights': ('SeedCheckpoint',)}
 ARGUMENTS = {'shard': ('part',), 'like_original': ('like_seed',)}
 
 

@@ -67,7 +67,7 @@ def check_callbacks(
     callbacks, # a Keras callback, or a list of them
     recipe, # `Recipe` of the run
     has_valid, # are photos watched?
-    has_doctor, # is there a `CollapseDoctor`?
+    has_doctor, # is there a `CollapseMonitor`?
     frozen, # is the backbone?
 )->list: # of callbacks
     """Return callbacks as a list, checked before the first step.

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from triplet_fashion.generator import pk_dataset, triplet_dataset
 from triplet_fashion.persistence import load_bundle
-from triplet_fashion.workers import _lost, as_strategy, is_chief, worker_shard
+from triplet_fashion.runs.distributed import _lost, resolve_strategy, is_chief, worker_shard
 
 ENV = {k: v for k, v in os.environ.items() if k != 'TF_CONFIG'} | {'PYTHONPATH': str(Path(__file__).parents[1]), 'TF_CPP_MIN_LOG_LEVEL': '3', 'CUDA_VISIBLE_DEVICES': '-1'}
 
@@ -23,9 +23,9 @@ from keras import layers
 from triplet_fashion import cli
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.checkpoints import Checkpoint
+from triplet_fashion.runs.checkpoints import Checkpoint
 from triplet_fashion.training import Recipe, fit
-from triplet_fashion.workers import as_strategy, worker_shard
+from triplet_fashion.runs.distributed import resolve_strategy, worker_shard
 
 SETTINGS = {'pk': dict(recipe='scratch', P=6, K=4, clipnorm=.5), 'bn': dict(recipe='scratch', P=6, K=4), 'original': dict(recipe='original', batch_size=8, learning_rate=1e-2),
             'odd': dict(recipe='original', batch_size=10, learning_rate=2e-3), 'frozen': dict(P=6, K=4), 'stops': dict(P=6, K=4, epochs=5), 'strong': dict(recipe=Recipe(), P=6, K=4, augment=True)}
@@ -56,7 +56,7 @@ def train_one(photos, name, workers, kill, more):
 def trainings(photos, out, jobs, kill=0, devices=0):
     "Jobs one after the other: on this worker, or alone and on so many devices."
     if devices: tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()]*devices)
-    multi, mirrored = as_strategy('auto'), as_strategy('mirrored', [f'CPU:{i}' for i in range(devices)]) if devices else None
+    multi, mirrored = resolve_strategy('auto'), resolve_strategy('mirrored', [f'CPU:{i}' for i in range(devices)]) if devices else None
     index = worker_shard(multi)[0]
     for name in jobs:
         kinds = {'alone': None, **({'mirrored': mirrored} if name in ('pk', 'odd') else {})} if devices else {f'worker{index}': multi}
@@ -291,22 +291,22 @@ def test_the_sketches_make_a_tf_config(root, tmp_path, word, env, hosts):
 # ---- words for strategies
 
 def test_words_for_strategies(monkeypatch):
-    assert as_strategy(None) is None and as_strategy('none') is None and as_strategy('auto') is None
+    assert resolve_strategy(None) is None and resolve_strategy('none') is None and resolve_strategy('auto') is None
     assert is_chief(None) and worker_shard(None) == (0, 1)
     one = tf.distribute.OneDeviceStrategy('CPU:0')
-    assert as_strategy(one) is one and worker_shard(one) == (0, 1)
-    with pytest.raises(ValueError, match="workers='all'"): as_strategy('all')
-    with pytest.raises(ValueError, match='TF_CONFIG is not set'): as_strategy('multi')
+    assert resolve_strategy(one) is one and worker_shard(one) == (0, 1)
+    with pytest.raises(ValueError, match="workers='all'"): resolve_strategy('all')
+    with pytest.raises(ValueError, match='TF_CONFIG is not set'): resolve_strategy('multi')
     monkeypatch.setenv('TF_CONFIG', '{cluster')
-    with pytest.raises(ValueError, match='no JSON'): as_strategy('auto')
+    with pytest.raises(ValueError, match='no JSON'): resolve_strategy('auto')
     monkeypatch.setenv('TF_CONFIG', json.dumps({'cluster': {'worker': ['localhost:1']}, 'task': {'type': 'worker', 'index': 0}}))
-    assert as_strategy('auto') is None   # a job of one
+    assert resolve_strategy('auto') is None   # a job of one
 
 
 def test_too_late_for_several_machines(monkeypatch):
     tf.constant(1.)   # wakes TensorFlow
     monkeypatch.setenv(*tf_configs()[0].popitem())
-    with pytest.raises(RuntimeError, match='before anything else'): as_strategy('multi')
+    with pytest.raises(RuntimeError, match='before anything else'): resolve_strategy('multi')
 
 
 @pytest.mark.parametrize('kind', ['ResourceExhausted', 'InvalidArgument'])

@@ -3,7 +3,7 @@ import math, warnings
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 import tensorflow as tf, keras
-from triplet_fashion.doctor import CollapseDoctor, Diagnosis, TrainingTrouble, diagnose, effective_rank, vital_signs
+from triplet_fashion.runs.diagnostics import CollapseMonitor, Diagnosis, TrainingWarning, diagnose, effective_rank, embedding_statistics
 from triplet_fashion.loss import LosslessTripletLoss, TripletLoss
 from triplet_fashion.mining import BatchTripletLoss
 from triplet_fashion.model import triplet_model
@@ -40,7 +40,7 @@ def head(activation='l2', hidden=(64,), relu='relu', seed=0, d=32, out=16, first
 
 def watch(net, loss, optimizer, x, y, epochs=5, batches=None, data=None, steps=6, **kw):
     net.compile(optimizer, loss, jit_compile=False)
-    doctor = CollapseDoctor((x, y) if data is None else data, **kw)
+    doctor = CollapseMonitor((x, y) if data is None else data, **kw)
     batches = batches or (triplets(x, y) if len(net.inputs) == 3 else pk(x, y))
     return doctor, net.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, callbacks=[doctor]).history
 
@@ -50,7 +50,7 @@ def told():
     "What the doctor warned of."
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('ignore')
-        warnings.simplefilter('always', TrainingTrouble)
+        warnings.simplefilter('always', TrainingWarning)
         yield seen
 
 
@@ -74,9 +74,9 @@ def by_hand(x, labels, margin):
 @given(st.integers(0, 2**31), st.integers(2, 4), st.integers(2, 4), st.integers(1, 6), st.floats(0, 2))
 def test_figures_by_brute_force(seed, P, K, d, margin):
     x, labels = np.random.default_rng(seed).normal(size=(P*K, d)), np.repeat(np.arange(P), K)
-    signs = vital_signs(x, labels, margin=margin)
+    signs = embedding_statistics(x, labels, margin=margin)
     for k, v in by_hand(x, labels, margin).items(): assert signs[k] == pytest.approx(v, rel=1e-6, abs=1e-9), k
-    plain = vital_signs(x, labels, squared=False)
+    plain = embedding_statistics(x, labels, squared=False)
     assert plain['d+'] == pytest.approx(np.mean([np.linalg.norm(x[i]-x[j]) for i in range(P*K) for j in range(P*K) if i != j and labels[i] == labels[j]]), rel=1e-6)
 
 
@@ -100,19 +100,19 @@ def test_rank_at_the_ends():
 
 def test_signs_of_troubled_embeddings():
     ids = np.repeat(np.arange(4), 3)
-    equal = vital_signs(np.full((12, 5), .3), ids, margin=.2)
+    equal = embedding_statistics(np.full((12, 5), .3), ids, margin=.2)
     assert (equal['d+'], equal['d-'], equal['overlap'], equal['active'], equal['rank'], equal['spread']) == (0, 0, .5, 1, 0, 0)
     assert diagnose(equal).cause == 'collapse'
-    corner = vital_signs(np.ones((12, 5)), ids, margin=.2)
+    corner = embedding_statistics(np.ones((12, 5)), ids, margin=.2)
     assert corner['saturated'] == 1 and diagnose(corner).cause == 'saturation'
     bits = np.unpackbits(np.arange(1, 5, dtype='uint8')[:, None], axis=1)[ids].astype(float)      # perfect binary codes
-    good = vital_signs(bits, ids, margin=.2)
+    good = embedding_statistics(bits, ids, margin=.2)
     assert good['saturated'] == 1 and good['overlap'] == 0 and diagnose(good).ok
-    lost = vital_signs(np.where(bits > 0, np.nan, 1.), ids)
+    lost = embedding_statistics(np.where(bits > 0, np.nan, 1.), ids)
     assert not lost['finite'] and diagnose(lost).cause == 'not a number' and diagnose(lost).stops
-    assert vital_signs(bits*3 - 1, ids)['saturated'] == 0                                        # no sigmoid
+    assert embedding_statistics(bits*3 - 1, ids)['saturated'] == 0                                        # no sigmoid
     for labels in (np.arange(12), np.zeros(12)):
-        with pytest.raises(ValueError, match='two products'): vital_signs(bits, labels)
+        with pytest.raises(ValueError, match='two products'): embedding_statistics(bits, labels)
 
 
 def look(**kw): return {'d+': .5, 'd-': 1., 'overlap': .3, 'active': .5, 'saturated': 0., 'rank': 9., 'spread': 1., 'finite': True, 'margin': .2, 'limit': 10, 'loss': .3, 'gradient': 1.} | kw
@@ -173,12 +173,12 @@ def test_photos_batchnorm_and_frozen_features(drawn):
     keras.utils.set_random_seed(0)
     net = base_network((32, 32, 3), 16, backbone='small', hidden=(), activation='l2')
     net.compile(Adam(2e-3), BatchTripletLoss('hard', margin=.5), jit_compile=False)
-    doctor = CollapseDoctor(pk_dataset(drawn, P=8, K=4, size=(32, 32), steps=1, fresh=False))
+    doctor = CollapseMonitor(pk_dataset(drawn, P=8, K=4, size=(32, 32), steps=1, fresh=False))
     history = net.fit(pk_dataset(drawn, P=8, K=4, size=(32, 32)), epochs=3, verbose=0, callbacks=[doctor]).history
     assert doctor.diagnosis.ok and 'stale' in history and doctor.x.shape == (32, 32, 32, 3)
     three = triplet_model(base_network((32, 32, 3), 16, backbone='small', hidden=(), trainable=False))
     three.compile(Adam(1e-3), LosslessTripletLoss(), jit_compile=False)
-    doctor = CollapseDoctor(triplet_dataset(drawn, size=(32, 32), steps=1, fresh=False))
+    doctor = CollapseMonitor(triplet_dataset(drawn, size=(32, 32), steps=1, fresh=False))
     history = three.fit(triplet_dataset(drawn, size=(32, 32), steps=2), epochs=2, verbose=0, callbacks=[doctor]).history
     assert doctor.diagnosis.ok and 'stale' not in history                                # frozen: nothing runs behind
     assert doctor.pairs[0].sum() >= 20 and doctor.pairs[1].sum() > 2*doctor.pairs[0].sum()
@@ -210,7 +210,7 @@ def test_each_trouble_is_named(name, told):
     cause = name.split(',')[0]
     doctor, history = TROUBLES[name]()
     assert doctor.diagnosis.cause == cause, str(doctor.diagnosis)
-    warned = [str(w.message) for w in told if w.category is TrainingTrouble]
+    warned = [str(w.message) for w in told if w.category is TrainingWarning]
     assert warned and cause in warned[-1] and doctor.diagnosis.remedy in warned[-1]
     assert doctor.model.stop_training == (cause not in ('nothing learned', 'stale BatchNorm'))
     if 'semi-hard' in name: assert max(history['loss'][1:]) == 0                              # the loss alone would have said: perfect
@@ -258,7 +258,8 @@ def test_it_changes_nothing():
     def train(watched):
         net = head(first=[keras.layers.BatchNormalization(), keras.layers.Dropout(.3)])
         net.compile(Adam(1e-3), BatchTripletLoss('hard'), jit_compile=False)
-        net.fit(pk(*products()), steps_per_epoch=3, epochs=2, verbose=0, callbacks=[CollapseDoctor(products())]*watched)
+        net.fit(pk(*products()), steps_per_epoch=3, epochs=2, verbose=0,
+                callbacks=[CollapseMonitor(products())]*watched)
         return net.get_weights()
     for a, b in zip(train(True), train(False)): np.testing.assert_array_equal(a, b)
 
@@ -279,7 +280,7 @@ def test_a_loss_with_memory_keeps_it():
 def test_warn_goes_on_and_tells_once(told):
     doctor, history = watch(head(), BatchTripletLoss('all', margin=1e-4), Adam(1e-3), *products(.2), epochs=6, on_trouble='warn')
     assert len(history['loss']) == 6 and doctor.diagnosis.cause == 'no active triplets'
-    assert sum(w.category is TrainingTrouble for w in told) == 1
+    assert sum(w.category is TrainingWarning for w in told) == 1
 
 
 def test_every_and_verbose(capsys):
@@ -293,7 +294,7 @@ def test_gradient_is_that_of_the_loss():
     net, (x, y) = head(), products()
     loss = BatchTripletLoss('hard', margin=.5)
     net.compile(Adam(1e-3), loss)
-    doctor = CollapseDoctor((x, y)); doctor.set_model(net); doctor.on_train_begin()
+    doctor = CollapseMonitor((x, y)); doctor.set_model(net); doctor.on_train_begin()
     with tf.GradientTape() as tape: value = loss(doctor.labels, net(doctor.x))
     norm = tf.linalg.global_norm(tape.gradient(value, [v.value for v in net.trainable_variables]))
     assert doctor.start['gradient'] == pytest.approx(float(norm), rel=1e-4) and doctor.start['loss'] == pytest.approx(float(value), rel=1e-5)
@@ -309,20 +310,21 @@ def test_half_precision(kind):
 
 def test_what_it_refuses():
     x, y = products()
-    with pytest.raises(ValueError, match="on_trouble='shout'"): CollapseDoctor((x, y), on_trouble='shout')
-    with pytest.raises(ValueError, match='no two products'): CollapseDoctor((x, np.arange(len(x))))
+    with pytest.raises(ValueError, match="on_trouble='shout'"):
+        CollapseMonitor((x, y), on_trouble='shout')
+    with pytest.raises(ValueError, match='no two products'): CollapseMonitor((x, np.arange(len(x))))
     with pytest.raises(ValueError, match='data holds triplets'): watch(head(), BatchTripletLoss(), Adam(1e-3), x, y, data=next(triplets(x, y)))
-    with pytest.raises(ValueError, match='not looked at a training'): CollapseDoctor((x, y)).plot()
+    with pytest.raises(ValueError, match='not looked at a training'): CollapseMonitor((x, y)).plot()
 
 
 def test_sample_is_spread_and_fixed():
     x, y = products(C=50)
-    doctor = CollapseDoctor((x, y))
+    doctor = CollapseMonitor((x, y))
     assert len(doctor.x) == 32 and len(np.unique(doctor.labels)) == 8 and doctor.labels.max() == 49
-    np.testing.assert_array_equal(doctor.x, CollapseDoctor((x, y)).x)
+    np.testing.assert_array_equal(doctor.x, CollapseMonitor((x, y)).x)
     shuffled = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(400, seed=0).batch(16)
-    assert len(CollapseDoctor(shuffled).x) >= 4                                                  # several batches, until there are pairs
-    two = CollapseDoctor((x[:16], y[:16]))
+    assert len(CollapseMonitor(shuffled).x) >= 4                                                  # several batches, until there are pairs
+    two = CollapseMonitor((x[:16], y[:16]))
     assert len(np.unique(two.labels)) == 2
 
 
@@ -343,10 +345,10 @@ def test_labels_of_any_kind_are_watched(make):
 
 def test_photos_of_unknown_products_are_in_no_pair():
     x, y = products(C=6, K=4)
-    known = vital_signs(x[:16], y[:16])
+    known = embedding_statistics(x[:16], y[:16])
     for unknown in (np.nan, None, -1):
         labels = [unknown if i > 3 else i for i in y.tolist()]
-        seen = vital_signs(x, labels)
+        seen = embedding_statistics(x, labels)
         assert all(seen[k] == pytest.approx(known[k], abs=1e-12) for k in ('d+', 'd-', 'overlap', 'active'))
 
 
@@ -354,13 +356,14 @@ def test_embeddings_that_are_not_finite_are_said_so():
     x, y = products(C=6, K=4)
     for bad in (np.nan, np.inf):
         x[3, 1] = bad
-        assert math.isnan(effective_rank(x)) and diagnose(vital_signs(x, y)).cause == 'not a number'
+        assert math.isnan(effective_rank(x))
+        assert diagnose(embedding_statistics(x, y)).cause == 'not a number'
     assert math.isnan(effective_rank(x*np.nan))
 
 
 @pytest.mark.parametrize('call,says', [
-    (lambda x, y: vital_signs(x, y[:5]), '5 labels for embeddings of shape'), (lambda x, y: vital_signs(x, y, margin=np.nan), 'margin=nan'), (lambda x, y: effective_rank(x[0]), r'embeddings must have shape \(n, d\)'),
-    (lambda x, y: CollapseDoctor((x, y), photos=np.nan), 'photos=nan must be a whole number'), (lambda x, y: CollapseDoctor((x, y), every=0), 'every=0 must be'), (lambda x, y: CollapseDoctor((x, y), patience=-1), 'patience=-1 must be'),
-    (lambda x, y: CollapseDoctor((x, [None]*len(y))), 'holds no two products')])
+    (lambda x, y: embedding_statistics(x, y[:5]), '5 labels for embeddings of shape'), (lambda x, y: embedding_statistics(x, y, margin=np.nan), 'margin=nan'), (lambda x, y: effective_rank(x[0]), r'embeddings must have shape \(n, d\)'),
+    (lambda x, y: CollapseMonitor((x, y), photos=np.nan), 'photos=nan must be a whole number'), (lambda x, y: CollapseMonitor((x, y), every=0), 'every=0 must be'), (lambda x, y: CollapseMonitor((x, y), patience=-1), 'patience=-1 must be'),
+    (lambda x, y: CollapseMonitor((x, [None]*len(y))), 'holds no two products')])
 def test_settings_that_mean_nothing_are_named(call, says):
     with pytest.raises(ValueError, match=says): call(*products(C=6, K=4))
