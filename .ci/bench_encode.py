@@ -5,7 +5,7 @@
 FOLDER holds photos in folders by product or class; drawn ones of 400 x 533 if absent. Every way runs once per round, one after the
 other in the same process; the first round is not counted. images/s are medians over rounds, a ratio is the median of the ratios within
 a round. Photos enter at 224 x 224. "bare" ways get decoded photos in memory, float32, in batches of 32, and do nothing but compute;
-`encode` gets the files and decodes them meanwhile, "arrays" gets what bare gets, and "bare ... files" reads the files, batch after batch, before it computes. Building graphs and choosing a runtime is not timed, except where it says so.
+`encode` gets the files and decodes them meanwhile, "arrays" gets what bare gets, and "bare ... files" reads the files, batch after batch, before it computes. Building graphs and choosing an engine is not timed, except where it says so.
 
     resnet  base_network('ResNet50', weights=None): bare tf.function in float32 and bfloat16 (mixed_bfloat16), bare OpenVINO in bfloat16
             where installed, Keras' predict on one photo after the other from its file (the seed's way; a sixteenth of the photos)
@@ -38,19 +38,18 @@ def tf_bare(net):
 def litert_bare(net, b, threads):
     "One interpreter for batches of b, all threads on each layer."
     import tensorflow as tf
-    from triplet_fashion.runtimes import _graph, _interpreter
-    engine = _interpreter(tf.lite.TFLiteConverter.from_concrete_functions([_graph(net, (b, 224, 224, 3), frozen=True)]).convert(), threads)
-    engine.allocate_tensors()
-    into, out = engine.get_input_details()[0]['index'], engine.get_output_details()[0]['index']
-    def one(x): engine.set_tensor(into, x); engine.invoke(); return engine.get_tensor(out)
+    from triplet_fashion.engines import inference_graph, litert_function
+    graph = inference_graph(net, (b, 224, 224, 3), frozen=True)
+    content = tf.lite.TFLiteConverter.from_concrete_functions([graph]).convert()
+    one = litert_function(content, threads)
     return lambda x: np.concatenate([one(x[i:i+b]) for i in range(0, len(x), b)])
 
 
 def openvino_bare(net, b, threads, precision):
     "All threads on each layer of batches of b."
     import openvino as ov
-    from triplet_fashion.runtimes import _openvino_model
-    with _openvino_model(net, (b, 224, 224, 3)) as made: made = ov.Core().compile_model(made, 'CPU', {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_NUM_THREADS': threads, 'INFERENCE_PRECISION_HINT': precision})
+    from triplet_fashion.engines import openvino_model
+    with openvino_model(net, (b, 224, 224, 3)) as made: made = ov.Core().compile_model(made, 'CPU', {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_NUM_THREADS': threads, 'INFERENCE_PRECISION_HINT': precision})
     request = made.create_infer_request()
     return lambda x: np.concatenate([np.array(request.infer([x[i:i+b]])[0]) for i in range(0, len(x), b)])
 
@@ -67,15 +66,15 @@ def ways_of(which, args, paths, x):
     import importlib.util, keras, tensorflow as tf
     from triplet_fashion.base_network import base_network
     from triplet_fashion.encoder import encode
-    from triplet_fashion.runtimes import compare_engines, runtime
+    from triplet_fashion.engines import compare_engines, make_engine
     keras.utils.set_random_seed(0)
     make = lambda: base_network((224, 224, 3), 128, args.lite0 if which == 'lite0' else 'ResNet50', weights=None)
     net, n, cores = make(), len(x), len(os.sched_getaffinity(0))
     start = time.perf_counter()
-    auto = runtime(net, 'auto', x[:32])
-    print(f'{which}: runtime auto took {auto!r} (building and checking: {time.perf_counter() - start:.0f} s)')
+    auto = make_engine(net, 'auto', x[:32])
+    print(f'{which}: engine auto took {auto!r} (building and checking: {time.perf_counter() - start:.0f} s)')
     print(compare_engines(net, x[:32]))
-    ways = {'bare tf.function': (batches(tf_bare(net), x), n), 'encode': (lambda: encode(paths, net), n), 'encode auto': (lambda: encode(paths, net, runtime=auto), n),
+    ways = {'bare tf.function': (batches(tf_bare(net), x), n), 'encode': (lambda: encode(paths, net), n), 'encode auto': (lambda: encode(paths, net, engine=auto), n),
             'encode arrays': (lambda: encode(x, net), n)}
     openvino = importlib.util.find_spec('openvino')
     if which == 'resnet':
@@ -83,13 +82,13 @@ def ways_of(which, args, paths, x):
         half = make()
         keras.config.set_dtype_policy('float32')
         half.set_weights(net.get_weights())
-        bf16 = runtime(net, 'tf', x[:32], precision='bfloat16', tolerance=1.)
-        auto16 = runtime(net, 'auto', x[:32], precision='bfloat16')
+        bf16 = make_engine(net, 'tf', x[:32], precision='bfloat16', tolerance=1.)
+        auto16 = make_engine(net, 'auto', x[:32], precision='bfloat16')
         print(f'{which}: with bfloat16 auto took {auto16!r}')
         print(compare_engines(net, x[:32], precision='bfloat16'))
-        ways |= {'bare tf.function bf16': (batches(tf_bare(half), x), n), 'encode bf16': (lambda: encode(paths, net, runtime=bf16), n),
-                 'encode auto bf16': (lambda: encode(paths, net, runtime=auto16), n), "seed's predict": (predicts(net, paths[:max(4, n//16)]), max(4, n//16))}
-        ways['encode arrays auto bf16'] = (lambda: encode(x, net, runtime=auto16), n)
+        ways |= {'bare tf.function bf16': (batches(tf_bare(half), x), n), 'encode bf16': (lambda: encode(paths, net, engine=bf16), n),
+                 'encode auto bf16': (lambda: encode(paths, net, engine=auto16), n), "seed's predict": (predicts(net, paths[:max(4, n//16)]), max(4, n//16))}
+        ways['encode arrays auto bf16'] = (lambda: encode(x, net, engine=auto16), n)
         if openvino:
             bare = openvino_bare(net, 32, cores, 'bf16')
             ways |= {'bare OpenVINO bf16': (batches(bare, x), n), 'bare OpenVINO bf16 files': (from_files(bare, paths), n)}

@@ -24,7 +24,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import numpy as np
 
 from triplet_fashion.base_network import base_network
-from triplet_fashion.runtimes import runtime
+from triplet_fashion.engines import make_engine
 
 
 def probe(engine):
@@ -33,7 +33,7 @@ def probe(engine):
     net = base_network((32, 32, 3), 16, backbone='small')
     photos = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3)).astype('float32')
     made = []
-    def one(): made.append(runtime(net, engine, photos)(photos))
+    def one(): made.append(make_engine(net, engine, photos)(photos))
     threads = [threading.Thread(target=one) for _ in range(2)]
     for t in threads: t.start()
     for t in threads: t.join()

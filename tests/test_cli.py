@@ -248,7 +248,7 @@ def test_embed_leaves_nothing_beside_its_file_and_goes_on_after_a_kill(run, draw
     assert [p.name for p in tmp_path.iterdir()] == ['i.npz']
 
 
-@pytest.mark.parametrize('error', [ImportError('pip install this'), RuntimeError('no runtime agrees')])
+@pytest.mark.parametrize('error', [ImportError('pip install this'), RuntimeError('no engine agrees')])
 def test_an_error_is_one_line(error, capsys):
     def triplet_fails(): raise error
     with pytest.raises(SystemExit, match=f'^triplet_fails: {error}$'): cli.command(triplet_fails).main([])
@@ -354,7 +354,7 @@ def test_demo_reaches_its_figures(tmp_path):
     assert (tmp_path/'demo'/'report.html').stat().st_size > 100_000
 
 
-def test_export_writes_what_another_runtime_opens(run, drawn, capsys, tmp_path):
+def test_export_writes_what_another_engine_opens(run, drawn, capsys, tmp_path):
     from triplet_fashion.export import load_export
     made = cli.triplet_export(str(run), str(tmp_path/'out'), 'litert', sample=str(drawn.root))
     assert 'network.tflite' in capsys.readouterr().out

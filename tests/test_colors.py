@@ -13,7 +13,7 @@ from triplet_fashion.evaluation import evaluate
 from triplet_fashion.export import FORMATS, export, load_export
 from triplet_fashion.encoder import encode
 from triplet_fashion.persistence import load_bundle, save_bundle
-from triplet_fashion.runtimes import runtime
+from triplet_fashion.engines import make_engine
 from triplet_fashion.training import Recipe, fit
 
 rng = np.random.default_rng(0)
@@ -120,7 +120,7 @@ def test_colours_that_never_differ_weigh_nothing(backbone):
 @pytest.mark.parametrize('engine', ['litert', 'openvino', 'onnxruntime'])
 def test_every_engine_counts_them(net, engine):
     photos = PHOTOS.astype('float32')
-    try: run = runtime(net, engine, photos)
+    try: run = make_engine(net, engine, photos)
     except ImportError as e: pytest.skip(str(e))
     np.testing.assert_allclose(run(photos), net.predict(photos, verbose=0), atol=3e-4)
 

@@ -10,7 +10,7 @@ from triplet_fashion.base_network import base_network
 from triplet_fashion.encoder import Encoder, encode, read_encodings
 from triplet_fashion.photos.image import PhotoError, read_image
 from triplet_fashion.photos.loading import load_images
-from triplet_fashion.runtimes import runtime
+from triplet_fashion.engines import make_engine
 from triplet_fashion.storage.files import atomic_write
 
 SIZE = 32, 24
@@ -132,13 +132,13 @@ def test_a_network_that_goes_on_learning_is_not_remembered(net, drawn):
     np.testing.assert_allclose(encode(drawn.paths[:4], ours), -first, atol=1e-5)
 
 
-def test_runtimes_and_halves(net, drawn):
+def test_engines_and_halves(net, drawn):
     rows = encode(drawn, net)
-    np.testing.assert_allclose(encode(drawn, net, runtime='litert'), rows, atol=1e-4)
-    made = runtime(net, 'auto', photos=10**6)
-    np.testing.assert_allclose(encode(drawn, net, runtime=made), rows, atol=1e-4)
+    np.testing.assert_allclose(encode(drawn, net, engine='litert'), rows, atol=1e-4)
+    made = make_engine(net, 'auto', photos=10**6)
+    np.testing.assert_allclose(encode(drawn, net, engine=made), rows, atol=1e-4)
     np.testing.assert_allclose(encode(drawn, net, precision='bfloat16'), rows, atol=.1)
-    with pytest.raises(ValueError, match='coreml'): encode(drawn, net, runtime='coreml')
+    with pytest.raises(ValueError, match='coreml'): encode(drawn, net, engine='coreml')
 
 
 def colours(x): return np.asarray(x, 'float32').mean((1, 2))
@@ -157,17 +157,17 @@ def test_parts_belong_to_one_function(drawn, tmp_path):
     assert encode(drawn.paths[:4], lambda x: colours(x), size=(8, 8)).shape == (4, 3)
 
 
-def test_a_runtime_of_another_network_is_refused(net, drawn):
+def test_an_engine_of_another_network_is_refused(net, drawn):
     "Same shape, other numbers; and the same network after it learned on, which a frozen engine does not know of."
     ours = network()
-    made, live = runtime(ours, 'litert'), runtime(ours, 'tf')
+    made, live = make_engine(ours, 'litert'), make_engine(ours, 'tf')
     other = network(); other.layers[-2].set_weights([w + .1 for w in other.layers[-2].get_weights()])
     for m in made, live:
-        encode(drawn.paths[:3], ours, runtime=m)
-        with pytest.raises(ValueError, match='made of another network'): encode(drawn.paths[:3], other, runtime=m)
+        encode(drawn.paths[:3], ours, engine=m)
+        with pytest.raises(ValueError, match='made of another network'): encode(drawn.paths[:3], other, engine=m)
     ours.layers[-2].set_weights([-w for w in ours.layers[-2].get_weights()])
-    encode(drawn.paths[:3], ours, runtime=live)
-    with pytest.raises(ValueError, match='before model learned on'): encode(drawn.paths[:3], ours, runtime=made)
+    encode(drawn.paths[:3], ours, engine=live)
+    with pytest.raises(ValueError, match='before model learned on'): encode(drawn.paths[:3], ours, engine=made)
 
 
 def test_damaged_parts_and_notes_are_named(net, drawn, tmp_path):
@@ -194,25 +194,25 @@ def test_numbers_that_make_no_sense(net, drawn, tmp_path):
 
 
 def test_the_choice_is_said(net, drawn, capsys):
-    encode(drawn, net, runtime='auto', progress=True)
-    assert f'encoded by {runtime(net, photos=len(drawn))}' in capsys.readouterr().err
-    encode(drawn, net, runtime='auto')
-    assert capsys.readouterr().err == '' and not hasattr(net, 'encoding_runtime')
+    encode(drawn, net, engine='auto', progress=True)
+    assert f'encoded by {make_engine(net, photos=len(drawn))}' in capsys.readouterr().err
+    encode(drawn, net, engine='auto')
+    assert capsys.readouterr().err == '' and not hasattr(net, 'encoding_engine')
 
 
 def test_a_run_that_goes_on_takes_the_engine_it_had(drawn, tmp_path, monkeypatch):
     "How many photos there are in all counts, not how many are left."
     from triplet_fashion import encoder as module
     asked = []
-    class Noted(module.LazyRuntime):
+    class Noted(module.LazyEngine):
         def __init__(self, *a):
             asked.append(a[3])
             super().__init__(*a)
-    monkeypatch.setattr(module, 'LazyRuntime', Noted)
+    monkeypatch.setattr(module, 'LazyEngine', Noted)
     ours = network()
-    encode(drawn, ours, out=tmp_path/'out', part_size=20, runtime='auto')
+    encode(drawn, ours, out=tmp_path/'out', part_size=20, engine='auto')
     sorted((tmp_path/'out').glob('part-*'))[1].unlink()
-    encode(drawn, ours, out=tmp_path/'out', part_size=20, runtime='auto')
+    encode(drawn, ours, out=tmp_path/'out', part_size=20, engine='auto')
     assert asked == [len(drawn)]*2
 
 
@@ -407,7 +407,7 @@ def test_killed_at_any_moment_and_gone_on(net, drawn, tmp_path):
 
 
 def test_a_cluster_makes_each_part_once_though_a_worker_is_killed(net, drawn, odd, tmp_path):
-    "And a second work on it: a photo that cannot be read, and an engine that the worker makes once, by name or as a `Runtime`."
+    "And a second work on it: a photo that cannot be read, and an engine that the worker makes once, by name or as an `InferenceEngine`."
     ray = pytest.importorskip('ray', reason='needs Ray, triplet_fashion[cluster]')
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8, _temp_dir='/tmp/ray_' + str(os.getpid()))
     out, seen, killed, stop = tmp_path/'out', {}, [], threading.Event()
@@ -430,8 +430,8 @@ def test_a_cluster_makes_each_part_once_though_a_worker_is_killed(net, drawn, od
         look.start()
         rows = encode(drawn, net, 4, out=out, part_size=3, cluster='auto')
         with pytest.warns(UserWarning, match='1 of 9 photos could not be read') as said:
-            few = encode([*drawn.paths[:8], odd/'text.jpg'], net, 4, out=tmp_path/'few', part_size=2, cluster='auto', workers=1, runtime=runtime(net, 'litert'))
-        with pytest.raises(PhotoError, match='text.jpg'): encode([*drawn.paths[:8], odd/'text.jpg'], net, 4, out=tmp_path/'few', part_size=2, cluster='auto', runtime='litert', bad='raise')
+            few = encode([*drawn.paths[:8], odd/'text.jpg'], net, 4, out=tmp_path/'few', part_size=2, cluster='auto', workers=1, engine=make_engine(net, 'litert'))
+        with pytest.raises(PhotoError, match='text.jpg'): encode([*drawn.paths[:8], odd/'text.jpg'], net, 4, out=tmp_path/'few', part_size=2, cluster='auto', engine='litert', bad='raise')
     finally:
         stop.set(); look.join(); ray.shutdown()
     assert killed and len(seen) == 24 and {len(s) for s in seen.values()} == {1}
@@ -466,7 +466,7 @@ def test_a_keras_model_of_ones_own_gets_floats(drawn):
 @pytest.fixture
 def built(monkeypatch):
     "Names of the engines built from here on."
-    from triplet_fashion.runtimes import ENGINES
+    from triplet_fashion.engines import ENGINES
     names = []
     def noting(name, build):
         def noted(*a):
@@ -543,7 +543,7 @@ def test_auto_takes_another_engine_when_many_photos_come(drawn, built, monkeypat
     keep = module.choose_engine
     def by_number(*a): return keep(*a) if a[3] < 20 else keep(*a)._replace(engine='litert')
     monkeypatch.setattr(module, 'choose_engine', by_number)
-    monkeypatch.setattr('triplet_fashion.runtimes.choose_engine', by_number)
+    monkeypatch.setattr('triplet_fashion.engines.choose_engine', by_number)
     encoder = Encoder(network(), 'auto')
     for n in 3, 5, 30, 40: encoder.encode(drawn.paths[:n])
     assert built == ['tf', 'litert']
@@ -565,7 +565,7 @@ def test_an_encoder_says_what_it_cannot_do(net, drawn, tmp_path):
     with pytest.raises(ValueError, match='part_size=0'): Encoder(net).encode_to(tmp_path, drawn, 0)
     with pytest.raises(ValueError, match='photos are 8x8, the network takes 32x24'):
         Encoder(net, size=(8, 8)).encode(drawn)
-    with pytest.raises(ValueError, match='runtime and precision are for Keras models'):
+    with pytest.raises(ValueError, match='engine and precision are for Keras models'):
         Encoder(colours, 'tf', size=SIZE).encode(drawn)
 
 

@@ -19,7 +19,7 @@ from triplet_fashion.features import FeatureCache, cut_features, features, finge
 from triplet_fashion.generator import augmentation, image_dataset, pk_dataset
 from triplet_fashion.photos.image import PhotoError
 from triplet_fashion.photos.loading import Preprocessing
-from triplet_fashion.runtimes import ENGINES, LazyRuntime, runtime
+from triplet_fashion.engines import ENGINES, LazyEngine, make_engine
 from triplet_fashion.storage.files import atomic_write
 
 SIZE = 48, 40
@@ -238,7 +238,7 @@ def test_half_precision_is_kept_apart(few, tmp_path):
 def unkept(few, drawn):
     "A network, its features of two catalogues, and the engine that computed them with nothing kept."
     net = freeze(mobile(), 1.)
-    cold = LazyRuntime(backbone_of(net), photos=10**6)
+    cold = LazyEngine(backbone_of(net), photos=10**6)
     return net, [np.array(features(net, c, {}, engine=cold)) for c in (drawn, few)], cold
 
 
@@ -246,24 +246,24 @@ def unkept(few, drawn):
 def test_a_run_that_goes_on_takes_the_engine_it_had(unkept, few, drawn, tmp_path, kept_first):
     "Which engine computes does not depend on what is kept already: the numbers of a run that is resumed must not either."
     net, fresh, cold = unkept
-    warm = LazyRuntime(backbone_of(net), photos=10**6)
-    if kept_first: features(net, drawn, tmp_path, engine=LazyRuntime(backbone_of(net), photos=10**6))
+    warm = LazyEngine(backbone_of(net), photos=10**6)
+    if kept_first: features(net, drawn, tmp_path, engine=LazyEngine(backbone_of(net), photos=10**6))
     again = [np.array(features(net, c, tmp_path, engine=warm)) for c in (drawn, few)]
     assert cold.name == warm.name == 'litert'
     for x, y in zip(fresh, again): np.testing.assert_array_equal(x, y)
 
 
-def test_one_runtime_serves_several_calls(few, drawn, tmp_path, monkeypatch):
+def test_one_engine_serves_several_calls(few, drawn, tmp_path, monkeypatch):
     made, net = [], small(seed=9)
     keep = ENGINES['tf']
     monkeypatch.setitem(ENGINES, 'tf', lambda *a: made.append(1) or keep(*a))
-    engine = LazyRuntime(backbone_of(net))
+    engine = LazyEngine(backbone_of(net))
     features(net, few, tmp_path, engine=engine)
     features(net, drawn.subset(range(5)), tmp_path, engine=engine)
     assert made == [1] and engine.name == 'tf'
     features(net, few, tmp_path)                                       # kept: no engine is built
     assert made == [1]
-    for other in runtime(backbone_of(net), 'litert'), LazyRuntime(backbone_of(small(seed=8))):
+    for other in make_engine(backbone_of(net), 'litert'), LazyEngine(backbone_of(small(seed=8))):
         net.layers[1].weights[0].assign(net.layers[1].weights[0]*2)
         with pytest.raises(ValueError, match='made of another network'): features(net, few, engine=other)
     with pytest.raises(ValueError, match="'litrt' is unknown"): features(net, few, {}, engine='litrt')

@@ -11,7 +11,7 @@ from triplet_fashion.cutting import cut_network
 from triplet_fashion.encoder import encode
 from triplet_fashion.features import features
 from triplet_fashion.persistence import load_bundle, save_bundle
-from triplet_fashion.runtimes import runtime
+from triplet_fashion.engines import make_engine
 from triplet_fashion.training import Recipe, before_training, find_learning_rate, fit
 
 rng = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def test_a_head_without_standardization_stays_as_it_is(backbone):
 @pytest.mark.parametrize('engine', ['litert', 'openvino', 'onnxruntime'])
 def test_every_engine_computes_them(net, engine):
     want = net.predict(PHOTOS.astype('float32'), verbose=0)
-    try: run = runtime(net, engine, PHOTOS.astype('float32'))
+    try: run = make_engine(net, engine, PHOTOS.astype('float32'))
     except (ImportError, ValueError) as e:
         if 'not installed' in str(e): pytest.skip(str(e))
         raise

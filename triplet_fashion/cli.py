@@ -827,7 +827,7 @@ def triplet_export(
     precision:str='float32', # or bfloat16, float16, int8, where the format has it
     sample:str=None, # folder of photos to compare on, and to calibrate int8 with (default: noise)
 ):
-    "Write the network of a run for another runtime, and compare it with Keras."
+    "Write the network of a run for another inference engine, and compare it with Keras."
     special = [format]*(format != 'savedmodel') + [precision]*(precision != 'float32')
     out = out or '-'.join(['exported', *special])
     if sample:

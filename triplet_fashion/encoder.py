@@ -20,7 +20,7 @@ from .features import FeatureCache, digest_of, fingerprint
 from .photos.decoding import decode_photos
 from .photos.image import PhotoError, cpu_count, track
 from .photos.loading import ImageLoader, Preprocessing
-from .runtimes import LazyRuntime, Runtime, check_engine, choose_engine
+from .engines import InferenceEngine, LazyEngine, check_engine, choose_engine
 
 from .storage.files import atomic_write, check_target, sweep_leftovers
 
@@ -103,7 +103,7 @@ class _Computation:
         if self.engine is not None and not isinstance(self.engine, str): return self.given()
         if not _is_layered(self.net):
             if self.engine or self.precision:
-                raise ValueError('runtime and precision are for Keras models of layers, '
+                raise ValueError('engine and precision are for Keras models of layers, '
                                  'model is another function')
             return getattr(self.net, 'predict_on_batch', self.net)
         unasked = self.engine is None and self.precision in (None, 'float32')
@@ -111,11 +111,11 @@ class _Computation:
         with self.making: return self._kept(size, photos, batch_size)
 
     def given(self):
-        "Return the runtime that was given, if it is of the network as it is now."
+        "Return the engine that was given, if it is of the network as it is now."
         if isinstance(self.net, keras.Model) and not self.engine.is_of(self.net):
-            raise ValueError(f'runtime ({self.engine.name}) was made of another network than model, '
+            raise ValueError(f'engine ({self.engine.name}) was made of another network than model, '
                              'or before model learned on: make it anew, '
-                             f'runtime(model, {self.engine.name!r})')
+                             f'make_engine(model, {self.engine.name!r})')
         return self.engine
 
     def _call(self, pixels):
@@ -133,7 +133,7 @@ class _Computation:
         kept = self.engines.get((size, rule))
         copies_weights = rule != 'tf' or self.precision == 'bfloat16'
         if kept is None or copies_weights and not kept.is_of(self.net):
-            kept = LazyRuntime(self.net, name, self.precision, photos, batch_size)
+            kept = LazyEngine(self.net, name, self.precision, photos, batch_size)
             self.engines[size, rule] = kept
         return kept
 
@@ -192,7 +192,7 @@ def _without(lost, rows, photos):
 
 def _say_engine(run):
     "Say which engine computes, where it was to be chosen."
-    if isinstance(run, LazyRuntime) and run.asked != 'tf':
+    if isinstance(run, LazyEngine) and run.asked != 'tf':
         print(f'encoded by {run}', file=sys.stderr, flush=True)
 
 def _at_least_one(**numbers):
@@ -357,7 +357,7 @@ class _Parts:
     def begin(self, about):
         "Make the folder, or check that it belongs to these photos and to what `about` says."
         own = dict(parts=len(self), part_size=self.part_size, ids=digest_of(self.ids))
-        _open_out(self.folder, format=2, **own, **about)
+        _open_out(self.folder, format=3, **own, **about)
 
     def write(self, k, rows, problems):
         ids = [self.ids[i] for i in self.span(k)]
@@ -375,7 +375,7 @@ class Encoder:
     """
     def __init__(self,
         net, # base network; or any function from RGB 0..255 (n, h, w, 3) to rows
-        engine=None, # name, see `runtime`; 'auto': by the rule of `choose_engine`; a `Runtime`; None: TensorFlow
+        engine=None, # name, see `make_engine`; 'auto': by the rule of `choose_engine`; an `InferenceEngine`; None: TensorFlow
         batch_size=32, # photos at a time
         precision=None, # 'bfloat16': half precision, faster where the processor has it
         size=None, # (height, width) to read files at; None: what the network takes
@@ -478,7 +478,7 @@ class Encoder:
         "Yield embeddings, float32 (b, d), batch by batch; NaN for photos in `lost`."
         step = batch_size or self.batch_size
         batches = self._batches(photos, lost, step)
-        by_engine = isinstance(run, (Runtime, LazyRuntime))
+        by_engine = isinstance(run, (InferenceEngine, LazyEngine))
         # a batch begins while the last photos of another are computed
         made = _ahead(run, batches, 2) if by_engine else map(run, batches)
         total = -(-len(photos)//step)
@@ -491,7 +491,7 @@ class Encoder:
         "Return what embeddings in a folder depend on, beside the ids of the photos."
         asked = getattr(self.engine, 'asked', getattr(self.engine, 'name', self.engine))
         size = [int(s) for s in self._size_of(photos)]
-        return dict(photos=_state(photos), model=_model_state(self.net), size=size, runtime=asked,
+        return dict(photos=_state(photos), model=_model_state(self.net), size=size, engine=asked,
                     precision=self.precision, fit=self.fit)
 
     def _fill(self, parts, photos, todo, run, gaps, progress):
@@ -563,7 +563,7 @@ def encode_cluster(
     batch_size=32, # photos at a time
     progress=False, # show progress, see `track`
     size=None, # (height, width) to read files at; None: what the network takes
-    runtime=None, # engine, see `runtime`
+    engine=None, # engine, see `make_engine`
     precision=None, # 'bfloat16': half precision
     fit='stretch', # as in `read_image`
     part_size=1024, # photos in a part
@@ -575,7 +575,7 @@ def encode_cluster(
                           "pip install 'triplet_fashion[cluster]'") from None
     if out is None: raise ValueError('encoding on a cluster needs out, a folder that every machine sees')
     _at_least_one(part_size=part_size, cores=cores, workers=1 if workers is None else workers)
-    encoder = _encoder_by_name(model, runtime, batch_size, precision, size, fit)
+    encoder = _encoder_by_name(model, engine, batch_size, precision, size, fit)
     images = _listed(images)
     photos = check_photos(images, lost_too=True)
     if not isinstance(photos, list):
@@ -590,7 +590,7 @@ def encode_cluster(
     return parts.folder
 
 def _encoder_by_name(model, engine, *settings):
-    "Return an `Encoder` whose engine each worker can make: a runtime that was given stands for its name."
+    "Return an `Encoder` whose engine each worker can make: an engine that was given stands for its name."
     checked = Encoder(model, engine, *settings)
     if engine is None or isinstance(engine, str): return checked
     return Encoder(model, checked._computation.given().name, *settings)
@@ -619,7 +619,7 @@ def encode(
     batch_size=32, # photos at a time
     progress=False, # show progress, see `track`
     size=None, # (height, width) to read files at; None: what the network takes
-    runtime=None, # engine, see `runtime`: a name, 'auto' for what `choose_engine` says, or a `Runtime` to use again and again; None: TensorFlow
+    engine=None, # engine, see `make_engine`: a name, 'auto' for what `choose_engine` says, or an `InferenceEngine` to use again and again; None: TensorFlow
     precision=None, # 'bfloat16': half precision, faster where the processor has it
     out=None, # folder for the rows, in parts: the same call goes on after a kill
     bad=None, # photos that cannot be read: 'raise'; 'nan' for a row of NaN and a warning; a dictionary to put {path: problem} in; None: 'nan' with `out`, else 'raise'
@@ -639,9 +639,9 @@ def encode(
     images = _listed(images)
     if cluster is not None:
         encode_cluster(images, model, out, cluster, workers, cores, batch_size, progress,
-                       runtime=runtime, part_size=part_size, **how)
+                       engine=engine, part_size=part_size, **how)
         return _read_out(out, images, bad)
-    encoder = Encoder(model, runtime, batch_size, **how)
+    encoder = Encoder(model, engine, batch_size, **how)
     if out is None: return encoder._encode(images, bad, progress, once=True)
     encoder.encode_to(out, images, part_size, bad, progress)
     return _read_out(out, images, bad)

@@ -21,10 +21,12 @@ from .photos.image import cpu_count
 from .photos.loading import load_images
 from .photos.serving import DECODED_FORMATS, file_decoder
 from .storage.folders import atomic_folder, standing_folder
-from .runtimes import _difference, _graph, _in_groups, _interpreter, _onnx, _openvino_model, _ov, _quietly, in_precision
+from .engines import (fixed_batches, import_openvino, in_precision, inference_graph,
+                                    litert_function, onnx_model, openvino_model,
+                                    relative_difference, silence_converters)
 
 # %% ../nbs/21_export.ipynb #e6f17fe2
-def _constant(model, n=None): return _graph(model, (n, *model.input_shape[1:]), frozen=True)
+def _constant(model, n=None): return inference_graph(model, (n, *model.input_shape[1:]), frozen=True)
 
 def _write_savedmodel(model, path, precision, sample):
     "Two signatures: files as bytes, or pixels."
@@ -35,7 +37,7 @@ def _write_savedmodel(model, path, precision, sample):
         return {'embedding': out[0] if isinstance(out, (list, tuple)) else out}
     holder.files = tf.function(lambda photos: embedding(decode(photos)), [tf.TensorSpec((None,), tf.string, 'photos')], autograph=False)
     holder.pixels = tf.function(embedding, [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, 'pixels')], autograph=False)
-    with _quietly(): tf.saved_model.save(holder, str(path), signatures={'serving_default': holder.files, 'pixels': holder.pixels})
+    with silence_converters(): tf.saved_model.save(holder, str(path), signatures={'serving_default': holder.files, 'pixels': holder.pixels})
 
 def _open_savedmodel(path, precision):
     loaded = tf.saved_model.load(str(path))
@@ -45,7 +47,7 @@ def _open_savedmodel(path, precision):
 # %% ../nbs/21_export.ipynb #f5ac72cd
 def _write_onnx(model, path, precision, sample):
     _need('onnx', 'onnxruntime', 'tf2onnx')
-    proto = _onnx(model, (None, *model.input_shape[1:]))
+    proto = onnx_model(model, (None, *model.input_shape[1:]))
     path.write_bytes(proto.SerializeToString())
     if precision == 'int8': _quantize_onnx(path, proto.graph.input[0].name, sample)
 
@@ -56,7 +58,7 @@ def _quantize_onnx(path, name, sample):
         def __init__(self): self.left = iter([{name: sample[i:i+8].astype('float32')} for i in range(0, len(sample), 8)])
         def get_next(self): return next(self.left, None)
     ready = path.with_name('ready.onnx')
-    with _quietly():
+    with silence_converters():
         quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
         quantize_static(str(ready), str(path), Some(), per_channel=True, weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8)
     ready.unlink()
@@ -73,17 +75,17 @@ def _open_onnx(path, precision):
 # %% ../nbs/21_export.ipynb #77b3a6a2
 def _write_openvino(model, path, precision, sample):
     _need('openvino')
-    ov = _ov()
-    with _openvino_model(model, (None, *model.input_shape[1:])) as made: ov.save_model(made, str(path), compress_to_fp16=precision == 'float16')
+    ov = import_openvino()
+    with openvino_model(model, (None, *model.input_shape[1:])) as made: ov.save_model(made, str(path), compress_to_fp16=precision == 'float16')
 
 def _open_openvino(path, precision):
     _need('openvino')
-    ov = _ov()
+    ov = import_openvino()
     made = ov.Core().compile_model(str(path), 'CPU', {'INFERENCE_PRECISION_HINT': 'bf16' if precision == 'bfloat16' else 'f32'})
-    return _in_groups(lambda x: np.array(made([np.asarray(x, 'float32')])[0], 'float32'), 4), None
+    return fixed_batches(lambda x: np.array(made([np.asarray(x, 'float32')])[0], 'float32'), 4), None
 
 def _write_litert(model, path, precision, sample):
-    with _quietly():
+    with silence_converters():
         converter = tf.lite.TFLiteConverter.from_concrete_functions([_constant(model, 1)])
         if precision != 'float32': converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if precision == 'float16': converter.target_spec.supported_types = [tf.float16]
@@ -91,15 +93,9 @@ def _write_litert(model, path, precision, sample):
         path.write_bytes(converter.convert())
 
 def _open_litert(path, precision):
-    with _quietly():
-        engine = _interpreter(Path(path).read_bytes(), cpu_count())
-        engine.allocate_tensors()
-    into, out = (o[0]['index'] for o in (engine.get_input_details(), engine.get_output_details()))
-    def one(x):
-        engine.set_tensor(into, np.ascontiguousarray(x, 'float32'))
-        engine.invoke()
-        return engine.get_tensor(out).copy()
-    return _in_groups(one, 1), None
+    run = litert_function(Path(path).read_bytes(), cpu_count())
+    def one(x): return run(np.ascontiguousarray(x, 'float32'))
+    return fixed_batches(one, 1), None
 
 # %% ../nbs/21_export.ipynb #2c4b7db1
 FORMATS = {  # name: (end of the file's name, precisions, function that writes, function that opens)
@@ -189,7 +185,7 @@ def export(
     sample=None, # photos to compare on, and to calibrate int8 with: a `Catalog`, files, or uint8 (n, h, w, 3); None: noise
     tolerance=None, # largest difference to Keras, as a share of its largest number; None: 1e-4, float16 0.01, bfloat16 0.1, int8 0.5
 )->Path: # `out`, for `load_export`
-    "Write a network for another runtime, open it again, and compare it with Keras. ValueError where they differ by more than `tolerance`."
+    "Write a network for another engine, open it again, and compare it with Keras. ValueError where they differ by more than `tolerance`."
     if format not in FORMATS: raise ValueError(f"export: format={format!r} is unknown: use {', '.join(map(repr, FORMATS))}")
     end, precisions, write, _ = FORMATS[format]
     if precision not in precisions: raise ValueError(f"export: precision={precision!r} is not there for {format}: use {', '.join(map(repr, precisions))}")
@@ -205,7 +201,7 @@ def export(
         with _in_words(net, format, out):
             write(net, path, precision, sample)
             made = _opened(format, path, precision)[0](sample)
-        apart = _difference(made, _keras(net, sample))
+        apart = relative_difference(made, _keras(net, sample))
         limit = _TOLERANCE[precision] if tolerance is None else tolerance
         if apart > limit: raise ValueError(f'export: {format} in {precision} differs from Keras by {apart:.2g} of the largest number, more than {limit:g}: take a higher precision, a more typical sample, or a larger tolerance')
         note = _note(net, meta, format, precision, path.name, sample, apart) | dict(files=_sums(tmp))
@@ -308,7 +304,7 @@ def _described(note, name):
 def load_export(
     path, # folder written by `export`
 )->Export:
-    "Open an export with its own runtime. ValueError for a folder that is none, or that was changed. A SavedModel is a program: open what you trust."
+    "Open an export with its own engine. ValueError for a folder that is none, or that was changed. A SavedModel is a program: open what you trust."
     path = standing_folder(path)
     try: note = json.loads((path/'export.json').read_text(encoding='utf-8'))
     except FileNotFoundError: raise FileNotFoundError(f'load_export: {path} is no export: no export.json in it') from None
@@ -357,7 +353,7 @@ def export_report(
         e = _embedded(run, catalog, size)
         found = None if gallery is None else (_embedded(run, gallery, size), gallery)
         r = _recall(e, catalog, found)
-        return e, dict(format=name, precision=precision, MB=round(mb, 1), **{'images/s': round(_speed_of(run, first_photos)), 'difference': 0. if expected is None else float(f'{_difference(e, expected):.2g}'), 'R@1': r, 'change': r - (r if base is None else base)})
+        return e, dict(format=name, precision=precision, MB=round(mb, 1), **{'images/s': round(_speed_of(run, first_photos)), 'difference': 0. if expected is None else float(f'{relative_difference(e, expected):.2g}'), 'R@1': r, 'change': r - (r if base is None else base)})
     exact, first = row('keras', 'float32', lambda a: _keras(net, a), sum(w.size for w in map(np.asarray, net.get_weights()))*4/1e6, None, None)
     rows = [first]
     for name, precision in ways or _ALL:

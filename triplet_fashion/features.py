@@ -23,7 +23,7 @@ from .photos.augmentation import as_augmentation
 from .photos.decoding import no_autograph
 from .photos.image import PhotoError, map_threads, photo_problem, track
 from .photos.loading import Preprocessing
-from .runtimes import LazyRuntime, numbered_layers
+from .engines import LazyEngine, numbered_layers
 from .storage.files import atomic_write
 
 # %% ../nbs/15_features.ipynb #ea976434
@@ -128,7 +128,7 @@ def _some_photos(catalog):
 class _Job:
     "Features to compute: by what, of which photos, in how many copies."
     model: keras.Model
-    run: object # `Runtime` or `LazyRuntime` of the model
+    run: object # `InferenceEngine` or `LazyEngine` of the model
     catalog: Catalog
     preprocessing: Preprocessing
     batch_size: int # photos or copies at once
@@ -226,7 +226,7 @@ class FeatureCache:
         dtype='float16', # of what is kept: 'float16' or 'float32'
         preprocessing=None, # size and fit, a `Preprocessing`; None: the size that the model takes
         batch_size=32, # photos or copies at once
-        engine='auto', # name, see `runtime`; or a `Runtime` or `LazyRuntime` of `model`
+        engine='auto', # name, see `make_engine`; or an `InferenceEngine` or `LazyEngine` of `model`
         progress=False, # show progress, see `track`
     )->np.ndarray: # (n, copies, ...), in the order of `catalog`; from a folder, a read-only memory map
         """Return the features of photos, computed unless they are kept already.
@@ -236,7 +236,7 @@ class FeatureCache:
         run = engine
         if isinstance(engine, str):
             n = len(catalog)*copies
-            run = LazyRuntime(model, engine, photos=n, batch_size=max(1, batch_size))
+            run = LazyEngine(model, engine, photos=n, batch_size=max(1, batch_size))
         elif not engine.is_of(model):
             raise ValueError(f'engine ({engine.name}) was made of another network than this one, '
                              'or before it learned on: make it anew')
@@ -287,7 +287,7 @@ def cut_features(
     batch_size=32, # photos or copies at once
     fit='stretch', # as in `read_image`
     progress=False, # show progress, see `track`
-    engine='auto', # name, see `runtime`; or a `Runtime` or `LazyRuntime` of `lower`
+    engine='auto', # name, see `make_engine`; or an `InferenceEngine` or `LazyEngine` of `lower`
     size=None, # (height, width) to read photos at; None: what the model takes
 )->np.ndarray: # (n, copies, ...), in the order of `catalog`; from a folder, a read-only memory map
     "Compute the features of each photo, once: `FeatureCache.get` in one call."
@@ -302,7 +302,7 @@ def features(
     store=None, # `FeatureCache`, folder or dictionary that keeps the features for the next call; None: keep nothing
     batch_size=32, # photos at once
     verbose=0, # 1: show progress
-    engine='auto', # name, see `runtime`; or a `Runtime` or `LazyRuntime` of the backbone
+    engine='auto', # name, see `make_engine`; or an `InferenceEngine` or `LazyEngine` of the backbone
 )->np.ndarray: # float32 (n, d), in the order of `catalog`
     "Compute the features of each photo: the output of the backbone of `net`, the input of its head."
     how = dict(dtype='float32', batch_size=batch_size, engine=engine, progress=bool(verbose))

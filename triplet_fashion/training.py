@@ -23,7 +23,7 @@ from .model import compile_triplet, ready, triplet_model
 from .cutting import cut_network
 from .encoder import Encoder
 from .features import FeatureCache, cut_features, features, is_frozen as _frozen
-from .runtimes import ENGINES, LazyRuntime, in_precision
+from .engines import ENGINES, LazyEngine, in_precision
 from .evaluation import RetrievalCallback, _check_watched, left_out_report
 from .evaluation import readable_photos, seeded, without_unreadable
 from .runs.checkpoints import Checkpoint, EpochWeights, continue_from, run_epochs, run_identity
@@ -316,7 +316,7 @@ def _by_the_chief(workers, engine, make):
 
 def _engine_of_a_run(model, *numbers):
     "The engine for so many photos in all: it does not depend on what is kept already."
-    return LazyRuntime(model, photos=sum(numbers))
+    return LazyEngine(model, photos=sum(numbers))
 
 # %% ../nbs/19_training.ipynb #7c94a6a4
 @dataclass

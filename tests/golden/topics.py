@@ -26,8 +26,13 @@ TESTS = Path(__file__).resolve().parents[1]
 
 # today's name: the names before it
 NAMES = {
-    'original': ('seed',), 'CollapseMonitor': ('CollapseDoctor',), 'EpochWeights': ('SeedCheckpoint',)}
-ARGUMENTS = {'shard': ('part',), 'like_original': ('like_seed',)}
+    'original': ('seed',),
+    'CollapseMonitor': ('CollapseDoctor',),
+    'EpochWeights': ('SeedCheckpoint',),
+    'InferenceEngine': ('Runtime',),
+    'LazyEngine': ('LazyRuntime',),
+    'make_engine': ('runtime',)}
+ARGUMENTS = {'shard': ('part',), 'like_original': ('like_seed',), 'engine': ('runtime',)}
 
 
 # ---- public names

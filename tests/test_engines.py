@@ -1,4 +1,4 @@
-"runtimes: every engine gives Keras' numbers, whatever layers are called, photos come as, or precision is."
+"Every engine gives Keras' numbers, whatever layers are called, photos come as, or precision is."
 import subprocess, sys, threading, warnings
 
 import numpy as np
@@ -6,9 +6,10 @@ import pytest
 
 keras = pytest.importorskip('keras')
 import tensorflow as tf
-from triplet_fashion import runtimes
+from triplet_fashion import engines
 from triplet_fashion.base_network import base_network, freeze
-from triplet_fashion.runtimes import ENGINES, LazyRuntime, choose_engine, compare_engines, has_depthwise, in_precision, runtime
+from triplet_fashion.engines import (ENGINES, LazyEngine, choose_engine, compare_engines,
+                                     has_depthwise, in_precision, make_engine)
 
 OPTIONAL = {'openvino': ['openvino'], 'openvino-bf16': ['openvino'], 'onnxruntime': ['onnxruntime', 'tf2onnx']}
 SHAPE = 16, 12, 3
@@ -53,7 +54,7 @@ def in_threads(do, n=4):
 def test_engines_agree_with_keras_for_any_number_of_photos(name, net, photos):
     for package in OPTIONAL.get(name, []): pytest.importorskip(package)
     expected, names = keras_says(net, photos), [l.name for l in net._flatten_layers()]
-    run = runtime(net, name, photos, batch_size=8)
+    run = make_engine(net, name, photos, batch_size=8)
     tolerance = .05 if name.endswith('bf16') else 1e-5
     for n in (11, 1, 4, 8, 9):
         got = run(photos[:n])
@@ -76,10 +77,10 @@ def test_the_rule(net, monkeypatch):
     for model in net, dense():
         assert choose_engine(model, (224, 224, 3), photos=100).engine == 'tf'
         assert choose_engine(model, (224, 224, 3), 'bfloat16', 100).engine == 'tf-bf16'
-    monkeypatch.setattr(runtimes, '_missing', lambda name: '')
+    monkeypatch.setattr(engines, 'missing_packages', lambda name: '')
     assert choose_engine(dense(), precision='bfloat16').engine == 'openvino-bf16'
     assert choose_engine(net, precision='bfloat16').engine == 'litert'
-    monkeypatch.setattr(runtimes, '_missing', lambda name: 'not installed')
+    monkeypatch.setattr(engines, 'missing_packages', lambda name: 'not installed')
     assert choose_engine(dense(), precision='bfloat16').engine == 'tf-bf16'
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: ['a card'])
     assert choose_engine(net).engine == 'tf' and choose_engine(net, precision='bfloat16').engine == 'tf-bf16'
@@ -93,11 +94,11 @@ def test_depthwise_convolutions_are_seen_inside_other_models(layer, slow):
 
 
 def test_auto_is_the_rule_and_agrees(net, photos):
-    run = runtime(net, 'auto', photos)
+    run = make_engine(net, 'auto', photos)
     assert (run.name, run.why) == choose_engine(net, SHAPE)
     assert str(run) == f'{run.name}: {run.why}'
     np.testing.assert_allclose(run(photos), keras_says(net, photos), atol=1e-5)
-    assert runtime(net, 'auto', photos, photos=20).name == 'tf'
+    assert make_engine(net, 'auto', photos, photos=20).name == 'tf'
 
 
 WRONG = {'far': (lambda *a: lambda x: np.full((len(x), 6), 1e-3, 'float32'), 'disagrees with Keras'),
@@ -110,40 +111,40 @@ WRONG = {'far': (lambda *a: lambda x: np.full((len(x), 6), 1e-3, 'float32'), 'di
 def test_an_engine_that_fails_or_differs_gives_way_to_tensorflow(how, net, photos, monkeypatch):
     engine, said = WRONG[how]
     monkeypatch.setitem(ENGINES, 'litert', engine)
-    with pytest.warns(UserWarning, match=f'litert {said}.*TensorFlow computes'): run = runtime(net, 'auto', photos)
+    with pytest.warns(UserWarning, match=f'litert {said}.*TensorFlow computes'): run = make_engine(net, 'auto', photos)
     assert run.name == 'tf' and 'litert' in run.why
     np.testing.assert_allclose(run(photos), keras_says(net, photos), atol=1e-6)
-    with pytest.raises(RuntimeError, match=f'litert {said}'): runtime(net, 'litert', photos)
+    with pytest.raises(RuntimeError, match=f'litert {said}'): make_engine(net, 'litert', photos)
 
 
 def test_tolerance_is_a_share_of_the_largest_number(net, photos, monkeypatch):
     monkeypatch.setitem(ENGINES, 'litert', lambda *a: lambda x: keras_says(net, x) + np.float32(1e-3))
-    assert runtime(net, 'litert', photos, tolerance=.01).name == 'litert'
-    with pytest.raises(RuntimeError, match='disagrees'): runtime(net, 'litert', photos)
+    assert make_engine(net, 'litert', photos, tolerance=.01).name == 'litert'
+    with pytest.raises(RuntimeError, match='disagrees'): make_engine(net, 'litert', photos)
 
 
 def test_an_engine_that_is_not_installed(net, photos, monkeypatch):
-    monkeypatch.setattr(runtimes, '_NEEDS', {'openvino': ['no_such_package']})
-    with pytest.raises(ImportError, match='no_such_package not installed: pip install'): runtime(net, 'openvino', photos)
-    with pytest.raises(ImportError, match='pip install'): LazyRuntime(net, 'openvino')
+    monkeypatch.setattr(engines, 'ENGINE_PACKAGES', {'openvino': ['no_such_package']})
+    with pytest.raises(ImportError, match='no_such_package not installed: pip install'): make_engine(net, 'openvino', photos)
+    with pytest.raises(ImportError, match='pip install'): LazyEngine(net, 'openvino')
 
 
-def test_a_lazy_runtime_is_made_once(net, photos, monkeypatch):
+def test_a_lazy_engine_is_made_once(net, photos, monkeypatch):
     made, keep = [], ENGINES['litert']
     monkeypatch.setitem(ENGINES, 'litert', lambda *a: made.append(1) or keep(*a))
-    run = LazyRuntime(net)
+    run = LazyEngine(net)
     assert run.name == 'auto' and not made
     for got in in_threads(lambda i: run(photos)): np.testing.assert_allclose(got, keras_says(net, photos), atol=1e-5)
     assert run.name == 'litert' and made == [1]
     assert run.is_of(net) and not run.is_of(dense())
-    with pytest.raises(ValueError, match="'fastest' is unknown"): LazyRuntime(net, 'fastest')
+    with pytest.raises(ValueError, match="'fastest' is unknown"): LazyEngine(net, 'fastest')
 
 
 def test_engines_side_by_side(net, photos, monkeypatch):
     monkeypatch.setitem(ENGINES, 'broken', lambda *a: 1/0)
     monkeypatch.setitem(ENGINES, 'gone', None)
     monkeypatch.setitem(ENGINES, 'far', WRONG['far'][0])
-    monkeypatch.setattr(runtimes, '_NEEDS', {'gone': ['no_such_package']})
+    monkeypatch.setattr(engines, 'ENGINE_PACKAGES', {'gone': ['no_such_package']})
     report = compare_engines(net, photos, ['tf', 'litert', 'broken', 'gone', 'far'])
     verdicts = {r.engine: r.verdict for r in report.results}
     assert verdicts['tf'] == verdicts['litert'] == 'agrees'
@@ -170,8 +171,8 @@ def test_half_precision_networks(photos):
     finally: keras.config.set_dtype_policy(old)
     full = in_precision(half, 'float32')
     assert {l.compute_dtype for l in full._flatten_layers()} == {'float32'}
-    for name in 'tf', 'litert': np.testing.assert_allclose(runtime(half, name, photos)(photos), keras_says(half, photos), atol=.02)
-    np.testing.assert_allclose(runtime(half, 'litert', photos)(photos), keras_says(full, photos), atol=1e-5)
+    for name in 'tf', 'litert': np.testing.assert_allclose(make_engine(half, name, photos)(photos), keras_says(half, photos), atol=.02)
+    np.testing.assert_allclose(make_engine(half, 'litert', photos)(photos), keras_says(full, photos), atol=1e-5)
     again = in_precision(full, 'mixed_bfloat16')
     leaves = lambda net: [(l.name, l.compute_dtype) for l in net._flatten_layers() if l.weights and not isinstance(l, keras.Model)]
     assert leaves(again) == leaves(half)
@@ -189,19 +190,19 @@ def test_statistics_of_the_input_go_along(policy):
 
 
 def test_precision_of_an_engine_asked_for(net, photos):
-    assert runtime(net, 'tf', photos, precision='bfloat16').name == 'tf-bf16'
+    assert make_engine(net, 'tf', photos, precision='bfloat16').name == 'tf-bf16'
     assert not any(l.compute_dtype == 'bfloat16' for l in net._flatten_layers())
 
 
 def test_a_network_that_takes_integers():
     net = keras.Sequential([keras.Input((4, 4, 3), dtype='uint8'), keras.layers.Rescaling(1/255), keras.layers.Flatten(), keras.layers.Dense(3)])
     x = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3)).astype('uint8')
-    for name in 'tf', 'litert': np.testing.assert_allclose(runtime(net, name, x)(x), np.asarray(net(x)), atol=1e-5)
+    for name in 'tf', 'litert': np.testing.assert_allclose(make_engine(net, name, x)(x), np.asarray(net(x)), atol=1e-5)
 
 
 def test_weights_are_those_at_the_time_of_making(photos):
     net = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(2)])
-    frozen, live = runtime(net, 'litert', photos), runtime(net, 'tf', photos)
+    frozen, live = make_engine(net, 'litert', photos), make_engine(net, 'tf', photos)
     before = keras_says(net, photos)
     net.layers[-1].kernel.assign(net.layers[-1].kernel*2)
     np.testing.assert_allclose(frozen(photos), before, rtol=1e-4)
@@ -210,12 +211,12 @@ def test_weights_are_those_at_the_time_of_making(photos):
 
 def test_refusals(net, photos):
     for kw, message in [(dict(name='fastest'), "'fastest' is unknown: use 'auto', 'tf'"), (dict(precision='int8'), "precision is 'int8'")]:
-        with pytest.raises(ValueError, match=message): runtime(net, sample=photos, **kw)
+        with pytest.raises(ValueError, match=message): make_engine(net, sample=photos, **kw)
     a, b = keras.Input((2,)), keras.Input((2,))
-    with pytest.raises(ValueError, match='2 inputs'): runtime(keras.Model([a, b], keras.layers.Add()([a, b])))
+    with pytest.raises(ValueError, match='2 inputs'): make_engine(keras.Model([a, b], keras.layers.Add()([a, b])))
     any_size = keras.Sequential([keras.Input((None, None, 3)), keras.layers.GlobalAveragePooling2D()])
-    with pytest.raises(ValueError, match='give sample'): runtime(any_size)
-    run = runtime(any_size, 'litert', photos)
+    with pytest.raises(ValueError, match='give sample'): make_engine(any_size)
+    run = make_engine(any_size, 'litert', photos)
     np.testing.assert_allclose(run(photos[:3]), photos[:3].mean((1, 2)), rtol=1e-5)
     with pytest.raises(ValueError, match='made for'): run(photos[:, :8])
     with pytest.raises(ValueError, match='made for'): run(photos[:0])
@@ -224,7 +225,7 @@ def test_refusals(net, photos):
 def test_nothing_is_said_aloud(net, photos, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        runtime(net, 'litert', photos)
+        make_engine(net, 'litert', photos)
     assert 'deprecat' not in capfd.readouterr().err.lower()
 
 
@@ -236,11 +237,11 @@ import multiprocessing, sys
 multiprocessing.Process.start = lambda self: started.append(self)
 started = []
 import keras, numpy as np
-from triplet_fashion.runtimes import runtime
+from triplet_fashion.engines import make_engine
 net = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3), keras.layers.GlobalAveragePooling2D()])
 x = np.ones((2, 8, 8, 3), 'float32')
 assert 'openvino' not in sys.modules, 'imported before it is needed'
-print(runtime(net, 'openvino', x)(x).shape)
+print(make_engine(net, 'openvino', x)(x).shape)
 import time; time.sleep(1)     # a message would be on its way by now
 assert not started and not any(m.startswith('openvino_telemetry') for m in sys.modules), started
 """
@@ -262,7 +263,7 @@ def test_the_first_calls_of_an_engine_do_not_hang(engine, root):
 def test_threads_may_make_and_share_engines(engine, net, photos):
     "Making one touches what belongs to the process: names of layers, the console, warnings."
     names, console, shown = [l.name for l in net._flatten_layers()], sys.stdout, warnings.showwarning
-    made = in_threads(lambda i: runtime(net, engine, photos))
+    made = in_threads(lambda i: make_engine(net, engine, photos))
     assert [l.name for l in net._flatten_layers()] == names
     assert sys.stdout is console and warnings.showwarning is shown
     expected = keras_says(net, photos)
@@ -273,9 +274,9 @@ def test_threads_may_make_and_share_engines(engine, net, photos):
 def test_the_real_backbone(lite0, photos):
     x = np.random.default_rng(0).integers(0, 256, (5, 96, 96, 3)).astype('uint8')
     net = freeze(base_network((96, 96, 3), 16, str(lite0), activation='l2'))
-    run = runtime(net, 'litert', x)
+    run = make_engine(net, 'litert', x)
     np.testing.assert_allclose(run(x), keras_says(net, x), atol=1e-5)
     backbone = keras.models.load_model(lite0, compile=False)      # takes photos of any size
-    run = runtime(backbone, 'litert', x)
+    run = make_engine(backbone, 'litert', x)
     expected = keras_says(backbone, x)
     assert np.abs(run(x) - expected).max() < 1e-4*np.abs(expected).max()
