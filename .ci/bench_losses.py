@@ -26,8 +26,7 @@ from triplet_fashion.catalog import Catalog
 from triplet_fashion.contrastive import CrossBatchMemory, MultiSimilarityLoss, SupConLoss, WeightedLosslessLoss
 from triplet_fashion.metrics import knn_accuracy, retrieval_metrics
 from triplet_fashion.mining import BatchTripletLoss
-from triplet_fashion.encoder import Encoder
-from triplet_fashion.features import features
+from triplet_fashion.encoder import Encoder, features
 from triplet_fashion.training import Recipe, fit
 
 ROWS = {  # name: loss, activation of the head

@@ -71,7 +71,7 @@ def test_bad_photos_are_named_and_the_others_stay_in_their_places(net, odd, batc
 def suffix(request, monkeypatch):
     "Either kind of part."
     if request.param == '.parquet': pytest.importorskip('pyarrow', reason='needs pyarrow')
-    monkeypatch.setattr('triplet_fashion.encoder._suffix', lambda: request.param)
+    monkeypatch.setattr('triplet_fashion.storage.parts.part_suffix', lambda: request.param)
     return request.param
 
 

@@ -9,17 +9,17 @@ import pytest
 
 keras = pytest.importorskip('keras')
 import tensorflow as tf
-from triplet_fashion import features as room
+from triplet_fashion import encoder as room
 from triplet_fashion.base_network import backbone_of, base_network, freeze, head_of, unfreeze
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.cutting import cut_network
-from triplet_fashion.encoder import Encoder, encode
+from triplet_fashion.encoder import (Encoder, FeatureCache, compute_features, encode,
+                                     features)
 from triplet_fashion.evaluation import without_unreadable
-from triplet_fashion.features import FeatureCache, cut_features, features, fingerprint
 from triplet_fashion.generator import augmentation, image_dataset, pk_dataset
 from triplet_fashion.photos.image import PhotoError
 from triplet_fashion.photos.loading import Preprocessing
-from triplet_fashion.engines import ENGINES, LazyEngine, make_engine
+from triplet_fashion.engines import ENGINES, LazyEngine, fingerprint, make_engine
 from triplet_fashion.storage.files import atomic_write
 
 SIZE = 48, 40
@@ -182,7 +182,7 @@ def test_a_change_of_anything_is_noticed(drawn, tmp_path):
     lower = backbone_of(small())
     def made(cat=cat, lower=lower, **kw):
         n = len(list(where.glob('*.npy'))) if where.exists() else 0
-        cut_features(lower, cat, where, **kw)
+        compute_features(lower, cat, where, **kw)
         return len(list(where.glob('*.npy'))) - n
     assert made() == 1 and made() == 0
     assert made(fit='crop') == made(dtype='float32') == made(copies=2) == made(copies=2, seed=1) == 1
@@ -301,7 +301,7 @@ def test_a_cache_computes_once(few, tmp_path, kind, monkeypatch):
     assert FeatureCache.of(cache) is cache
     plain, copied = (np.array(cache.get(lower, few, copies=n)) for n in (1, 2))
     assert plain.shape[:2] == (len(few), 1) and copied.shape[:2] == (len(few), 2)
-    np.testing.assert_array_equal(plain, cut_features(lower, few))
+    np.testing.assert_array_equal(plain, compute_features(lower, few))
     assert len(list(tmp_path.iterdir())) == (2 if kind == 'folder' else 0)
     assert len(cache.memory) == (0 if kind == 'folder' else 2) and bool(given) == (kind == 'dictionary')
     monkeypatch.setattr(room, 'image_dataset', lambda *a, **kw: pytest.fail('computed again'))
@@ -320,26 +320,26 @@ def test_a_cache_knows_size_and_fit(few):
 
 def test_copies_are_augmented_seeded_and_in_order(few, tmp_path):
     lower, upper = cut_network(freeze(mobile(), n_stages=2))
-    plain = cut_features(lower, few, dtype='float32')
+    plain = compute_features(lower, few, dtype='float32')
     assert plain.shape == (len(few), 1, *lower.output_shape[1:])
     np.testing.assert_allclose(plain[:, 0], lower(pixels(few)), atol=1e-4)
-    a, b = (cut_features(lower, few, tmp_path/k, copies=3, seed=5) for k in 'ab')
+    a, b = (compute_features(lower, few, tmp_path/k, copies=3, seed=5) for k in 'ab')
     assert a.dtype == np.float16 and a.shape == (len(few), 3, *lower.output_shape[1:])
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a[:, 0], a[:, 1])
-    assert not np.array_equal(a, cut_features(lower, few, copies=3, seed=6))
-    slight = cut_features(lower, few, copies=2, augment=augmentation(flip=False, crop=.02, light=.02), dtype='float32', batch_size=5)
+    assert not np.array_equal(a, compute_features(lower, few, copies=3, seed=6))
+    slight = compute_features(lower, few, copies=2, augment=augmentation(flip=False, crop=.02, light=.02), dtype='float32', batch_size=5)
     rows = lambda x: x.reshape(len(few), -1)
     near = [np.linalg.norm(rows(plain) - o, axis=1).argmin() for c in (0, 1) for o in rows(slight[:, c])]
     assert near == [*range(len(few))]*2
-    brighter = cut_features(lower, few, augment=lambda x, seed: tf.clip_by_value(x*1.2, 0, 255), dtype='float32')
+    brighter = compute_features(lower, few, augment=lambda x, seed: tf.clip_by_value(x*1.2, 0, 255), dtype='float32')
     bright = np.clip(pixels(few)*np.float32(1.2), 0, 255)
     np.testing.assert_allclose(brighter[:, 0], lower(bright), atol=1e-3)
 
 
 def test_rows_feed_pk_batches(few, tmp_path):
     lower, _ = cut_network(freeze(mobile(), n_stages=3))
-    kept = cut_features(lower, few, tmp_path)
+    kept = compute_features(lower, few, tmp_path)
     x, y = next(iter(pk_dataset(few, P=2, K=2, size=SIZE, inputs=kept[:, 0])))
     assert x.dtype == tf.float32 and x.shape == (4, *lower.output_shape[1:])
     for row, label in zip(x.numpy(), y): assert any(np.array_equal(row, kept[i, 0].astype('float32')) for i in np.flatnonzero(few.labels == int(label)))
@@ -387,8 +387,8 @@ def test_an_error_of_tensorflow_is_never_shown(few, monkeypatch):
 def test_a_folders_name_will_do_and_an_empty_catalog_is_named(drawn, tmp_path):
     net = small()
     for call in features, lambda net, c: encode(c, net): np.testing.assert_allclose(call(net, str(drawn.root)), call(net, drawn), atol=1e-6)
-    np.testing.assert_array_equal(cut_features(backbone_of(net), drawn.root, tmp_path), cut_features(backbone_of(net), drawn, tmp_path))
-    for call in features, lambda net, c: cut_features(backbone_of(net), c):
+    np.testing.assert_array_equal(compute_features(backbone_of(net), drawn.root, tmp_path), compute_features(backbone_of(net), drawn, tmp_path))
+    for call in features, lambda net, c: compute_features(backbone_of(net), c):
         with pytest.raises(ValueError, match='holds no photos'): call(net, drawn.subset([]))
         with pytest.raises(TypeError, match='must be a Catalog'): call(net, 5)
 
@@ -459,13 +459,13 @@ def test_a_full_disk_is_told_before_and_leaves_nothing(few, tmp_path, monkeypatc
 
 def test_float16_refuses_what_does_not_fit(few):
     loud = keras.Sequential([keras.Input((*SIZE, 3)), keras.layers.Rescaling(1e4), keras.layers.GlobalAveragePooling2D()])
-    with pytest.raises(ValueError, match="dtype='float32'"): cut_features(loud, few)
-    assert cut_features(loud, few, dtype='float32').max() > 65504
+    with pytest.raises(ValueError, match="dtype='float32'"): compute_features(loud, few)
+    assert compute_features(loud, few, dtype='float32').max() > 65504
 
 
 def test_lite0_through_litert(lite0, few, tmp_path):
     net = freeze(base_network((64, 64, 3), 16, str(lite0), activation='l2'), .67)
     lower, upper = cut_network(net)
-    kept = cut_features(lower, few, tmp_path, engine='litert', dtype='float32')
+    kept = compute_features(lower, few, tmp_path, engine='litert', dtype='float32')
     x = pixels(few, (64, 64))
     np.testing.assert_allclose(upper(np.asarray(kept[:, 0])), net(x), atol=1e-5)

@@ -519,3 +519,10 @@ def head_of(
     "The upper half: from pooled features to embeddings."
     lower, upper = _parts(net)
     return keras.Sequential([keras.Input(keras.tree.flatten(lower[-1].output)[0].shape[1:]), *upper], name=f'{net.name}_head')
+
+# %% ../nbs/03_base_network.ipynb #79136631
+def is_frozen(
+    net, # network made by `base_network`
+)->bool:
+    "Tell whether the whole backbone of a network is frozen."
+    return not backbone_of(net).trainable_weights

@@ -7,7 +7,7 @@ __all__ = ['ENGINES', 'InferenceEngine', 'has_depthwise', 'EngineChoice', 'choos
            'EngineResult', 'EngineReport', 'compare_engines']
 
 # %% ../nbs/14_engines.ipynb #c34d6ca7
-import contextlib, hashlib, importlib.util, io, logging, queue, sys, tempfile, threading, time
+import contextlib, hashlib, importlib.util, io, logging, queue, re, sys, tempfile, threading, time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,6 +59,16 @@ def inference_graph(
     if not frozen: return graph
     from tensorflow.python.framework import convert_to_constants
     return convert_to_constants.convert_variables_to_constants_v2(graph)
+
+# %% ../nbs/14_engines.ipynb #d95c83e8
+def fingerprint(
+    model, # Keras model
+)->str: # 64 characters
+    "Return a digest of layers and weights, whatever the layers are called and which of them learn."
+    with numbered_layers(model): text = model.to_json()
+    sha = hashlib.sha256(re.sub(r'"trainable": (true|false)', '', text).encode())
+    for w in model.weights: sha.update(np.ascontiguousarray(w).tobytes())
+    return sha.hexdigest()
 
 # %% ../nbs/14_engines.ipynb #7d7fdca1
 def _first_alone(

@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from .catalog import Catalog
 from .class_names import ClassNames
-from .encoder import Encoder
-from .features import features, is_frozen
+from .base_network import is_frozen
+from .encoder import Encoder, features
 from .labels import Labels
 from .display import Table
 from .metrics import (
@@ -240,10 +240,10 @@ def _first_and_plain(rows):
     return rows[0], [row for row in rows if row['embedding'] in plain]
 
 # %% ../nbs/16_evaluation.ipynb #15a00ddd
-def _embedder(way, store, verbose):
+def _embedder(way, feature_cache, verbose):
     "Return the function from a Catalog to embeddings that `way` stands for."
     if isinstance(way, keras.Model):
-        encoder = Encoder(way, feature_cache=store)
+        encoder = Encoder(way, feature_cache=feature_cache)
         return lambda c: encoder.encode(c, progress=bool(verbose))
     if callable(way): return way
     if way is None: return lambda c: np.random.default_rng(0).normal(size=(len(c), 8))
@@ -305,7 +305,7 @@ def scoreboard(
     embedders, # {name: network, function from a `Catalog` to embeddings (n, d), or None for chance}
     catalog, # the queries, a `Catalog` or a folder
     gallery=None, # the `Catalog` or folder searched, products by name; None: `catalog`
-    store=None, # keeps the features of a frozen backbone, see `Encoder`
+    feature_cache=None, # keeps the features of a frozen backbone, see `Encoder`
     verbose=0, # Keras' progress bar: 0 or 1
     seen=None, # products of training, a `Catalog`, a folder, or labels: they get rows of their own
     ks=(1, 5, 10, 20), # cut-offs of Recall@K, Precision@K and nDCG@K
@@ -324,7 +324,7 @@ def scoreboard(
     queries, (seen,) = Catalog.of(catalog), _listed(seen=seen)
     if gallery is not None: gallery = Catalog.of(gallery, 'gallery')
     given = {name: way for name, way in embedders.items() if way is not None} or {'chance': None}
-    ways = {name: _embedder(way, store, verbose) for name, way in given.items()}
+    ways = {name: _embedder(way, feature_cache, verbose) for name, way in given.items()}
     found, queries, gallery, out = _measured(ways, queries, gallery, ks, seen)
     any_of_them = [*found.values()][-1]   # chance is the same for all
     embedders, said = dict(embedders), ''
@@ -353,12 +353,12 @@ def seeded(
 
 def baselines(
     net, # network made by `base_network`, trained or not
-    store=None, # keeps the features of a frozen backbone, see `Encoder`
+    feature_cache=None, # keeps the features of a frozen backbone, see `Encoder`
 )->dict: # {name: function from a `Catalog` or folder to embeddings, or None for chance}
     "Give what to compare `net` with: its backbone alone, fresh random weights, `BASELINES`."
     with seeded(0): fresh = keras.models.clone_model(net)
     name = 'frozen backbone' if is_frozen(net) else 'its backbone alone'
-    own = {name: lambda c: features(net, Catalog.of(c), store)}
+    own = {name: lambda c: features(net, Catalog.of(c), feature_cache)}
     return own | {'untrained network': Encoder(fresh).encode} | BASELINES
 
 # %% ../nbs/16_evaluation.ipynb #26df59f5
@@ -375,7 +375,7 @@ def _splits(benchmark):
 def official(
     benchmark, # Catalogs or folders by name: 'query' and 'gallery', or 'test'; 'train' was seen
     way, # network, or function from a `Catalog` to embeddings (n, d)
-    store=None, # keeps the features of a frozen backbone, see `Encoder`
+    feature_cache=None, # keeps the features of a frozen backbone, see `Encoder`
     ks=None, # cut-offs; None: 1, 10, 20, 30 with a gallery, 1, 10, 100, 1000 without, as published
     verbose=0, # Keras' progress bar: 0 or 1
 )->Evaluation: # a dict, figure by name
@@ -384,7 +384,7 @@ def official(
     Query against gallery where it has them, else every test photo against all others."""
     queries, gallery, published = _splits(benchmark)
     seen = benchmark['train'] if 'train' in benchmark else None
-    ways = {'it': _embedder(way, store, verbose)}
+    ways = {'it': _embedder(way, feature_cache, verbose)}
     found, _, _, out = _measured(ways, queries, gallery, published if ks is None else ks, seen)
     if out:
         warnings.warn(left_out_report(out), stacklevel=2)
@@ -434,7 +434,7 @@ class RetrievalCallback(keras.callbacks.Callback):
     def __init__(self,
         net, # the embedding network that is being trained
         catalog, # the photos, a `Catalog` or a folder
-        store=None, # keeps the features of a frozen backbone, see `Encoder`
+        feature_cache=None, # keeps the features of a frozen backbone, see `Encoder`
         every=1, # epochs between two looks
         photos=None, # look at about this many, of whole products; None: all of `catalog`
         share=None, # of the epoch's time for looks: at other epochs on each machine; None: no limit
@@ -448,7 +448,7 @@ class RetrievalCallback(keras.callbacks.Callback):
         after=None, # the `RetrievalCallback` of an earlier stage of the run, whose best epoch counts on
     ):
         super().__init__()
-        self.embedder = embedder or Encoder(net, feature_cache=store).encode
+        self.embedder = embedder or Encoder(net, feature_cache=feature_cache).encode
         for f in (*figures, choose): parse_metric(f)
         _check_watching(every, photos, share)
         catalog = Catalog.of(catalog)

@@ -15,14 +15,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .base_network import _from_file, _settled, backbone_of, base_network, head_of, separate, standardize, unfreeze
+from .base_network import _from_file, _settled, backbone_of, base_network, head_of, is_frozen as _frozen, separate, standardize, unfreeze
 from .catalog import Catalog
 from .generator import bad_report, pk_dataset, triplet_dataset
 from .runs.diagnostics import CollapseMonitor
 from .model import compile_triplet, ready, triplet_model
 from .cutting import cut_network
-from .encoder import Encoder
-from .features import FeatureCache, cut_features, features, is_frozen as _frozen
+from .encoder import Encoder, FeatureCache, compute_features, features
 from .engines import ENGINES, LazyEngine, in_precision
 from .evaluation import RetrievalCallback, _check_watched, left_out_report
 from .evaluation import readable_photos, seeded, without_unreadable
@@ -345,9 +344,9 @@ def _below_the_cut(lower, catalog, recipe, seed, folder, bar, workers, runtime, 
     augmented = dict(copies=copies, augment=recipe.augment or True, seed=seed)
     def make(photos, engine):
         how = dict(progress=bool(bar), engine=engine)
-        plain = cut_features(lower, photos, folder, **how)
+        plain = compute_features(lower, photos, folder, **how)
         if copies == 1: return plain, plain
-        return plain, cut_features(lower, photos, folder, **how, **augmented)
+        return plain, compute_features(lower, photos, folder, **how, **augmented)
     def readable(engine): return without_unreadable(lambda photos: make(photos, engine), catalog)
     return _by_the_chief(workers, runtime, readable)
 

@@ -31,8 +31,13 @@ NAMES = {
     'EpochWeights': ('SeedCheckpoint',),
     'InferenceEngine': ('Runtime',),
     'LazyEngine': ('LazyRuntime',),
-    'make_engine': ('runtime',)}
-ARGUMENTS = {'shard': ('part',), 'like_original': ('like_seed',), 'engine': ('runtime',)}
+    'make_engine': ('runtime',),
+    'compute_features': ('cut_features',)}
+ARGUMENTS = {
+    'shard': ('part',),
+    'like_original': ('like_seed',),
+    'engine': ('runtime',),
+    'feature_cache': ('store',)}
 
 
 # ---- public names

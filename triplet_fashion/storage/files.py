@@ -6,7 +6,7 @@
 __all__ = ['check_target', 'check_folder', 'atomic_write', 'file_lock']
 
 # %% ../../nbs/storage/00_files.ipynb #267e2be2
-import errno, hashlib, os, re, secrets, shutil, socket, time
+import errno, hashlib, json, os, re, secrets, shutil, socket, time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 try: import fcntl
@@ -198,3 +198,11 @@ def file_lock(
         except OSError: pass   # a disk that knows no locks
         yield
     finally: os.close(handle)
+
+# %% ../../nbs/storage/00_files.ipynb #ea976434
+def digest_of(
+    *what, # that can be written as JSON
+)->str: # 32 characters
+    "Return a digest."
+    text = json.dumps(what, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:32]
