@@ -329,3 +329,16 @@ def test_threads_may_share_an_export(net, tmp_path, format):
 def test_the_report_takes_folders(net, drawn):
     rows = export_report(net, str(drawn.root), None, gallery=str(drawn.root), ways=[('litert', 'float32')])
     assert rows[1]['change'] == 0
+
+
+@pytest.mark.parametrize('format', FORMATS)
+def test_constants_of_a_network_stay_inside(format, tmp_path):
+    "Normalization computes with a mean that is no weight: no format may ask for it as an input."
+    need(format)
+    keras.utils.set_random_seed(0)
+    norm = L.Normalization()
+    norm.adapt(np.random.default_rng(0).uniform(0, 255, (50, 8, 8, 3)))
+    net = keras.Sequential([keras.Input((8, 8, 3)), norm, L.Flatten(), L.Dense(4)])
+    x = np.random.default_rng(1).integers(0, 256, (3, 8, 8, 3)).astype('uint8')
+    made = load_export(export(net, tmp_path/'out', format, sample=x))
+    np.testing.assert_allclose(made(x), net.predict(x, verbose=0), atol=1e-5)

@@ -211,8 +211,7 @@ def onnx_model(
                  output_names=[o.name for o in graph.outputs])
     definition = graph.graph.as_graph_def()
     with silence_converters():
-        return tf2onnx.convert._convert_common(definition, name='net', opset=18,
-                                               large_model=False, **names)[0]
+        return tf2onnx.convert.from_graph_def(definition, name='net', opset=18, **names)[0]
 
 def _onnxruntime(model, shape, threads):
     import onnxruntime
