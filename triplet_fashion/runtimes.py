@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .base_network import _settled
+from .base_network import refinalize_normalization
 from .photos.image import cpu_count
 
 # %% ../nbs/14_runtimes.ipynb #36255373
@@ -210,7 +210,7 @@ def in_precision(
     last = _last_weights(model)
     twin = _twin(model, policy, None if isinstance(last, keras.Model) else last)
     twin.set_weights(model.get_weights())
-    return _settled(twin)
+    return refinalize_normalization(twin)
 
 # %% ../nbs/14_runtimes.ipynb #377c5f78
 def _half(model): return any(l.compute_dtype in ('bfloat16', 'float16') for l in model._flatten_layers())

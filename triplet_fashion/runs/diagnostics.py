@@ -280,7 +280,7 @@ def on_epoch_end(self:CollapseMonitor, epoch, logs=None):
 # %% ../../nbs/runs/03_diagnostics.ipynb #429d8377
 @patch
 def state_dict(self:CollapseMonitor)->dict: # numbers, text and lists of them
-    "Return what the doctor knows in the middle of a training, for a checkpoint."
+    "Return what the monitor knows in the middle of a training, for a checkpoint."
     return dict(looks=self.looks, start=self.start, told=sorted(self._told), dead=self._dead,
                 diagnosis=dict(vars(self.diagnosis)))
 
