@@ -1,8 +1,8 @@
-"""What the losses and the doctor cost: medians of back-to-back runs and their ratios. `python .ci/bench_loss.py [check|resnet|doctor ...]`
+"""What the losses and the monitor cost: medians of back-to-back runs and their ratios. `python .ci/bench_loss.py [check|resnet|monitor ...]`
 
 check   a training step with and without the check that outputs lie in [0, 1] (same step, the check replaced by 'no row is outside')
 resnet  loss and its gradient alone, as a share of a whole ResNet50 step (forward, loss, backward, Adam) at 224 x 224, float32
-doctor  one look of CollapseMonitor as a share of an epoch, and what compiling it costs once
+monitor  one look of CollapseMonitor as a share of an epoch, and what compiling it costs once
 """
 import os, sys
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -101,7 +101,7 @@ def resnet():
     for (name, _), t in zip(cases.items(), turns([alone(*c) for c in cases.values()], 50)): print(f'{name:44}{1e3*t:8.2f} ms  {t/whole:8.3%} of the step')
 
 
-def doctor():
+def monitor():
     rng = np.random.default_rng(0)
     ids = np.repeat(np.arange(100), 8)
     cases = {'small net, 64 x 64, batch-hard': (base_network((64, 64, 3), 128, backbone='small', hidden=(), activation='l2'), rng.random((800, 64, 64, 3)).astype('float32')*255, ids, 64),
@@ -120,4 +120,4 @@ def doctor():
 
 
 if __name__ == '__main__':
-    for part in sys.argv[1:] or ('check', 'resnet', 'doctor'): globals()[part](); print()
+    for part in sys.argv[1:] or ('check', 'resnet', 'monitor'): globals()[part](); print()

@@ -59,7 +59,7 @@ def one(row, seed, train, val, backbone, store, recipe, changes):
     net = base_network(backbone=keras.models.load_model(backbone, compile=False), trainable=False, activation=activation, dropout=.2)
     for c in (train, val): features(net, c, store)
     start = time.perf_counter()
-    fit(train, net=net, recipe=recipe, loss=loss(), store=store, seed=seed, verbose=0, doctor=None, **changes)
+    fit(train, net=net, recipe=recipe, loss=loss(), feature_cache=store, seed=seed, verbose=0, monitor=None, **changes)
     took = time.perf_counter() - start
     encoder = Encoder(net, feature_cache=store)
     return *figures(*(encoder.encode(c) for c in (val, train)), val, train), took

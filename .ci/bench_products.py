@@ -78,7 +78,8 @@ def trained(name, seed, train, args, store):
     size = sizes(name, args)
     if not recipe.trainable: features(frozen(args, recipe.stages, size), train, store)   # kept for the run that is timed
     begun = time.perf_counter()
-    run = fit(train, recipe=recipe, seed=seed, verbose=0, doctor=None, size=size, store=store)
+    run = fit(train, recipe=recipe, seed=seed, verbose=0, monitor=None, size=size,
+              feature_cache=store)
     return Encoder(run.net, feature_cache=store).encode, time.perf_counter() - begun
 
 

@@ -36,7 +36,7 @@ def main():
             score = lambda e: [(m := retrieval_metrics(e, unseen.labels, ks=(1,)))['R@1'], m['MAP@R']]
             for loss in o.ours:
                 start = time.perf_counter()
-                run = fit(train, recipe='scratch', loss=loss, size=size, epochs=o.epochs, seed=seed, verbose=0, doctor=None)
+                run = fit(train, recipe='scratch', loss=loss, size=size, epochs=o.epochs, seed=seed, verbose=0, monitor=None)
                 took = time.perf_counter() - start
                 got.setdefault(f'triplet_fashion, {loss}', []).append([*score(encode(unseen, run.net)), took])
             seen = o.epochs*run.plan['steps an epoch']*run.recipe.P*run.recipe.K

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from triplet_fashion.base_network import base_network
 from triplet_fashion.runs.checkpoints import (
-    Checkpoint, EpochWeights, _pack, _plain, _unpack, _variables, callback_state, continue_from,
-    read_state, run_epochs, run_identity, write_state)
+    Checkpoint, EpochWeights, _pack, _plain, _unpack, callback_state, continue_from,
+    read_state, run_epochs, run_identity, training_variables, write_state)
 from triplet_fashion.contrastive import SupConLoss
 from triplet_fashion.runs.diagnostics import CollapseMonitor, Diagnosis
 from triplet_fashion.generator import Augment, pk_dataset
@@ -24,7 +24,7 @@ from pathlib import Path
 import keras, numpy as np, tensorflow as tf
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.runs.checkpoints import Checkpoint, _variables, read_state
+from triplet_fashion.runs.checkpoints import RunFolder, read_state, training_variables
 from triplet_fashion.contrastive import CrossBatchMemory, SupConLoss
 from triplet_fashion.generator import Augment
 from triplet_fashion.training import fit
@@ -41,8 +41,8 @@ def train(name):
     net = base_network((48, 48, 3), 12, lower, hidden=(16,), activation='sigmoid' if mode == 'original' else 'l2', dropout=.3, trainable=mode not in ('frozen', 'deep'), rescale='unit')
     kw = dict(memory=dict(recipe='scratch', P=5, K=4, loss=CrossBatchMemory(SupConLoss(), 70)), frozen=dict(P=5, K=4), deep=dict(recipe='deep', P=5, K=4, unfreeze=.34, tune_epochs=2, copies=2), original=dict(recipe='original', batch_size=8, schedule='cosine'))[mode]
     calls = [keras.callbacks.EarlyStopping('loss', patience=3), keras.callbacks.CSVLogger(f'{folder}.csv')]
-    run = fit(seen, valid=unseen, net=net, size=(48, 48), epochs=3, steps=9, verbose=0, restore_best=True, callbacks=calls, resume=Checkpoint(folder, steps=2), **kw)
-    digest = {k: hashlib.sha256(np.asarray(v).tobytes()).hexdigest() for k, v in _variables(run.model).items()}
+    run = fit(seen, valid=unseen, net=net, size=(48, 48), epochs=3, steps=9, verbose=0, restore_best=True, callbacks=calls, run_dir=RunFolder(folder, steps=2), **kw)
+    digest = {k: hashlib.sha256(np.asarray(v).tobytes()).hexdigest() for k, v in training_variables(run.model).items()}
     best = read_state(max(folder.rglob('best.npz')))
     said = [run.history, run.best_epoch, calls[0].best, calls[0].wait, Path(f'{folder}.csv').read_text(), next(folder.rglob('history.csv')).read_text(), digest,
             [best[0]['epoch'], {k: hashlib.sha256(v.tobytes()).hexdigest() for k, v in best[1].items() if not k.startswith('kept/')}]]
@@ -63,9 +63,12 @@ def files(pattern='[0-9]*.npz'): return sorted(str(p) for p in (Path(out)/'cut')
 
 whole, rng, kills = start('whole'), random.Random(int(seed)), 0
 while not (Path(out)/'cut.json').exists():
-    before, child, ended = files(), start('cut'), 0
+    before, child, ended, status = files(), start('cut'), 0, 0
     early = mode == 'frozen' and not kills     # once while features are computed, before there is any checkpoint
-    while not ended and (not files('.*.npy.*.part') if early else files() == before): ended = os.waitpid(child, os.WNOHANG)[0]; time.sleep(.002)
+    while not ended and (not files('.*.npy.*.part') if early else files() == before):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        time.sleep(.002)
+    if status: sys.exit('the run ended by itself, and not well')
     if kills < int(most) and not ended:
         time.sleep(0 if early else rng.random()*.1)
         os.kill(child, signal.SIGKILL)
@@ -113,7 +116,7 @@ class Strike(keras.callbacks.Callback):
 
 
 def equal(a, b):
-    a, b = _variables(a), _variables(b)
+    a, b = training_variables(a), training_variables(b)
     assert list(a) == list(b)
     for k in a: assert np.asarray(a[k]).tobytes() == np.asarray(b[k]).tobytes(), k
 
@@ -166,7 +169,7 @@ def test_the_newest_few_and_the_best_are_kept(drawn, tmp_path):
     note, arrays = read_state(tmp_path/'best.npz')
     assert (note['epoch'], note['step']) == (2, 0)
     for v, w in zip(net.weights, held[1]):
-        name = next(k for k, o in _variables(net).items() if o is v)
+        name = next(k for k, o in training_variables(net).items() if o is v)
         np.testing.assert_array_equal(arrays[name], w)
 
 
@@ -190,7 +193,7 @@ def test_a_kill_leaves_no_best_that_is_older_than_its_run(drawn, tmp_path, monke
 
 
 def test_a_checkpoint_is_not_for_keras_fit(drawn, tmp_path):
-    with pytest.raises(RuntimeError, match='resume='): small().fit(batches_of(drawn)(0, 0), epochs=1, verbose=0, callbacks=[Checkpoint(tmp_path)])
+    with pytest.raises(RuntimeError, match='run_dir='): small().fit(batches_of(drawn)(0, 0), epochs=1, verbose=0, callbacks=[Checkpoint(tmp_path)])
 
 
 def test_checkpoints_can_be_continued_from(drawn, tmp_path, undisturbed):
@@ -217,7 +220,7 @@ def test_the_history_file(drawn, tmp_path):
 
 
 def test_other_settings_are_refused_by_name(drawn, tmp_path):
-    kw = dict(net=None, size=(16, 16), epochs=1, steps=1, P=4, K=2, out_dims=8, verbose=0, doctor=None, resume=tmp_path)
+    kw = dict(net=None, size=(16, 16), epochs=1, steps=1, P=4, K=2, out_dims=8, verbose=0, monitor=None, run_dir=tmp_path)
     fit(drawn, **kw)
     with pytest.raises(ValueError, match=r'another run: P was 4, now 3\.'): fit(drawn, **kw | dict(P=3))
     with pytest.raises(ValueError, match='another run: photos was'): fit(drawn.subset(np.arange(60)), **kw)
@@ -403,12 +406,12 @@ def test_keras_callbacks_come_back(drawn, tmp_path):
 
 
 def test_doctors_and_watchers_say_what_they_know(drawn):
-    doctor = CollapseMonitor((np.zeros((4, 16, 16, 3)), [0, 0, 1, 1]))
-    doctor.looks, doctor.start, doctor._told, doctor._dead = [{'d+': .5}], {'d+': 1.}, {'collapse'}, False
-    doctor.diagnosis = Diagnosis('collapse', 'all equal', stops=True)
+    monitor = CollapseMonitor((np.zeros((4, 16, 16, 3)), [0, 0, 1, 1]))
+    monitor.looks, monitor.start, monitor._told, monitor._dead = [{'d+': .5}], {'d+': 1.}, {'collapse'}, False
+    monitor.diagnosis = Diagnosis('collapse', 'all equal', stops=True)
     other = CollapseMonitor((np.zeros((4, 16, 16, 3)), [0, 0, 1, 1]))
-    other.load_state_dict(_unpack(json.loads(json.dumps(_pack(doctor.state_dict(), None))), None))
-    assert other.state_dict() == doctor.state_dict() and other.diagnosis == doctor.diagnosis
+    other.load_state_dict(_unpack(json.loads(json.dumps(_pack(monitor.state_dict(), None))), None))
+    assert other.state_dict() == monitor.state_dict() and other.diagnosis == monitor.diagnosis
 
 
 # ---- one run in a folder, and names in order

@@ -61,7 +61,7 @@ def test_a_network_on_a_frozen_backbone_stands_beside_it_and_beside_random_weigh
     from triplet_fashion.base_network import base_network
     from triplet_fashion.training import fit
     body = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()])
-    run = fit(drawn, net=base_network((32, 32, 3), 8, backbone=body, trainable=False), epochs=1, steps=1, verbose=0, doctor=None)
+    run = fit(drawn, net=base_network((32, 32, 3), 8, backbone=body, trainable=False), epochs=1, steps=1, verbose=0, monitor=None)
     assert set(cli._beside(run)) == {'frozen backbone', 'untrained network', 'colour histogram', 'raw pixels', 'chance'}
     assert set(cli._beside(run, quick=True)) == {'frozen backbone', 'colour histogram', 'raw pixels', 'chance'}
 

@@ -1,4 +1,4 @@
-"""The doctor: its figures by hand, each trouble provoked in a real training and named, no false alarm on runs that go well."""
+"""The monitor: its figures by hand, each trouble provoked in a real training and named, no false alarm on runs that go well."""
 import math, warnings
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
@@ -40,14 +40,14 @@ def head(activation='l2', hidden=(64,), relu='relu', seed=0, d=32, out=16, first
 
 def watch(net, loss, optimizer, x, y, epochs=5, batches=None, data=None, steps=6, **kw):
     net.compile(optimizer, loss, jit_compile=False)
-    doctor = CollapseMonitor((x, y) if data is None else data, **kw)
+    monitor = CollapseMonitor((x, y) if data is None else data, **kw)
     batches = batches or (triplets(x, y) if len(net.inputs) == 3 else pk(x, y))
-    return doctor, net.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, callbacks=[doctor]).history
+    return monitor, net.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, callbacks=[monitor]).history
 
 
 @pytest.fixture(autouse=True)
 def told():
-    "What the doctor warned of."
+    "What the monitor warned of."
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('ignore')
         warnings.simplefilter('always', TrainingWarning)
@@ -161,9 +161,9 @@ def test_no_false_alarm(name, told):
     net, loss, rate, noise = HEALTHY[name]
     for seed in range(3 if name in ('batch hard', 'three inputs, lossless') else 1):
         x, y = products(noise, seed=seed)
-        doctor, history = watch(net(seed), loss(), Adam(rate), x, y, epochs=7, steps=5)
-        assert doctor.diagnosis.ok and len(doctor.looks) == 7 and not told, (name, seed, str(doctor.diagnosis))
-        assert doctor.looks[-1]['overlap'] < doctor.start['overlap']
+        monitor, history = watch(net(seed), loss(), Adam(rate), x, y, epochs=7, steps=5)
+        assert monitor.diagnosis.ok and len(monitor.looks) == 7 and not told, (name, seed, str(monitor.diagnosis))
+        assert monitor.looks[-1]['overlap'] < monitor.start['overlap']
         assert {'d+', 'd-', 'overlap', 'active', 'saturated', 'rank', 'gradient'} <= set(history) and len(history['d+']) == 7
 
 
@@ -173,15 +173,15 @@ def test_photos_batchnorm_and_frozen_features(drawn):
     keras.utils.set_random_seed(0)
     net = base_network((32, 32, 3), 16, backbone='small', hidden=(), activation='l2')
     net.compile(Adam(2e-3), BatchTripletLoss('hard', margin=.5), jit_compile=False)
-    doctor = CollapseMonitor(pk_dataset(drawn, P=8, K=4, size=(32, 32), steps=1, fresh=False))
-    history = net.fit(pk_dataset(drawn, P=8, K=4, size=(32, 32)), epochs=3, verbose=0, callbacks=[doctor]).history
-    assert doctor.diagnosis.ok and 'stale' in history and doctor.x.shape == (32, 32, 32, 3)
+    monitor = CollapseMonitor(pk_dataset(drawn, P=8, K=4, size=(32, 32), steps=1, fresh=False))
+    history = net.fit(pk_dataset(drawn, P=8, K=4, size=(32, 32)), epochs=3, verbose=0, callbacks=[monitor]).history
+    assert monitor.diagnosis.ok and 'stale' in history and monitor.x.shape == (32, 32, 32, 3)
     three = triplet_model(base_network((32, 32, 3), 16, backbone='small', hidden=(), trainable=False))
     three.compile(Adam(1e-3), LosslessTripletLoss(), jit_compile=False)
-    doctor = CollapseMonitor(triplet_dataset(drawn, size=(32, 32), steps=1, fresh=False))
-    history = three.fit(triplet_dataset(drawn, size=(32, 32), steps=2), epochs=2, verbose=0, callbacks=[doctor]).history
-    assert doctor.diagnosis.ok and 'stale' not in history                                # frozen: nothing runs behind
-    assert doctor.pairs[0].sum() >= 20 and doctor.pairs[1].sum() > 2*doctor.pairs[0].sum()
+    monitor = CollapseMonitor(triplet_dataset(drawn, size=(32, 32), steps=1, fresh=False))
+    history = three.fit(triplet_dataset(drawn, size=(32, 32), steps=2), epochs=2, verbose=0, callbacks=[monitor]).history
+    assert monitor.diagnosis.ok and 'stale' not in history                                # frozen: nothing runs behind
+    assert monitor.pairs[0].sum() >= 20 and monitor.pairs[1].sum() > 2*monitor.pairs[0].sum()
 
 
 # and trainings that do not
@@ -208,24 +208,24 @@ TROUBLES = {
 @pytest.mark.parametrize('name', TROUBLES)
 def test_each_trouble_is_named(name, told):
     cause = name.split(',')[0]
-    doctor, history = TROUBLES[name]()
-    assert doctor.diagnosis.cause == cause, str(doctor.diagnosis)
+    monitor, history = TROUBLES[name]()
+    assert monitor.diagnosis.cause == cause, str(monitor.diagnosis)
     warned = [str(w.message) for w in told if w.category is TrainingWarning]
-    assert warned and cause in warned[-1] and doctor.diagnosis.remedy in warned[-1]
-    assert doctor.model.stop_training == (cause not in ('nothing learned', 'stale BatchNorm'))
+    assert warned and cause in warned[-1] and monitor.diagnosis.remedy in warned[-1]
+    assert monitor.model.stop_training == (cause not in ('nothing learned', 'stale BatchNorm'))
     if 'semi-hard' in name: assert max(history['loss'][1:]) == 0                              # the loss alone would have said: perfect
-    doctor.plot()
+    monitor.plot()
 
 
 def test_bad_input_stops_at_once_and_is_found(told):
     x, y = products()
     x[77, 3] = np.inf
-    doctor, history = watch(head(), BatchTripletLoss('all'), Adam(1e-3), x, y, batches=tf.data.Dataset.from_tensor_slices((x, y)).batch(64).repeat())
-    assert doctor.diagnosis.cause == 'not a number' and 'row 77' in doctor.diagnosis.says and 'step 2 of epoch 1' in doctor.diagnosis.says
-    assert len(history['loss']) == 1 and doctor.looks == []
+    monitor, history = watch(head(), BatchTripletLoss('all'), Adam(1e-3), x, y, batches=tf.data.Dataset.from_tensor_slices((x, y)).batch(64).repeat())
+    assert monitor.diagnosis.cause == 'not a number' and 'row 77' in monitor.diagnosis.says and 'step 2 of epoch 1' in monitor.diagnosis.says
+    assert len(history['loss']) == 1 and monitor.looks == []
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(64)
-    doctor, _ = watch(head(), BatchTripletLoss('all'), Adam(1e-3), x, y, batches=data.repeat(), data=data)
-    assert 'in batch 2' in doctor.diagnosis.says
+    monitor, _ = watch(head(), BatchTripletLoss('all'), Adam(1e-3), x, y, batches=data.repeat(), data=data)
+    assert 'in batch 2' in monitor.diagnosis.says
 
 
 def root_loss(y, codes):
@@ -236,25 +236,25 @@ def root_loss(y, codes):
 def test_gradient_of_equal_codes():
     net = head(None)
     net.layers[-1].kernel.assign(tf.zeros_like(net.layers[-1].kernel))
-    doctor, _ = watch(triplet_model(net), root_loss, Adam(1e-3), *products())
-    assert doctor.diagnosis.cause == 'not a number' and 'two codes are equal' in doctor.diagnosis.says and 'before the first step' in doctor.diagnosis.says
+    monitor, _ = watch(triplet_model(net), root_loss, Adam(1e-3), *products())
+    assert monitor.diagnosis.cause == 'not a number' and 'two codes are equal' in monitor.diagnosis.says and 'before the first step' in monitor.diagnosis.says
     net = head(None)
     net.layers[-1].kernel.assign(tf.zeros_like(net.layers[-1].kernel))
-    doctor, history = watch(triplet_model(net), TripletLoss(squared=False), Adam(1e-3), *products(), epochs=1)       # this package's: no NaN there
-    assert np.isfinite(history['loss']).all() and doctor.diagnosis.cause != 'not a number'
+    monitor, history = watch(triplet_model(net), TripletLoss(squared=False), Adam(1e-3), *products(), epochs=1)       # this package's: no NaN there
+    assert np.isfinite(history['loss']).all() and monitor.diagnosis.cause != 'not a number'
 
 
 def test_weights_that_are_nan_from_the_start():
     net = head()
     net.layers[0].kernel.assign(np.nan*net.layers[0].kernel)
-    doctor, _ = watch(net, BatchTripletLoss('all'), Adam(1e-3), *products())
-    assert doctor.diagnosis.cause == 'not a number' and 'before the first step' in doctor.diagnosis.says
+    monitor, _ = watch(net, BatchTripletLoss('all'), Adam(1e-3), *products())
+    assert monitor.diagnosis.cause == 'not a number' and 'before the first step' in monitor.diagnosis.says
 
 
 # the callback
 
 def test_it_changes_nothing():
-    "The same weights with and without the doctor, dropout and BatchNorm included."
+    "The same weights with and without the monitor, dropout and BatchNorm included."
     def train(watched):
         net = head(first=[keras.layers.BatchNormalization(), keras.layers.Dropout(.3)])
         net.compile(Adam(1e-3), BatchTripletLoss('hard'), jit_compile=False)
@@ -278,14 +278,14 @@ def test_a_loss_with_memory_keeps_it():
 
 
 def test_warn_goes_on_and_tells_once(told):
-    doctor, history = watch(head(), BatchTripletLoss('all', margin=1e-4), Adam(1e-3), *products(.2), epochs=6, on_trouble='warn')
-    assert len(history['loss']) == 6 and doctor.diagnosis.cause == 'no active triplets'
+    monitor, history = watch(head(), BatchTripletLoss('all', margin=1e-4), Adam(1e-3), *products(.2), epochs=6, on_trouble='warn')
+    assert len(history['loss']) == 6 and monitor.diagnosis.cause == 'no active triplets'
     assert sum(w.category is TrainingWarning for w in told) == 1
 
 
 def test_every_and_verbose(capsys):
-    doctor, history = watch(head(), BatchTripletLoss('hard', margin=.5), Adam(1e-3), *products(), epochs=4, steps=2, every=2, verbose=1)
-    assert [s['epoch'] for s in doctor.looks] == [2, 4] and len(history['rank']) == 2
+    monitor, history = watch(head(), BatchTripletLoss('hard', margin=.5), Adam(1e-3), *products(), epochs=4, steps=2, every=2, verbose=1)
+    assert [s['epoch'] for s in monitor.looks] == [2, 4] and len(history['rank']) == 2
     lines = capsys.readouterr().out.splitlines()
     assert [l.split(':')[0] for l in lines if l.startswith('epoch')] == ['epoch 2', 'epoch 4']
 
@@ -294,18 +294,18 @@ def test_gradient_is_that_of_the_loss():
     net, (x, y) = head(), products()
     loss = BatchTripletLoss('hard', margin=.5)
     net.compile(Adam(1e-3), loss)
-    doctor = CollapseMonitor((x, y)); doctor.set_model(net); doctor.on_train_begin()
-    with tf.GradientTape() as tape: value = loss(doctor.labels, net(doctor.x))
+    monitor = CollapseMonitor((x, y)); monitor.set_model(net); monitor.on_train_begin()
+    with tf.GradientTape() as tape: value = loss(monitor.labels, net(monitor.x))
     norm = tf.linalg.global_norm(tape.gradient(value, [v.value for v in net.trainable_variables]))
-    assert doctor.start['gradient'] == pytest.approx(float(norm), rel=1e-4) and doctor.start['loss'] == pytest.approx(float(value), rel=1e-5)
+    assert monitor.start['gradient'] == pytest.approx(float(norm), rel=1e-4) and monitor.start['loss'] == pytest.approx(float(value), rel=1e-5)
 
 
 @pytest.mark.parametrize('kind', ('mixed_bfloat16', 'mixed_float16'))
 def test_half_precision(kind):
     keras.utils.set_random_seed(0)
     net = keras.Sequential([keras.Input((32,)), keras.layers.Dense(32, 'relu', dtype=kind), keras.layers.Dense(16, 'sigmoid', dtype=kind)])
-    doctor, _ = watch(net, BatchTripletLoss('hard', margin=.5), Adam(1e-3), *products(), epochs=1, steps=3)
-    assert doctor.diagnosis.ok and math.isfinite(doctor.looks[-1]['gradient'])
+    monitor, _ = watch(net, BatchTripletLoss('hard', margin=.5), Adam(1e-3), *products(), epochs=1, steps=3)
+    assert monitor.diagnosis.ok and math.isfinite(monitor.looks[-1]['gradient'])
 
 
 def test_what_it_refuses():
@@ -319,9 +319,9 @@ def test_what_it_refuses():
 
 def test_sample_is_spread_and_fixed():
     x, y = products(C=50)
-    doctor = CollapseMonitor((x, y))
-    assert len(doctor.x) == 32 and len(np.unique(doctor.labels)) == 8 and doctor.labels.max() == 49
-    np.testing.assert_array_equal(doctor.x, CollapseMonitor((x, y)).x)
+    monitor = CollapseMonitor((x, y))
+    assert len(monitor.x) == 32 and len(np.unique(monitor.labels)) == 8 and monitor.labels.max() == 49
+    np.testing.assert_array_equal(monitor.x, CollapseMonitor((x, y)).x)
     shuffled = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(400, seed=0).batch(16)
     assert len(CollapseMonitor(shuffled).x) >= 4                                                  # several batches, until there are pairs
     two = CollapseMonitor((x[:16], y[:16]))
@@ -337,10 +337,10 @@ CALM = dict(epochs=2, steps=2)
                          ids=['text', 'EAN codes', 'None', 'NaN', 'bytes'])
 def test_labels_of_any_kind_are_watched(make):
     x, y = products()
-    doctor, _ = watch(head(), BatchTripletLoss(), Adam(1e-3), x, y, data=(x, make(y)), **CALM)
+    monitor, _ = watch(head(), BatchTripletLoss(), Adam(1e-3), x, y, data=(x, make(y)), **CALM)
     whole, _ = watch(head(), BatchTripletLoss(), Adam(1e-3), x[y != 3], y[y != 3], batches=pk(x, y), data=(x[y != 3], y[y != 3]), **CALM)
-    assert math.isfinite(doctor.start['overlap'])
-    if any(o is None or o != o for o in make(y)): assert doctor.start['overlap'] == pytest.approx(whole.start['overlap'], abs=1e-6)
+    assert math.isfinite(monitor.start['overlap'])
+    if any(o is None or o != o for o in make(y)): assert monitor.start['overlap'] == pytest.approx(whole.start['overlap'], abs=1e-6)
 
 
 def test_photos_of_unknown_products_are_in_no_pair():

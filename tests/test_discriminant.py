@@ -103,7 +103,7 @@ def test_fit_computes_it_and_a_bundle_keeps_it(drawn, backbone, tmp_path):
     photos = rng.integers(0, 256, (4, 48, 48, 3)).astype('uint8')
     np.testing.assert_allclose(again.predict(photos, verbose=0), run.net.predict(photos, verbose=0), atol=1e-6)
     assert not again.get_layer('discriminant').trainable_weights
-    more = fit(drawn, resume=tmp_path/'run', **how)
+    more = fit(drawn, run_dir=tmp_path/'run', **how)
     for a, b in zip(run.net.get_weights(), more.net.get_weights()): np.testing.assert_array_equal(a, b)
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from triplet_fashion.generator import pk_dataset, triplet_dataset
 from triplet_fashion.persistence import load_bundle
-from triplet_fashion.runs.distributed import _lost, resolve_strategy, is_chief, worker_shard
+from triplet_fashion.runs.distributed import as_worker_lost, resolve_strategy, is_chief, worker_shard
 
 ENV = {k: v for k, v in os.environ.items() if k != 'TF_CONFIG'} | {'PYTHONPATH': str(Path(__file__).parents[1]), 'TF_CPP_MIN_LOG_LEVEL': '3', 'CUDA_VISIBLE_DEVICES': '-1'}
 
@@ -23,7 +23,7 @@ from keras import layers
 from triplet_fashion import cli
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.runs.checkpoints import Checkpoint
+from triplet_fashion.runs.checkpoints import RunFolder
 from triplet_fashion.training import Recipe, fit
 from triplet_fashion.runs.distributed import resolve_strategy, worker_shard
 
@@ -50,8 +50,8 @@ def train_one(photos, name, workers, kill, more):
     net = base_network((32, 32, 3), 12, keras.Sequential([keras.Input((32, 32, 3)), *lower]), hidden=(16,), rescale='unit', trainable=name not in ('frozen', 'stops'),
                        activation='sigmoid' if name in ('original', 'odd') else 'l2', dropout=.3*(name == 'strong'))
     if name == 'odd': train, more = train.subset(range(47)), more | dict(steps=None if workers else 4)     # 4 batches of 10, and 7 left over
-    return fit(train, valid=unseen if name in WATCHED else None, net=net, size=(32, 32), verbose=0, workers=workers, callbacks=[Kill(kill), *([Stop(worker_shard(workers)[0])] if name == 'stops' else [])],
-               doctor='warn' if name in WATCHED else None, **dict(epochs=2, steps=4) | SETTINGS[name] | more)
+    return fit(train, valid=unseen if name in WATCHED else None, net=net, size=(32, 32), verbose=0, runner=workers, callbacks=[Kill(kill), *([Stop(worker_shard(workers)[0])] if name == 'stops' else [])],
+               monitor='warn' if name in WATCHED else None, **dict(epochs=2, steps=4) | SETTINGS[name] | more)
 
 def trainings(photos, out, jobs, kill=0, devices=0):
     "Jobs one after the other: on this worker, or alone and on so many devices."
@@ -62,7 +62,7 @@ def trainings(photos, out, jobs, kill=0, devices=0):
         kinds = {'alone': None, **({'mirrored': mirrored} if name in ('pk', 'odd') else {})} if devices else {f'worker{index}': multi}
         for kind, workers in kinds.items():
             if name == 'differing': return train_one(photos, 'pk', workers, kill, dict(learning_rate=.01*(1 + index)))
-            kept = {'resume': Checkpoint(f'{out}/kept/{name}', steps=2)} if name in WATCHED and not devices else {}
+            kept = {'run_dir': RunFolder(f'{out}/kept/{name}', steps=2)} if name in WATCHED and not devices else {}
             run = train_one(photos, name, workers, kill, kept)
             np.savez(f'{out}/{name}.{kind}.npz', *run.net.get_weights(), history=json.dumps(run.history))
 
@@ -203,7 +203,7 @@ def test_a_killed_worker_is_an_error_within_a_minute_and_a_restart_ends_as_if_un
     with processes(nursery, tmp_path, 'trainings', job, [*job, 7], envs=tf_configs()) as (chief, other):
         assert other.wait(120) == -signal.SIGKILL
         assert chief.wait(60) == 1, 'the chief still waits, a minute after its peer was killed'
-    assert 'WorkerLost: a worker is lost' in chief.said and 'resume=FOLDER' in chief.said, chief.said[-2000:]
+    assert 'WorkerLost: a worker is lost' in chief.said and 'run_dir=FOLDER' in chief.said, chief.said[-2000:]
     assert [p.name for p in sorted((tmp_path/'kept'/'strong').glob('0*.npz'))][-1] == '000001-000002.npz'
     with processes(nursery, tmp_path, 'trainings', job, job, envs=tf_configs()) as procs: assert [p.wait(120) for p in procs] == [0, 0]
     for kind in 'worker0', 'worker1':
@@ -295,7 +295,7 @@ def test_words_for_strategies(monkeypatch):
     assert is_chief(None) and worker_shard(None) == (0, 1)
     one = tf.distribute.OneDeviceStrategy('CPU:0')
     assert resolve_strategy(one) is one and worker_shard(one) == (0, 1)
-    with pytest.raises(ValueError, match="workers='all'"): resolve_strategy('all')
+    with pytest.raises(ValueError, match="runner='all'"): resolve_strategy('all')
     with pytest.raises(ValueError, match='TF_CONFIG is not set'): resolve_strategy('multi')
     monkeypatch.setenv('TF_CONFIG', '{cluster')
     with pytest.raises(ValueError, match='no JSON'): resolve_strategy('auto')
@@ -312,7 +312,7 @@ def test_too_late_for_several_machines(monkeypatch):
 @pytest.mark.parametrize('kind', ['ResourceExhausted', 'InvalidArgument'])
 def test_an_error_of_this_machine_is_told_as_it_is(kind):
     error = getattr(tf.errors, kind + 'Error')(None, None, 'lossless_triplet_loss: outputs must lie in [0, 1]')
-    assert _lost(error) is error
+    assert as_worker_lost(error) is error
 
 
 def test_batches_that_devices_cannot_share(drawn):
@@ -326,5 +326,5 @@ def test_batches_that_devices_cannot_share(drawn):
 
 
 def test_a_lost_worker_is_named_without_a_trace():
-    error = _lost(tf.errors.InternalError(None, None, 'Graph execution error:\n\nDetected at node x\n  File "a.py"\n\nCollective ops is aborted by: reset by peer'))
+    error = as_worker_lost(tf.errors.InternalError(None, None, 'Graph execution error:\n\nDetected at node x\n  File "a.py"\n\nCollective ops is aborted by: reset by peer'))
     assert isinstance(error, ConnectionError) and str(error).endswith('TensorFlow says: Collective ops is aborted by: reset by peer')

@@ -94,7 +94,7 @@ def test_epochs_without_a_look_hold_their_place(shops, tmp_path):
     log = keras.callbacks.CSVLogger(tmp_path/'log.csv')
     net = small()
     watch = RetrievalCallback(net, mine, every=2)
-    run = fit(other, net=net, epochs=4, steps=1, P=2, K=2, callbacks=[watch, log], doctor=None, verbose=0)
+    run = fit(other, net=net, epochs=4, steps=1, P=2, K=2, callbacks=[watch, log], monitor=None, verbose=0)
     assert np.isnan(run.history['val_MAP@R']).tolist() == [True, False, True, False] and len(run.history['loss']) == 4
     rows = np.genfromtxt(tmp_path/'log.csv', delimiter=',', names=True, deletechars='')
     assert np.isnan(rows['val_R@1']).tolist() == [True, False, True, False]
@@ -108,7 +108,7 @@ def test_a_loss_that_breaks_is_what_is_said_even_when_photos_are_watched(shops):
     import tensorflow as tf
     mine, _, other = shops
     with pytest.raises(FloatingPointError, match='epoch 1.*learning_rate'):
-        fit(other, valid=mine, epochs=3, steps=2, P=4, loss=lambda y, e: tf.reduce_sum(e, 1)*np.nan, doctor=None, **SMALL)
+        fit(other, valid=mine, epochs=3, steps=2, P=4, loss=lambda y, e: tf.reduce_sum(e, 1)*np.nan, monitor=None, **SMALL)
 
 
 def test_a_later_stage_counts_on_from_the_best_of_the_first(shops, monkeypatch):
@@ -217,7 +217,7 @@ def test_a_photo_that_vanishes_while_it_is_watched_does_not_end_the_training(tmp
         def on_epoch_begin(self, epoch, logs=None):
             for path in {1: shelf.paths[:1], 2: shelf.paths[1:]}.get(epoch, []): os.unlink(path)
     with pytest.warns(UserWarning) as said:
-        run = fit(other, valid=shelf, epochs=3, steps=1, P=2, K=2, callbacks=[Thief()], doctor=None, **SMALL)
+        run = fit(other, valid=shelf, epochs=3, steps=1, P=2, K=2, callbacks=[Thief()], monitor=None, **SMALL)
     told = ' '.join(str(w.message) for w in said)
     assert 'those of the other 15 photos' in told and shelf.paths[0] in told and 'no photo is left to watch' in told
     assert np.isfinite(run.history['val_MAP@R']).tolist() == [True, True, False] and len(run.history['loss']) == 3

@@ -247,7 +247,7 @@ def test_training_goes_on_when_a_photo_breaks_between_epochs(recipe, kw, tmp_pat
         def on_epoch_end(self, epoch, logs=None):
             for p in lost if epoch == 0 else []: p.write_bytes(p.read_bytes()[:40])
     with pytest.warns(UserWarning) as said:
-        run = fit(cat, recipe=recipe, size=(32, 32), epochs=4, callbacks=[Break()], doctor=None, out_dims=4, verbose=0, hidden=(), **kw)
+        run = fit(cat, recipe=recipe, size=(32, 32), epochs=4, callbacks=[Break()], monitor=None, out_dims=4, verbose=0, hidden=(), **kw)
     texts = [str(w.message) for w in said]
     closing = [t for t in texts if 'could not be read' in t]
     lost = lost if recipe == 'original' else lost[1:]                  # in P x K batches a product with one photo does not come

@@ -11,7 +11,9 @@ from triplet_fashion.cutting import cut_network
 from triplet_fashion.encoder import encode, features
 from triplet_fashion.persistence import load_bundle, save_bundle
 from triplet_fashion.engines import make_engine
-from triplet_fashion.training import Recipe, before_training, find_learning_rate, fit
+from triplet_fashion.evaluation import before_training
+from triplet_fashion.learning_rate import find_learning_rate
+from triplet_fashion.training import Recipe, fit
 
 rng = np.random.default_rng(0)
 PHOTOS = rng.integers(0, 256, (6, 48, 48, 3)).astype('uint8')
@@ -133,7 +135,7 @@ def test_fit_standardizes_with_the_photos_it_learns_from(drawn, backbone):
 
 def test_the_same_seed_gives_the_same_network(drawn, backbone, tmp_path):
     how = dict(recipe='products', backbone=backbone, size=(48, 48), out_dims=8, epochs=2, verbose=0, seed=3)
-    a, b = fit(drawn, **how), fit(drawn, resume=tmp_path/'run', **how)
+    a, b = fit(drawn, **how), fit(drawn, run_dir=tmp_path/'run', **how)
     for x, y in zip(a.net.get_weights(), b.net.get_weights()): np.testing.assert_array_equal(x, y)
 
 
@@ -158,13 +160,13 @@ def many_each(catalog, each):
 @pytest.mark.parametrize('photos,chosen', [('few', 'products'), ('many', 'strong')])
 def test_the_photos_choose_the_recipe(drawn, backbone, photos, chosen):
     catalog = drawn if photos == 'few' else many_each(drawn, 100)
-    run = fit(catalog, backbone=backbone, size=48, epochs=1, steps=1, out_dims=8, verbose=0, doctor=None)
+    run = fit(catalog, backbone=backbone, size=48, epochs=1, steps=1, out_dims=8, verbose=0, monitor=None)
     assert run.plan['recipe'].startswith(f'{chosen}, as the photos look like')
     assert run.recipe.stages == 'all' and bool(run.recipe.discriminant) == (chosen == 'products')
 
 
 def test_the_network_chooses_the_recipe(drawn, backbone, net):
-    how = dict(epochs=1, steps=1, verbose=0, doctor=None)
+    how = dict(epochs=1, steps=1, verbose=0, monitor=None)
     assert fit(drawn, net=net, **how).plan['recipe'] == 'strong'
     own = base_network((48, 48, 3), 4, backbone, hidden=(), stages='all', discriminant=4, trainable=False)
     assert fit(drawn, net=own, **how).plan['recipe'] == 'products'
@@ -173,8 +175,8 @@ def test_the_network_chooses_the_recipe(drawn, backbone, net):
 
 
 def test_the_recipe_says_at_which_size_photos_are_read(drawn, backbone, tmp_path):
-    how = dict(backbone=backbone, epochs=1, steps=1, out_dims=8, verbose=0, doctor=None)
-    wide = fit(drawn, recipe=Recipe.named('products', backbone=str(backbone), size=64), epochs=1, steps=1, verbose=0, doctor=None)
+    how = dict(backbone=backbone, epochs=1, steps=1, out_dims=8, verbose=0, monitor=None)
+    wide = fit(drawn, recipe=Recipe.named('products', backbone=str(backbone), size=64), epochs=1, steps=1, verbose=0, monitor=None)
     assert wide.net.input_shape[1:3] == wide.recipe.size == (64, 64)
     assert Recipe.named('products').size == 224 and Recipe.named('products', backbone=str(backbone)).size == 320   # from scratch, and not
     x = keras.Input((40, 56, 3))
@@ -208,13 +210,13 @@ def test_a_network_of_stages_is_cut_with_what_is_pooled_below(backbone, share, s
 
 def test_deep_tunes_a_network_of_all_stages(drawn, backbone, tmp_path):
     how = dict(recipe='deep', stages='all', backbone=str(backbone), size=(48, 48), out_dims=8,
-               hidden=(16,), epochs=2, tune_epochs=2, copies=2, verbose=0, doctor=None, seed=1)
-    run = fit(drawn, store={}, **how)
+               hidden=(16,), epochs=2, tune_epochs=2, copies=2, verbose=0, monitor=None, seed=1)
+    run = fit(drawn, feature_cache=False, **how)
     assert head_of(run.net).layers[0].name == 'standardize' and len(run.history['loss']) == 4
     before = backbone_of(base_network((48, 48, 3), 8, str(backbone), stages='all', trainable=False))
     kept = [np.array_equal(a, b) for a, b in zip(backbone_of(run.net).get_weights(), before.get_weights())]
     assert kept[0] and not kept[-1]
-    again = fit(drawn, resume=tmp_path/'run', **how)
+    again = fit(drawn, run_dir=tmp_path/'run', **how)
     for a, b in zip(run.net.get_weights(), again.net.get_weights()): np.testing.assert_array_equal(a, b)
 
 

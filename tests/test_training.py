@@ -1,5 +1,5 @@
 "Training: recipes, the frozen short cut, continuing, the seed's file names, and what must stop early."
-import dataclasses, re, shutil, time
+import dataclasses, re, shutil
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,8 +16,10 @@ from triplet_fashion.mining import BatchTripletLoss
 from triplet_fashion.model import compile_triplet, triplet_model
 from triplet_fashion.evaluation import BASELINES, RetrievalCallback, baselines, evaluate, official, scoreboard
 from triplet_fashion.encoder import Encoder, encode
-from triplet_fashion.training import (
-    EpochWeights, Recipe, before_training, continue_from, find_learning_rate, fit, plot_history)
+from triplet_fashion.evaluation import before_training
+from triplet_fashion.learning_rate import find_learning_rate
+from triplet_fashion.runs.checkpoints import continue_from
+from triplet_fashion.training import EpochWeights, Recipe, fit, plot_history
 
 REFEREES = Path(__file__).parent/'referees'
 SMALL = dict(size=(32, 32), out_dims=16, verbose=0)
@@ -65,7 +67,7 @@ def watched(drawn, tmp_path_factory):
 def short(drawn, tmp_path_factory):
     "A run of two steps, given a folder of photos, and the folder of its checkpoints."
     folder = tmp_path_factory.mktemp('checkpoints')
-    run = fit(str(drawn.root), epochs=2, steps=1, P=4, checkpoints=folder, doctor=None, **SMALL)
+    run = fit(str(drawn.root), epochs=2, steps=1, P=4, callbacks=EpochWeights(folder), monitor=None, **SMALL)
     return run, folder
 
 
@@ -96,7 +98,7 @@ def test_frozen_backbone_learns_only_the_head(drawn, name):
     net = base_network((32, 32, 3), 16, 'small', None, hidden=(32,), activation='sigmoid' if name == 'original' else 'l2', trainable=False)
     lower, upper = weights(backbone_of(net)), weights(net.layers[-2] if name == 'strong' else net.layers[-1])
     store = {}
-    run = fit(drawn, recipe=name, net=net, store=store, epochs=2, size=(32, 32), verbose=0, batches='pk' if name == 'strong' else 'triplet')
+    run = fit(drawn, recipe=name, net=net, feature_cache=store, epochs=2, size=(32, 32), verbose=0, batches='pk' if name == 'strong' else 'triplet')
     for a, b in zip(lower, weights(backbone_of(net))): np.testing.assert_array_equal(a, b)
     assert any(not np.array_equal(a, b) for a, b in zip(upper, weights(net.layers[-2] if name == 'strong' else net.layers[-1])))
     assert len(store) == 1 and next(iter(store.values())).shape[0] == len(drawn)
@@ -113,8 +115,8 @@ def test_seed_recipe_trains_the_three_input_model(drawn):
 
 @pytest.mark.parametrize('name', ['original', 'strong'])
 def test_a_continued_run_equals_an_uninterrupted_one(drawn, tmp_path, name):
-    kw = dict(recipe=name, steps=3, hidden=(), doctor=None, **SMALL) | (dict(P=4) if name == 'strong' else dict(batch_size=4))
-    whole = fit(drawn, epochs=3, checkpoints=tmp_path/'a', **kw)
+    kw = dict(recipe=name, steps=3, hidden=(), monitor=None, **SMALL) | (dict(P=4) if name == 'strong' else dict(batch_size=4))
+    whole = fit(drawn, epochs=3, callbacks=EpochWeights(tmp_path/'a'), **kw)
     first = sorted((tmp_path/'a').glob('000001-*.weights.h5'))[0]
     rest = fit(drawn, epochs=3, weights_from=first, **kw)
     np.testing.assert_allclose(rest.history['loss'], whole.history['loss'][1:], rtol=1e-6)
@@ -284,7 +286,7 @@ def test_retrieval_callback_is_fixed_and_honest(drawn):
 
 def test_fit_can_end_with_the_best_epoch(drawn):
     train, unseen = drawn.split(.5, seed=1)
-    run = fit(train, valid=unseen, net=tiny(False), epochs=4, P=5, restore_best=True, store={}, verbose=0)
+    run = fit(train, valid=unseen, net=tiny(False), epochs=4, P=5, restore_best=True, feature_cache=False, verbose=0)
     at = run.history['val_MAP@R']
     assert run.best_epoch == 1 + int(np.argmax(at))
     assert retrieval_metrics(encode(unseen, run.net), unseen.labels, ks=(1,))['MAP@R'] == pytest.approx(max(at), abs=1e-6)
@@ -312,14 +314,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(drawn):
 
 def test_lite0_features_are_computed_once(drawn, lite0):
     store = {}
-    run = fit(drawn, backbone=str(lite0), size=(96, 96), epochs=2, verbose=0, store=store)
+    run = fit(drawn, backbone=str(lite0), size=(96, 96), epochs=2, verbose=0, feature_cache=store)
     assert [v.shape for v in store.values()] == [(len(drawn), 1, *head_of(run.net).input_shape[1:])]
     assert 'frozen' in run.plan['network']
     before, *_ = scoreboard(before_training(run, store), drawn)
     assert before['embedding'] == 'frozen backbone' and before['R@1'] > .5
 
 
-# ---- the losses by name, the doctor, a network of one's own
+# ---- the losses by name, the monitor, a network of one's own
 
 @pytest.mark.parametrize('loss', ['supcon', 'multi-similarity', 'weighted lossless'])
 def test_losses_by_name(drawn, loss):
@@ -333,10 +335,10 @@ def test_a_memory_goes_through_fit_and_the_doctor_leaves_it_alone(drawn):
     keras.utils.set_random_seed(0)
     fit(drawn, net=tiny(), loss=memory, **kw)
     kept = memory.labels.numpy()
-    assert int(memory.filled) == 2*3*4*2                                # what was trained on, none of what the doctor looked at
+    assert int(memory.filled) == 2*3*4*2                                # what was trained on, none of what the monitor looked at
     memory = CrossBatchMemory(SupConLoss(), 400)
     keras.utils.set_random_seed(0)
-    fit(drawn, net=tiny(), loss=memory, doctor=None, **kw)
+    fit(drawn, net=tiny(), loss=memory, monitor=None, **kw)
     np.testing.assert_array_equal(kept, memory.labels.numpy())
 
 
@@ -346,7 +348,7 @@ def test_the_doctor_stops_what_cannot_learn(drawn):
     class Blind(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None): self.model.layers[-2].set_weights([0*w for w in self.model.layers[-2].get_weights()])
     with pytest.warns(TrainingWarning, match='collapse'):
-        run = fit(drawn, net=tiny(), callbacks=[Blind()], doctor='stop', **kw)
+        run = fit(drawn, net=tiny(), callbacks=[Blind()], monitor='stop', **kw)
     assert len(run.history['loss']) < 5
     with pytest.warns(TrainingWarning, match='collapse'): run = fit(drawn, net=tiny(), callbacks=[Blind()], **kw)
     assert len(run.history['loss']) == 5
@@ -369,18 +371,18 @@ def test_an_augmentation_of_ones_own_is_the_one_that_is_used(drawn, backbone, ki
     class Mine(keras.layers.Layer):
         def call(self, images, training=False): return mine(images) if training else images
     augment = mine if kind == 'function' else Mine()
-    fit(drawn, recipe='scratch', epochs=1, steps=2, P=4, doctor=None, augment=augment, **SMALL)
+    fit(drawn, recipe='scratch', epochs=1, steps=2, P=4, monitor=None, augment=augment, **SMALL)
     assert seen.numpy() >= 2
-    before, kw = seen.numpy(), dict(backbone=str(backbone), size=(32, 32), epochs=1, steps=2, out_dims=16, hidden=(), verbose=0, doctor=None)
-    fit(drawn, recipe='deep', tune_epochs=1, copies=2, store={}, augment=augment, **kw)
+    before, kw = seen.numpy(), dict(backbone=str(backbone), size=(32, 32), epochs=1, steps=2, out_dims=16, hidden=(), verbose=0, monitor=None)
+    fit(drawn, recipe='deep', tune_epochs=1, copies=2, feature_cache=False, augment=augment, **kw)
     assert seen.numpy() > before
-    with pytest.raises(ValueError, match='has no effect: features of a frozen backbone'): fit(drawn, store={}, augment=augment, **kw)
+    with pytest.raises(ValueError, match='has no effect: features of a frozen backbone'): fit(drawn, feature_cache=False, augment=augment, **kw)
 
 
 def test_deep_trains_the_upper_part_on_what_lies_below_computed_once(drawn, backbone, tmp_path):
     train, unseen = drawn.split(valid=.3, by='product', seed=0)
-    kw = dict(recipe='deep', backbone=str(backbone), size=(32, 32), epochs=2, tune_epochs=2, copies=2, out_dims=16, hidden=(32,), verbose=0, doctor=None)
-    run = fit(train, valid=unseen, resume=tmp_path, **kw)
+    kw = dict(recipe='deep', backbone=str(backbone), size=(32, 32), epochs=2, tune_epochs=2, copies=2, out_dims=16, hidden=(32,), verbose=0, monitor=None)
+    run = fit(train, valid=unseen, run_dir=tmp_path, **kw)
     assert run.recipe.K == 6 and run.recipe.P == len(train.products) and 'augmented copies' in run.plan['then']
     assert len(run.history['loss']) == len(run.history['val_MAP@R']) == 4 and run.best_epoch == 1 + int(np.argmax(run.history['val_MAP@R']))
     assert run.history['learning_rate'][-1] < 1e-5 < run.history['learning_rate'][2]
@@ -388,14 +390,14 @@ def test_deep_trains_the_upper_part_on_what_lies_below_computed_once(drawn, back
     same = [np.array_equal(a, b) for a, b in zip(was, now)]
     assert .3 < np.mean(same) < .95 and same[0] and not all(same[-10:])     # the lower part, and every BatchNorm, as they were
     files = {p: p.stat().st_mtime_ns for p in (tmp_path/'features').iterdir()}
-    again = fit(train, valid=unseen, resume=tmp_path, **kw)                  # complete: nothing is computed, nothing trained
+    again = fit(train, valid=unseen, run_dir=tmp_path, **kw)                  # complete: nothing is computed, nothing trained
     assert again.history == run.history and {p: p.stat().st_mtime_ns for p in (tmp_path/'features').iterdir()} == files
     np.testing.assert_array_equal(weights(again.net)[-2], weights(run.net)[-2])
-    with pytest.raises(ValueError, match='tune_rate'): fit(train, valid=unseen, resume=tmp_path, **kw | dict(tune_rate=1e-5))
+    with pytest.raises(ValueError, match='tune_rate'): fit(train, valid=unseen, run_dir=tmp_path, **kw | dict(tune_rate=1e-5))
 
 
 def test_unfreezing_everything_trains_on_photos(drawn, backbone):
-    run = fit(drawn, recipe='deep', unfreeze=1., backbone=str(backbone), size=(32, 32), epochs=1, tune_epochs=1, steps=1, P=2, K=2, out_dims=8, hidden=(), verbose=0, doctor=None)
+    run = fit(drawn, recipe='deep', unfreeze=1., backbone=str(backbone), size=(32, 32), epochs=1, tune_epochs=1, steps=1, P=2, K=2, out_dims=8, hidden=(), verbose=0, monitor=None)
     norms = [l for l in run.net._flatten_layers() if isinstance(l, keras.layers.BatchNormalization)]
     assert len(run.history['loss']) == 2 and backbone_of(run.net).trainable_weights and norms and not any(l.trainable for l in norms)
 
@@ -423,7 +425,7 @@ def test_landmarks_of_each_loss(loss, level):
 def test_a_network_that_was_given_is_reported_as_it_is(drawn):
     net = base_network((32, 32, 3), 8, keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(6, 5, strides=4), keras.layers.GlobalAveragePooling2D()], name='own'), hidden=(), rescale='unit')
     before = encode(drawn, net)
-    run = fit(drawn, net=net, epochs=1, steps=2, P=4, size=(32, 32), verbose=0, doctor=None)
+    run = fit(drawn, net=net, epochs=1, steps=2, P=4, size=(32, 32), verbose=0, monitor=None)
     assert 'own' in run.plan['network'] and run.recipe.out_dims == 8 and run.recipe.hidden is None
     (name, start), = before_training(run).items()
     assert name == 'network before training' and not np.allclose(before, encode(drawn, run.net))
@@ -433,7 +435,7 @@ def test_a_network_that_was_given_is_reported_as_it_is(drawn):
 
 def test_nothing_left_to_train_is_an_error(drawn, short):
     last = max(short[1].iterdir())
-    with pytest.raises(ValueError, match='after epoch 2, and epochs=2 counts from the very first: ask for more'): fit(drawn, epochs=2, steps=1, P=4, weights_from=last, doctor=None, **SMALL)
+    with pytest.raises(ValueError, match='after epoch 2, and epochs=2 counts from the very first: ask for more'): fit(drawn, epochs=2, steps=1, P=4, weights_from=last, monitor=None, **SMALL)
 
 
 def test_bad_photos_are_left_out_of_frozen_runs_and_named(drawn, tmp_path):
@@ -441,7 +443,7 @@ def test_bad_photos_are_left_out_of_frozen_runs_and_named(drawn, tmp_path):
     train, unseen = Catalog.from_dir(tmp_path/'photos').split(.34, seed=1)
     for c in (train, unseen): Path(c.paths[0]).write_bytes(b'no photo')
     body = lambda: keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 5, strides=4), keras.layers.GlobalAveragePooling2D()])
-    kw = dict(size=(32, 32), epochs=2, verbose=0, doctor=None)
+    kw = dict(size=(32, 32), epochs=2, verbose=0, monitor=None)
     for trainable, n in ((False, 2), (True, 1)):     # where photos are learned from, others stand in for the bad one
         net = base_network((32, 32, 3), 8, body(), trainable=trainable)
         with pytest.warns(UserWarning, match=f'{n} photos could not be read and were left out') as said: run = fit(train, valid=unseen, net=net, recipe=Recipe(), **kw)
@@ -456,59 +458,36 @@ def test_bad_photos_are_left_out_of_frozen_runs_and_named(drawn, tmp_path):
 def test_features_are_kept_without_being_asked(drawn, tmp_path, monkeypatch):
     monkeypatch.setenv('TRIPLET_FASHION_CACHE', str(tmp_path))
     net = tiny(False)
-    plans, kw = [], dict(net=net, size=(32, 32), epochs=1, steps=2, P=4, K=2, verbose=0, doctor=None)
+    plans, kw = [], dict(net=net, size=(32, 32), epochs=1, steps=2, P=4, K=2, verbose=0, monitor=None)
     fit(drawn, show_plan=plans.append, **kw)
     file, = (tmp_path/'features').glob('*.npy')
     made = file.stat().st_ino
     fit(drawn, show_plan=plans.append, **kw)
     assert file.stat().st_ino == made and plans[0]['features are kept in'] == str(tmp_path/'features')
-    fit(drawn.subset(range(60)), store={}, show_plan=plans.append, **kw)
+    fit(drawn.subset(range(60)), feature_cache=False, show_plan=plans.append, **kw)
     assert len(list((tmp_path/'features').glob('*.npy'))) == 1 and 'features are kept in' not in plans[2]
 
 
-def test_the_time_spent_waiting_for_photos(drawn, monkeypatch):
-    import triplet_fashion.training as module
-    keep, kw = module._batches, dict(epochs=2, steps=4, P=4, doctor=None, augment=False, **SMALL)
-    def slow(*a, **k):
-        ds = keep(*a, **k)
-        late = ds.map(lambda x, y: (tf.numpy_function(lambda x: time.sleep(.2) or x, [x], tf.float32), y)).map(lambda x, y: (tf.ensure_shape(x, (None, 32, 32, 3)), y))
-        for name in ('info', 'state', 'bad_photos'): setattr(late, name, getattr(ds, name))
-        return late
-    quick = fit(drawn, **kw)
-    assert 'rank' not in quick.history   # no doctor
-    monkeypatch.setattr(module, '_batches', slow)
-    late = fit(drawn, **kw)
-    assert 0 <= quick.waiting < late.waiting <= 1 and late.waiting > .1
-    assert late.history == quick.history
-
-
 def test_precision_by_the_machine(drawn, monkeypatch):
-    from triplet_fashion.training import _gains_from_bfloat16
+    from triplet_fashion.runs.networks import gains_from_bfloat16
     plain, mobile = (base_network((32, 32, 3), 8, b, None, hidden=(), **k) for b, k in (('small', {}), ('MobileNetV2', dict(alpha=.35))))
     for has, gains in ((True, [True, False]), (False, [False, False]), (None, [False, False])):
-        monkeypatch.setattr('triplet_fashion.training._has_bfloat16', lambda: has)
-        assert [_gains_from_bfloat16(n) for n in (plain, mobile)] == gains
-        run = fit(drawn, epochs=1, steps=1, P=4, precision='auto', doctor=None, **SMALL)
+        monkeypatch.setattr('triplet_fashion.runs.networks.has_bfloat16', lambda: has)
+        assert [gains_from_bfloat16(n) for n in (plain, mobile)] == gains
+        run = fit(drawn, epochs=1, steps=1, P=4, precision='auto', monitor=None, **SMALL)
         assert run.recipe.precision == ('bfloat16' if has else 'float32') and run.history['loss'] != []
 
 
-def test_the_expected_time_is_about_right(drawn):
-    "Within a factor of four of what the steps took, whatever the machine."
-    from triplet_fashion.training import _expected
-    class Clock(keras.callbacks.Callback):
-        def __init__(self): super().__init__(); self.at = []
-        def on_train_batch_end(self, batch, logs=None): self.at.append(time.perf_counter())
-    clock = Clock()
-    run = fit(drawn, epochs=2, steps=8, P=8, K=4, size=(64, 64), out_dims=16, verbose=0, doctor=None, callbacks=[clock])
-    took = 16*np.median(np.diff(clock.at))
-    said = min(_expected(run.net, run.net, run.recipe, {'steps': 8}, len(drawn)) for _ in range(3))
-    assert took/4 < said < took*4, (said, took)
-
-
-def test_the_plan_is_printed_first_with_the_time_to_expect(drawn, capsys):
-    fit(drawn, epochs=1, steps=1, P=4, size=(32, 32), out_dims=8, doctor=None, verbose=2)
+def test_the_plan_is_printed_first(drawn, capsys):
+    run = fit(drawn, epochs=1, steps=1, P=4, size=(32, 32), out_dims=8, monitor=None, verbose=2)
     said = capsys.readouterr().out
-    assert said.index('expected time') < said.index('loss: ') and re.search(r'expected time +about [\d,]+ (seconds|minutes)', said) and re.search(r'products +12\n', said)
+    assert said.index('a step ') < said.index('loss: ') and re.search(r'products +12\n', said)
+    assert 'rank' not in run.history   # no monitor
+
+
+def test_the_help_of_fit_names_every_setting():
+    for f in dataclasses.fields(Recipe):
+        assert f.name in ('name', 'reason') or f'`{f.name}`' in fit.__doc__, f.name
 
 
 def test_plot_history_takes_what_there_is():
@@ -540,7 +519,7 @@ def test_weights_decay_by_as_much_in_long_runs(drawn):
     def decay(n, **given): return Recipe(**given).optimizer(steps=n).weight_decay
     assert [decay(n, weight_decay='auto') for n in (2, 512, 1024, 25_600)] == [.5, .5, .25, .01]
     assert decay(5000, weight_decay=.1) == .1 and decay(10) is None
-    run = lambda **kw: fit(drawn, net=tiny(), epochs=1, steps=1, P=4, doctor=None, verbose=0, **kw).model.optimizer.weight_decay
+    run = lambda **kw: fit(drawn, net=tiny(), epochs=1, steps=1, P=4, monitor=None, verbose=0, **kw).model.optimizer.weight_decay
     assert run() == .5 and run(weight_decay=None) is None
 
 
@@ -552,7 +531,7 @@ def test_half_precision_trains_like_full(drawn, monkeypatch):
     assert half.history['loss'] == pytest.approx(full.history['loss'], rel=.05) and half.history['loss'] != full.history['loss']
     assert encode(drawn, half.net).dtype == np.float32
     with pytest.raises(ValueError, match="precision='float15'"): fit(drawn, precision='float15', **SMALL)
-    monkeypatch.setattr('triplet_fashion.training._has_bfloat16', lambda: False)
+    monkeypatch.setattr('triplet_fashion.runs.networks.has_bfloat16', lambda: False)
     with pytest.warns(UserWarning, match='no instructions for bfloat16'): plan_of(drawn, precision='bfloat16', size=32, out_dims=16)
 
 
@@ -583,7 +562,7 @@ def test_what_a_network_was_before_keeps_the_statistics_of_its_entrance(drawn):
     body = keras.Sequential([keras.Input((16, 16, 3)), norm, keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()])
     net = base_network((16, 16, 3), 8, backbone=body)
     was = encode(drawn, net)
-    run = fit(drawn, net=net, size=(16, 16), recipe='scratch', epochs=1, steps=1, P=4, K=2, verbose=0, doctor=None)
+    run = fit(drawn, net=net, size=(16, 16), recipe='scratch', epochs=1, steps=1, P=4, K=2, verbose=0, monitor=None)
     (found,) = before_training(run).values()
     np.testing.assert_allclose(found(drawn), was, rtol=1e-4, atol=1e-5)
 
@@ -594,7 +573,7 @@ NAN = float('nan')
 MEANINGLESS = dict(
     epochs=[0, 2.5, True, '3'], steps=[0], P=[1, 2.], K=[1], batch=[1], learning_rate=[NAN, -1, float('inf'), 0, '1e-3'], margin=[NAN, -1], dropout=[1., -.1], clipnorm=[0, -1],
     weight_decay=[NAN, -1, 'much'], trainable=[2., 'no'], unfreeze=[2, -.1, NAN], out_dims=[0], hidden=[1024, (0,)], schedule=['x'], batches=['x'], loss=['x', 3], augment=['yes'],
-    precision=['float15'], size=[0, 2.5, (1, 2, 3), 'large'], seed=[NAN, -1, 1.5], doctor=['x'], callbacks=[7, [7]], recipe=['stronk', ['strong'], {'epoch': 3}, {'epochs': 3}])
+    precision=['float15'], size=[0, 2.5, (1, 2, 3), 'large'], seed=[NAN, -1, 1.5], monitor=['x'], callbacks=[7, [7]], recipe=['stronk', ['strong'], {'epoch': 3}, {'epochs': 3}])
 
 
 @pytest.mark.parametrize('name', MEANINGLESS)
@@ -602,7 +581,7 @@ def test_values_that_mean_nothing_are_named_before_the_first_step(drawn, name):
     for value in MEANINGLESS[name]:
         with pytest.raises((ValueError, TypeError), match=f'{name}=|{name} holds'):
             fit(drawn, verbose=0, **{name: value})
-        if name in ('schedule', 'callbacks', 'doctor'): continue
+        if name in ('schedule', 'callbacks', 'monitor'): continue
         with pytest.raises((ValueError, TypeError)): find_learning_rate(drawn, **{name: value})
 
 
@@ -626,17 +605,17 @@ def test_a_setting_that_says_what_is_so_anyway_is_fine():
 
 def test_the_recipe_of_a_run_trains_another_one(drawn):
     "It holds every setting as it fitted the photos, so that the second run is the first once more; a seed is no setting."
-    first = fit(drawn, epochs=1, steps=2, seed=3, doctor=None, **SMALL)
-    again = fit(drawn, recipe=first.recipe, seed=3, verbose=0, doctor=None)
+    first = fit(drawn, epochs=1, steps=2, seed=3, monitor=None, **SMALL)
+    again = fit(drawn, recipe=first.recipe, seed=3, verbose=0, monitor=None)
     assert again.recipe == first.recipe and again.history == first.history and again.seed == 3
     assert Recipe.from_config(first.recipe.get_config()) == first.recipe
     with pytest.raises(dataclasses.FrozenInstanceError): first.recipe.epochs = 2
 
 
 def test_the_recipe_of_a_network_that_was_given_needs_one(drawn):
-    recipe = fit(drawn, net=tiny(), epochs=1, steps=1, P=4, K=2, verbose=0, doctor=None).recipe
+    recipe = fit(drawn, net=tiny(), epochs=1, steps=1, P=4, K=2, verbose=0, monitor=None).recipe
     with pytest.raises(ValueError, match='recipe=.*of a run whose net was given.*Give net='): fit(drawn, recipe=recipe)
-    assert fit(drawn, net=tiny(), recipe=recipe, verbose=0, doctor=None).recipe == recipe
+    assert fit(drawn, net=tiny(), recipe=recipe, verbose=0, monitor=None).recipe == recipe
 
 
 def test_no_argument_of_a_recipe_passes_for_a_setting(drawn):
@@ -668,10 +647,10 @@ def test_the_plan_names_the_recipe_and_what_the_catalogue_made_of_it(drawn):
     assert small['recipe'] == "scratch, as the backbone 'small' has no weights to start from" and small['photos in, numbers out'].startswith('32 x 32')
     assert plan_of(drawn, size=32, recipe='original', hidden=())['recipe'] == 'original'
     assert plan_of(drawn, net=tiny())['recipe'] == 'scratch, as the network that is given learns as a whole'
-    frozen = plan_of(drawn, net=tiny(False), store={})
+    frozen = plan_of(drawn, net=tiny(False), feature_cache=False)
     assert frozen['recipe'] == 'strong' and frozen['a step'] == '12 products x 6 photos (K=8 was asked for, but half of the products have 6 photos or fewer)'
-    assert 'P=50 was asked for, but only 12 products have two photos' in plan_of(drawn, net=tiny(False), store={}, P=50, K=2)['a step']
-    assert plan_of(drawn, net=tiny(False), store={}, P=4, K=2)['a step'] == '4 products x 2 photos'
+    assert 'P=50 was asked for, but only 12 products have two photos' in plan_of(drawn, net=tiny(False), feature_cache=False, P=50, K=2)['a step']
+    assert plan_of(drawn, net=tiny(False), feature_cache=False, P=4, K=2)['a step'] == '4 products x 2 photos'
 
 
 def test_a_network_that_was_given_says_what_it_takes(drawn):
@@ -692,28 +671,28 @@ def test_callbacks_that_set_the_learning_rate_need_a_run_without_a_schedule(draw
 @pytest.mark.parametrize('call, rates', [(keras.callbacks.LearningRateScheduler(lambda e: .1/(1 + e)), [.1, .1/2, .1/3, .1/4, .1/5, .1/6]),
                                          (keras.callbacks.ReduceLROnPlateau('loss', factor=.5, patience=0, mode='max', min_delta=99), [.1, .1, .05, .1, .1, .05])])
 def test_they_work_in_both_stages_without_one(drawn, call, rates):
-    run = fit(drawn, net=tiny(False), recipe='deep', schedule=None, learning_rate=.1, tune_rate=.1, epochs=3, tune_epochs=3, copies=2, steps=1, store={}, verbose=0, doctor=None, callbacks=[call])
+    run = fit(drawn, net=tiny(False), recipe='deep', schedule=None, learning_rate=.1, tune_rate=.1, epochs=3, tune_epochs=3, copies=2, steps=1, feature_cache=False, verbose=0, monitor=None, callbacks=[call])
     assert run.history['learning_rate'] == pytest.approx(rates)
 
 
 def test_callbacks_that_would_go_wrong_are_refused_with_the_way_on(drawn, tmp_path):
     calls, train, unseen = keras.callbacks, *drawn.split(.25, seed=1)
     for call, words in ((calls.EarlyStopping(), "no figure 'val_loss' to monitor.*need valid="), (calls.ReduceLROnPlateau(), "no figure 'val_loss'"), (calls.EarlyStopping('val_map'), "no figure 'val_map'"),
-                        (calls.ModelCheckpoint(tmp_path/'m.keras', save_best_only=True), "no figure 'val_loss'"), (calls.BackupAndRestore(tmp_path), 'give resume=FOLDER'),
+                        (calls.ModelCheckpoint(tmp_path/'m.keras', save_best_only=True), "no figure 'val_loss'"), (calls.BackupAndRestore(tmp_path), 'give run_dir=FOLDER'),
                         (calls.SwapEMAWeights(), 'no average of the weights'), (calls.EarlyStopping('d+'), "mode='max' or mode='min'")):
         with pytest.raises(ValueError, match=words): fit(drawn, callbacks=call, schedule=None)
     for call, words in ((calls.EarlyStopping('val_loss'), "no figure 'val_loss' to monitor, only .*val_MAP@R"), (calls.EarlyStopping('val_MAP@R'), "Give it mode='max'")):
         with pytest.raises(ValueError, match=words): fit(train, valid=unseen, callbacks=call)
     with pytest.raises(ValueError, match='how fast the machine is'): fit(train, valid=unseen, restore_best=True, watch_share=.1)
     with pytest.raises(ValueError, match='how fast the machine is'): fit(train, valid=unseen, callbacks=calls.EarlyStopping('val_MAP@R', mode='max'), watch_share=.1)
-    with pytest.warns(UserWarning, match='here the layers above the frozen ones'): plan_of(drawn, net=tiny(False), store={}, callbacks=calls.ModelCheckpoint(tmp_path/'m.keras'))
+    with pytest.warns(UserWarning, match='here the layers above the frozen ones'): plan_of(drawn, net=tiny(False), feature_cache=False, callbacks=calls.ModelCheckpoint(tmp_path/'m.keras'))
 
 
 def test_a_callback_of_ones_own_may_add_the_figure_that_another_one_waits_for(drawn):
     class Mine(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None): logs['mine'] = epoch
     stop = keras.callbacks.EarlyStopping('mine', mode='min', patience=1)
-    run = fit(drawn, net=tiny(), epochs=5, steps=1, P=4, K=2, verbose=0, doctor=None, callbacks=[Mine(), stop])
+    run = fit(drawn, net=tiny(), epochs=5, steps=1, P=4, K=2, verbose=0, monitor=None, callbacks=[Mine(), stop])
     assert run.history['mine'] == [0, 1]
 
 
@@ -726,9 +705,9 @@ def test_photos_that_have_vanished_are_left_out_and_named(drawn, tmp_path, train
     catalog = Catalog.from_dir(tmp_path/'photos')
     good = catalog.subset(np.arange(len(catalog)) != 2)
     Path(catalog.paths[2]).unlink()
-    kw = dict(size=(32, 32), P=4, K=2, store={})
+    kw = dict(size=(32, 32), P=4, K=2, feature_cache=False)
     with pytest.warns(UserWarning, match=f'1 photos could not be read and were left out:\n  {re.escape(catalog.paths[2])}: missing'):
-        run = fit(catalog, net=tiny(trainable), epochs=1, steps=2, verbose=0, doctor=None, resume=tmp_path/'run', **kw)
+        run = fit(catalog, net=tiny(trainable), epochs=1, steps=2, verbose=0, monitor=None, run_dir=tmp_path/'run', **kw)
     assert len(run.history['loss']) == 1
     with pytest.warns(UserWarning, match='1 photos could not be read'): found = find_learning_rate(catalog, net=tiny(trainable), steps=10, highest=1e-2, **kw)
     assert len(found.losses) == 10 and len(good) == len(catalog) - 1
@@ -741,7 +720,7 @@ def test_a_photo_that_breaks_between_two_stages_is_left_out(drawn, tmp_path):
         def on_train_end(self, logs=None):
             for c in (train, unseen): Path(c.paths[0]).write_bytes(b'no photo')
     with pytest.warns(UserWarning, match='2 photos could not be read and were left out'):
-        run = fit(train, valid=unseen, net=tiny(False), recipe='deep', epochs=1, tune_epochs=1, copies=2, steps=1, store={}, verbose=0, doctor=None, callbacks=[Break()])
+        run = fit(train, valid=unseen, net=tiny(False), recipe='deep', epochs=1, tune_epochs=1, copies=2, steps=1, feature_cache=False, verbose=0, monitor=None, callbacks=[Break()])
     assert len(run.history['loss']) == len(run.history['val_MAP@R']) == 2 and np.isfinite(run.history['val_MAP@R']).all()
 
 
@@ -749,17 +728,17 @@ def test_a_photo_that_breaks_between_two_stages_is_left_out(drawn, tmp_path):
 def test_a_network_of_nan_is_never_a_trained_one(drawn, trainable):
     "The loss of the only step is finite; what the step makes of the weights is not."
     with pytest.raises(FloatingPointError, match='no longer finite after epoch 1: use a learning_rate below 1e'):
-        fit(drawn, net=tiny(trainable), loss='hard', schedule=None, learning_rate=1e38, epochs=1, steps=1, P=4, K=2, store={}, verbose=0, doctor=None)
+        fit(drawn, net=tiny(trainable), loss='hard', schedule=None, learning_rate=1e38, epochs=1, steps=1, P=4, K=2, feature_cache=False, verbose=0, monitor=None)
 
 
 def test_a_second_stage_needs_no_temporary_folder(drawn, monkeypatch):
     def none(*args, **kw): raise FileNotFoundError('no usable temporary directory')
     monkeypatch.setattr('tempfile.mkdtemp', none)
-    run = fit(drawn, net=tiny(False), recipe='deep', epochs=1, tune_epochs=1, copies=1, steps=1, store={}, verbose=0, doctor=None)
+    run = fit(drawn, net=tiny(False), recipe='deep', epochs=1, tune_epochs=1, copies=1, steps=1, feature_cache=False, verbose=0, monitor=None)
     assert len(run.history['loss']) == 2
 
 
 def test_two_runs_at_once_are_what_each_is_alone(drawn):
-    def one(seed): return fit(drawn, size=(32, 32), backbone='small', out_dims=8, dropout=.3, epochs=2, steps=2, P=4, K=2, seed=seed, verbose=0, doctor=None).history['loss']
+    def one(seed): return fit(drawn, size=(32, 32), backbone='small', out_dims=8, dropout=.3, epochs=2, steps=2, P=4, K=2, seed=seed, verbose=0, monitor=None).history['loss']
     alone = [one(seed) for seed in (1, 2)]
     with ThreadPoolExecutor(2) as pool: assert list(pool.map(one, (1, 2))) == alone

@@ -378,11 +378,11 @@ def _scored(judged):
 def _worst_blocks(judged):
     "Return the worst triplets as blocks of a page; a sentence where there are none."
     from triplet_fashion.explore import triplet_rows
-    from triplet_fashion.neighbors import hard_triplets, has_triplets
+    from triplet_fashion import neighbors
     queries = judged.queries
-    if not has_triplets(queries.labels):
+    if not neighbors.has_triplets(queries.labels):
         return ['There are none: a triplet takes a product with two photos, and a second product.']
-    worst = hard_triplets(judged.embeddings[0], queries.labels).hardest(queries.labels, 6)
+    worst = neighbors.hard_triplets(judged.embeddings[0], queries.labels).hardest(queries.labels, 6)
     rows = triplet_rows(queries.paths, worst, queries.labels, queries.class_names)
     return [(rows, 'Anchor, its farthest positive, its nearest negative.')]
 
@@ -398,29 +398,28 @@ def report_page(
     path, # HTML file to write
     title, # of the page
     judged, # what came out, `Judged`
-    run=None, # `Run` of the training that goes before; its neighbours are kept as a picture beside the page
+    run=None, # `TrainingRun` of the training that goes before; its neighbours are kept as a picture beside the page
     audit=None, # of the photos judged on
     seconds=0., # that the whole took
     more=(), # further sections, see `html_report`
 )->Path: # of the page
     "Write the report of a network as one HTML file. A section with too little to show says so."
-    from triplet_fashion.display import figure_png, html_report
-    from triplet_fashion.explore import embedding_map, gallery, neighbour_rows
+    from triplet_fashion import display, explore
     queries, x = judged.queries, judged.embeddings[0]
     searched = None if judged.gallery is None else (judged.gallery.paths, judged.embeddings[1], judged.gallery.labels)
-    found = neighbour_rows(queries.paths, x, queries.labels, 8, k=6, gallery=searched, class_names=queries.class_names)
+    found = explore.neighbour_rows(queries.paths, x, queries.labels, 8, k=6, gallery=searched, class_names=queries.class_names)
     with _figures_closed():
         sections = [('Result', _result_blocks(judged))]
         if run is not None: sections.append(('Training', _training_blocks(run)))
         sections += [('Queries and what was found', [_COLOURS, (found, 'Cosine distance under each photo.')]),
                      ('The worst triplets', _worst_blocks(judged)), *more]
-        flat = embedding_map(x, queries.labels, queries.paths)
+        flat = explore.embedding_map(x, queries.labels, queries.paths)
         sections.append(('Map', [(flat, 'The two directions in which the embeddings differ most.')]))
         if audit is not None: sections.append(('Audit of the photos', [audit]))
         if run is not None:
             with atomic_write(Path(path).with_name('neighbours.png')) as part:
-                part.write_bytes(figure_png(gallery(found[:6])))
-        return html_report(path, title, sections, subtitle=f'{judged.protocol} The whole took {seconds:.0f} s.')
+                part.write_bytes(display.figure_png(explore.gallery(found[:6])))
+        return display.html_report(path, title, sections, subtitle=f'{judged.protocol} The whole took {seconds:.0f} s.')
 
 _COLOURS = 'The query is on the left, then its nearest photos in order. Green: same product; red: another one.'
 
@@ -442,9 +441,8 @@ def _threshold(embeddings, catalog):
 
 def _beside(run, store=None, quick=False):
     "Return what a network is compared with: itself before training, random weights, and what needs no network; `quick` leaves out the random weights of a large one."
-    from triplet_fashion.evaluation import BASELINES, baselines
-    from triplet_fashion.training import before_training
-    before, more = before_training(run, store), BASELINES if quick else baselines(run.net, store)
+    from triplet_fashion import evaluation
+    before, more = evaluation.before_training(run, store), evaluation.BASELINES if quick else evaluation.baselines(run.net, store)
     return before | {k: v for k, v in more.items() if k not in (*before, 'its backbone alone')}   # which has been trained too
 
 # %% ../nbs/26_cli.ipynb #0f8d2b76
@@ -494,9 +492,9 @@ def _finish(out, title, run, train, queries, others, audit, store, started, more
 
 def _bar(quiet=False): return 0 if quiet else 1 if sys.stdout.isatty() else 2   # Keras' verbose
 
-def _say_plan(plan, quiet=False):
+def _say_plan(plan):
     "Print the plan of a training."
-    lines = [f'{k:36} {v}' for k, v in plan.items() if not (quiet and k == 'expected time')]
+    lines = [f'{k:36} {v}' for k, v in plan.items()]
     print('\n' + '\n'.join(lines) + '\n', flush=True)
 
 # %% ../nbs/26_cli.ipynb #f9a0a3c1
@@ -519,7 +517,7 @@ def triplet_demo(
     catalog, audit = _clean(out/f'photos_{products}x{views}_{seed}')
     train, unseen = catalog.split(valid=1/3, by='product', seed=seed)
     from triplet_fashion.training import fit
-    run = fit(train, valid=_watched(unseen), size=(size, size), epochs=epochs, seed=seed, show_plan=partial(_say_plan, quiet=quiet), verbose=_bar(quiet))
+    run = fit(train, valid=_watched(unseen), size=(size, size), epochs=epochs, seed=seed, show_plan=_say_plan, verbose=_bar(quiet))
     return _finish(out, 'Learning to tell clothes apart', run, train, unseen, _beside(run), audit, {}, started)
 
 # %% ../nbs/26_cli.ipynb #f5d646ae
@@ -535,14 +533,12 @@ def _seen_and_unseen(folder, val, seed):
     else: print(f'no --val: {len(queries):,} of {photos:,} photos, of {aside}, are kept aside (of fewer than 10 products none is kept aside whole)')
     return train, queries, audit
 
-def _workers(word, resume=None):
-    "Return what `--workers` stands for in `fit`, by default the machines in TF_CONFIG, and whether this is the chief; nothing is waited for where the run in `resume` is complete."
-    if word == 'none' or not (word or os.environ.get('TF_CONFIG')): return None, True
-    from triplet_fashion.training import is_complete
-    from triplet_fashion.runs.distributed import _task, resolve_strategy, is_chief
-    if resume and word != 'mirrored' and _task()[1] > 1 and is_complete(resume): return word or 'auto', _task()[0] == 0
-    strategy = resolve_strategy(word or 'auto')
-    return strategy, is_chief(strategy)
+def _runner(word, run_dir=None):
+    "Return what `--workers` stands for in `fit`, by default the machines in TF_CONFIG."
+    if word == 'none' or not (word or os.environ.get('TF_CONFIG')): return None
+    from triplet_fashion.runs import checkpoints, distributed
+    is_complete = run_dir is not None and checkpoints.RunFolder(run_dir).is_complete
+    return distributed.step_runner(word or 'auto', is_complete)
 
 def _continued(resume, out):
     "Return arguments of `fit` and the folder for features: `resume` is a file of weights or a checkpoint, or a folder of checkpoints."
@@ -550,7 +546,7 @@ def _continued(resume, out):
     if Path(resume).is_file(): return {'weights_from': resume}, out/'features'
     if resume.endswith(('.h5', '.npz')): raise FileNotFoundError(f'--resume={resume!r}: there is no such file')
     check_folder(resume, '--resume')
-    return {'resume': resume}, Path(resume)/'features'
+    return {'run_dir': resume}, Path(resume)/'features'
 
 # %% ../nbs/26_cli.ipynb #ef66394f
 def _logs(folder):
@@ -631,9 +627,10 @@ def triplet_train(
     started, shop = time.time(), _catalog_of(folder)
     if val: _catalog_of(val)
     going_on, store = _continued(resume, Path(out))
-    workers, chief = _workers(workers, going_on.get('resume'))
-    if isinstance(workers, str) and not chief: return print('the run is complete: the chief judges it')
-    out = _new_run(out, overwrite, 'resume' in going_on)
+    runner = _runner(workers, going_on.get('run_dir'))
+    chief = runner is None or runner.is_chief
+    if not chief and not runner.trains: return print('the run is complete: the chief judges it')
+    out = _new_run(out, overwrite, 'run_dir' in going_on)
     if log: check_folder(log, '--log')
     _check_backbone(backbone, weights)
     _say_what_has_no_effect(backbone, weights, quick)
@@ -641,12 +638,14 @@ def triplet_train(
     from triplet_fashion.training import EpochWeights, fit
     _protocol(queries, train)
     watched = _watched(queries, restore_best)
-    changes = _changes(backbone, weights, precision, epochs=epochs, steps=steps, learning_rate=rate, trainable=learn)
     size = size or (64 if backbone == 'small' else None)
-    run = fit(train, valid=watched, recipe=recipe, size=size, seed=seed, restore_best=restore_best,
-              checkpoints=EpochWeights(out/'checkpoints', checkpoints), callbacks=_logs(chief and log),
-              show_plan=partial(_say_plan, quiet=quiet) if chief else None, verbose=_bar(quiet),
-              store=store, workers=workers, **going_on, **changes)
+    changes = _changes(backbone, weights, precision, epochs=epochs, steps=steps, size=size,
+                       learning_rate=rate, trainable=learn)
+    weights_of_epochs = EpochWeights(out/'checkpoints', checkpoints)
+    run = fit(train, valid=watched, recipe=recipe, seed=seed, restore_best=restore_best,
+              callbacks=[weights_of_epochs, *_logs(chief and log)], verbose=_bar(quiet),
+              show_plan=_say_plan if chief else None,
+              feature_cache=store, runner=runner, **going_on, **changes)
     if not chief: return   # the chief judges the network and keeps it
     chosen = _chosen(run, watched) if restore_best else ''
     title = f'Trained on {Path(folder).resolve().name}'
@@ -694,13 +693,13 @@ def _why_page(why, queries, searched, seen):
 # %% ../nbs/26_cli.ipynb #243205b1
 def _judge_stored(net, quick, trained_on, queries, searched):
     "Return a stored network judged beside its baselines, `Judged`, and which products of the queries it was trained on, None where that is not known."
-    from triplet_fashion.evaluation import BASELINES, baselines, scoreboard
+    from triplet_fashion import evaluation
     said = _searched_in(queries, searched) if searched is not None else _protocol(queries)[1]
     seen = None if trained_on is None else [c for c in queries.products if queries.class_names[c] in set(trained_on)]
     if seen is not None: said += f' By name, {len(seen):,} of the products were seen in training.'
     store = {}
     way = _embedded(net, store, queries, searched)
-    rows = scoreboard({'this network': way, **(BASELINES if quick else baselines(net, store))}, queries, searched, seen=seen)
+    rows = evaluation.scoreboard({'this network': way, **(evaluation.BASELINES if quick else evaluation.baselines(net, store))}, queries, searched, seen=seen)
     return Judged(queries, searched, said, rows, [way(c) for c in (queries, searched) if c is not None]), seen
 
 def _same_or_not_blocks(judged):

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .base_network import _settled
+from .base_network import refinalize_normalization
 from .photos.image import cpu_count
 
 # %% ../nbs/14_engines.ipynb #36255373
@@ -251,7 +251,7 @@ def in_precision(
     last = _last_weights(model)
     copy = _under_policy(model, policy, None if isinstance(last, keras.Model) else last)
     copy.set_weights(model.get_weights())
-    return _settled(copy)
+    return refinalize_normalization(copy)
 
 # %% ../nbs/14_engines.ipynb #377c5f78
 def _tf_bf16(model, shape, threads):

@@ -457,10 +457,10 @@ class _Nearest(_Measured):
             floor, new = _pick(s, start, floor, block.margin, k)
             found = found.plus(new)
             if len(self.blocks.blocks) > 1: floor, found = _prune(found, floor, block.margin, k)
-            if len(found.rows) > max(2**22, 2*k*len(idx)): found = self._settled(block, found, k)
+            if len(found.rows) > max(2**22, 2*k*len(idx)): found = self.refinalize_normalization(block, found, k)
         return self.nearest_of(idx, found.rows, found.cols, k)
 
-    def _settled(self, block, found, k):
+    def refinalize_normalization(self, block, found, k):
         "Return the `k` nearest of too many candidates, as candidates."
         dist, index = self.nearest_of(block.idx, found.rows, found.cols, k)
         rows = np.nonzero(index >= 0)[0]

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from .base_network import InputScaling, _settled
+from .base_network import InputScaling, refinalize_normalization
 from .runs.checkpoints import hdf5_size
 from .loss import LosslessTripletLoss   # noqa: F401, registered by this
 from .model import StackTriplets, UnstackTriplets   # noqa: F401, registered by this
@@ -71,7 +71,7 @@ def _load_weights(model, path, file, order=None):
         if is_old: load_keras_2_weights(model, file, order)
     except Exception as e:
         raise NotOpened(f'the weights in {path} are not those of {model.name}: {e}') from e
-    if is_old: _settled(model)
+    if is_old: refinalize_normalization(model)
     else: fill_network(model, path)
 
 # %% ../nbs/20_persistence.ipynb #ac3b2003

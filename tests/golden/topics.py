@@ -29,6 +29,7 @@ NAMES = {
     'original': ('seed',),
     'CollapseMonitor': ('CollapseDoctor',),
     'EpochWeights': ('SeedCheckpoint',),
+    'RunFolder': ('Checkpoint',),
     'InferenceEngine': ('Runtime',),
     'LazyEngine': ('LazyRuntime',),
     'make_engine': ('runtime',),
@@ -36,8 +37,11 @@ NAMES = {
 ARGUMENTS = {
     'shard': ('part',),
     'like_original': ('like_seed',),
+    'run_dir': ('resume',),
+    'monitor': ('doctor',),
     'engine': ('runtime',),
-    'feature_cache': ('store',)}
+    'feature_cache': ('store',),
+    'runner': ('workers',)}
 
 
 # ---- public names
@@ -533,9 +537,9 @@ def trained(name, photos, after=0, **kw):
 
 def resumed(name, photos, after, folder):
     "Return what `fit` makes of a recipe that is interrupted once and goes on."
-    def keep(): return call('Checkpoint', folder, steps=2)
-    assert trained(name, photos, after, resume=keep()) is None, f'{name} had no step {after}'
-    return trained(name, photos, resume=keep())
+    def keep(): return call('RunFolder', folder, steps=2)
+    assert trained(name, photos, after, run_dir=keep()) is None, f'{name} had no step {after}'
+    return trained(name, photos, run_dir=keep())
 
 
 def run_digests(what, run):

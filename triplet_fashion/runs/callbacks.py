@@ -6,13 +6,12 @@
 __all__ = []
 
 # %% ../../nbs/runs/02_callbacks.ipynb #8dbb5b2a
-import time, warnings
-from types import SimpleNamespace
+import warnings
 
 import keras
-import tensorflow as tf
 
 from ..evaluation import RetrievalCallback
+from .recipes import NumberRange
 
 # %% ../../nbs/runs/02_callbacks.ipynb #832f8dd1
 def _adds_what_it_likes(callback):
@@ -21,14 +20,14 @@ def _adds_what_it_likes(callback):
     is_kerass = type(callback).__module__.startswith('keras')
     return not is_kerass and not isinstance(callback, RetrievalCallback)
 
-def _logged(callbacks, recipe, has_valid, has_doctor):
+def _logged(callbacks, recipe, has_valid, has_monitor):
     "Return the figures that will be in the logs of an epoch; None where that is not known."
     if any(map(_adds_what_it_likes, callbacks)): return None
     watching = [c for c in callbacks if isinstance(c, RetrievalCallback)]
     figures = {'loss', 'learning_rate'} | {f'val_{f}' for c in watching for f in c.figures}
     if has_valid: figures |= {'val_R@1', 'val_MAP@R'}
     if has_valid and recipe.batches == 'triplet': figures.add('val_loss')
-    return figures | {'d+', 'd-'} if has_doctor else figures
+    return figures | {'d+', 'd-'} if has_monitor else figures
 
 # %% ../../nbs/runs/02_callbacks.ipynb #62f56770
 def _check_monitor(callback, logged, has_valid):
@@ -57,7 +56,7 @@ def _check_callback(callback, recipe):
                          'learning_rate that is a number')
     if isinstance(callback, calls.BackupAndRestore):
         raise ValueError('BackupAndRestore would repeat batches after a restart: '
-                         'give resume=FOLDER, which goes on at the very step')
+                         'give run_dir=FOLDER, which goes on at the very step')
     if isinstance(callback, calls.SwapEMAWeights):
         raise ValueError('SwapEMAWeights: the optimizer of fit keeps no average of the weights. '
                          'Leave it out')
@@ -67,7 +66,7 @@ def check_callbacks(
     callbacks, # a Keras callback, or a list of them
     recipe, # `Recipe` of the run
     has_valid, # are photos watched?
-    has_doctor, # is there a `CollapseMonitor`?
+    has_monitor, # is there a `CollapseMonitor`?
     frozen, # is the backbone?
 )->list: # of callbacks
     """Return callbacks as a list, checked before the first step.
@@ -78,7 +77,7 @@ def check_callbacks(
     if not isinstance(callbacks, (list, tuple)):
         raise TypeError(f'callbacks={callbacks!r}: expected a list of Keras callbacks')
     for c in callbacks: _check_callback(c, recipe)
-    logged = _logged(callbacks, recipe, has_valid, has_doctor)
+    logged = _logged(callbacks, recipe, has_valid, has_monitor)
     for c in callbacks:
         saves = isinstance(c, calls.ModelCheckpoint)
         waits = isinstance(c, (calls.EarlyStopping, calls.ReduceLROnPlateau))
@@ -89,39 +88,44 @@ def check_callbacks(
                           'network is .net of what fit returns', stacklevel=3)
     return list(callbacks)
 
+# %% ../../nbs/runs/02_callbacks.ipynb #41ee6bb4
+_SEED = NumberRange(least=0, below=2**32, whole=True)
+_SHARE = NumberRange(above=0, also=(None,))
+
+# %% ../../nbs/runs/02_callbacks.ipynb #b0182138
+def _check_watching(valid, callbacks, restore_best, watch_share):
+    "Raise where watching has no effect, or would make the network depend on the time."
+    for k, x in (('restore_best', restore_best), ('watch_share', watch_share)):
+        if x and valid is None:
+            raise ValueError(f'{k}={x!r} has no effect: no photos are watched. '
+                             'Give valid=, a Catalog or a folder')
+    waiting = ['restore_best']*bool(restore_best)
+    monitored = {type(c).__name__: str(getattr(c, 'monitor', '')) for c in callbacks}
+    waiting += [name for name, figure in monitored.items() if figure.startswith('val_')]
+    if watch_share and waiting:
+        raise ValueError(f'watch_share={watch_share} with {waiting[0]}: which epochs are looked at '
+                         'depends on how fast the machine is, and so would the network. Leave one of '
+                         'them out, or watch by a RetrievalCallback(every=...) among the callbacks')
+
+# %% ../../nbs/runs/02_callbacks.ipynb #1945d887
+def check_arguments(
+    seed=0, # and the others as in `fit`
+    valid=None,
+    callbacks=(), # as `check_callbacks` gives them
+    monitor=None,
+    restore_best=False,
+    watch_share=None,
+):
+    "Raise ValueError where arguments of `fit` mean nothing or have no effect."
+    if not _SEED.takes(seed): raise ValueError(f'seed={seed!r}: expected {_SEED}')
+    if not _SHARE.takes(watch_share):
+        raise ValueError(f'watch_share={watch_share!r}: expected {_SHARE}')
+    if monitor not in (None, 'warn', 'stop'):
+        raise ValueError(f"monitor={monitor!r}: use 'warn', 'stop' or None")
+    _check_watching(valid, callbacks, restore_best, watch_share)
+
 # %% ../../nbs/runs/02_callbacks.ipynb #6b24f3ed
 class LearningRateLogger(keras.callbacks.Callback):
     "Keras callback: the learning rate at the end of each epoch, in the history."
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None: logs['learning_rate'] = float(self.model.optimizer.learning_rate)
-
-# %% ../../nbs/runs/02_callbacks.ipynb #f515f5fb
-class InputWaitTimer(keras.callbacks.Callback):
-    "Keras callback: the share of the steps' time in which they wait for the next batch."
-    def __init__(self):
-        super().__init__()
-        with tf.device('CPU:0'):
-            self._waited = tf.Variable(0., dtype=tf.float64, trainable=False)
-        self._clock = SimpleNamespace(took=0., began=0.)   # nothing that a checkpoint would keep
-
-    def over(self,
-        ds, # batches of `triplet_dataset` or `pk_dataset`
-    )->tf.data.Dataset:
-        "Return `ds` with a watch on it."
-        def there(asked, batch):
-            self._waited.assign_add(tf.timestamp() - asked)
-            return batch
-        asked = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
-        watched = tf.data.Dataset.zip(asked, ds).map(there)
-        for k in ('info', 'state', 'bad_photos'): setattr(watched, k, getattr(ds, k))
-        return watched
-
-    def on_epoch_begin(self, epoch, logs=None): self._clock.began = time.perf_counter()
-    def on_train_batch_end(self, batch, logs=None):
-        now = time.perf_counter()
-        self._clock.took, self._clock.began = self._clock.took + now - self._clock.began, now
-
-    @property
-    def share(self): # of the time; None before the first step
-        "Return the share of the time that went by waiting."
-        return min(1., float(self._waited)/self._clock.took) if self._clock.took else None
