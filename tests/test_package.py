@@ -138,8 +138,11 @@ def imports(name):
     for node in tree.body:
         if not isinstance(node, ast.ImportFrom): continue
         start = package[:len(package) - node.level + 1] if node.level else []
-        module = '.'.join([*start, node.module or ''])
-        if module.startswith(f'{LIB}.'): yield module.removeprefix(f'{LIB}.')
+        module = '.'.join([*start, *filter(None, [node.module])])
+        names = [f'{module}.{a.name}'.removeprefix(f'{LIB}.') for a in node.names]
+        yield from (n for n in names if n in MODULES)   # from .runs import plan
+        name = module.removeprefix(f'{LIB}.')
+        if name in MODULES: yield name
 
 
 @pytest.mark.parametrize('path', EXPORTS, ids=lambda p: p.stem)
