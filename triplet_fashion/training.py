@@ -10,7 +10,6 @@ import dataclasses, warnings
 from dataclasses import dataclass, field
 
 import keras
-from fastcore.basics import patch
 
 from . import evaluation
 from .base_network import head_of, is_frozen
@@ -46,7 +45,74 @@ class TrainingRun:
     history: dict = field(default_factory=dict) # figure by epoch: 'loss', 'val_MAP@R', ...
     best_epoch: int|None = None # with the highest MAP@R on the photos watched, from 1
     watch_cost: float|None = None # seconds of watching per second of training
+    info: dict = field(default_factory=dict) # of its batches, see `batch_info`
+    has_second: bool = False # does the backbone learn in a second stage?
     start: list|None = None # weights of `net` before the first step, unless only a head learns
+
+    @classmethod
+    def begin(cls,
+        train, # `Catalog` to learn from
+        valid, # `Catalog` watched, or None
+        recipe, # from `choose_recipe`
+        net=None, # embedding network; None: made from the recipe
+        feature_cache=None, # as in `fit`
+        **how, # seed, runner, folder
+    ): # `TrainingRun`, its plan is known, and no photo was read
+        "Return a run that is ready for its first stage."
+        run = cls(net, recipe, train, valid, **how)
+        run.fit_to(train, valid)
+        with evaluation.seeded(run.seed):
+            if net is None: run.net, run.asked = networks.make_network(recipe)
+        run.recipe = dataclasses.replace(run.recipe, precision=run.asked.precision)
+        frozen = is_frozen(run.net)
+        run.cache = cache_of_features(feature_cache, run.folder) if frozen else FeatureCache()
+        run.has_second = frozen and bool(recipe.unfreeze)
+        if not frozen or run.has_second: run.start = run.net.get_weights()
+        learner = head_of(run.net) if frozen else run.net
+        folder = run.cache.folder
+        run.plan = plan.make_plan(run.net, learner, run.recipe, run.asked, run.info, folder)
+        return run
+
+    def stages(self,
+        weights_from=None, # file that the first begins from, see `continue_from`
+        progress=False, # show that of features
+    ): # yields `Stage`s
+        "Yield the stages of the run, each made when the one before has run."
+        photos, steps = self._photos(progress), self.info['steps']
+        total = self.recipe.epochs*steps
+        first = first_stage(self.net, self.recipe, photos.train, photos.valid, self.seed, total)
+        first.begin_from(weights_from)
+        yield from self._in_turn(first, checkpoints.HEAD_STAGE if self.has_second else '')
+        if not self.has_second: return
+        with cache_below(self.cache, self.folder) as cache:
+            second = fine_tuning_stage(first, steps, cache, self.runner, progress)
+            yield from self._in_turn(second, checkpoints.TUNED_STAGE)
+
+    def fit_to(self,
+        train, # `Catalog` learned from
+        valid, # `Catalog` watched, or None
+    ):
+        "Take photos, and the recipe as it fits them. ValueError where they cannot be learned from."
+        self.train, self.valid = train, valid
+        self.recipe = self.asked.fitted_to(train, self.runner.replicas)
+        self.info = batch_info(train, self.recipe, self.seed, self.runner.shard)
+
+    def _photos(self, progress):
+        "Return what the first stage learns from, without the photos that cannot be read."
+        found = stage_photos(self.net, self.train, self.valid, self.cache, self.runner, progress)
+        if found.unreadable:
+            self.fit_to(found.train.catalog, found.valid and found.valid.catalog)
+            warnings.warn(evaluation.left_out_report(found.unreadable), stacklevel=4)
+        return found
+
+    def _in_turn(self, stage, name):
+        "Yield a stage with its place in the run, and keep what it leaves."
+        stage.name, stage.folder, stage.runner = name, self.folder, self.runner
+        yield stage
+        self.model, watch = stage.model, stage.retrieval
+        before = self.history
+        self.history = concat_histories(before, stage.history) if before else stage.history
+        if watch is not None: self.best_epoch, self.watch_cost = watch.best_epoch, watch.cost
 
     def __repr__(self): return f'TrainingRun({self.net.name!r}, {self.recipe!r})'
 
@@ -54,78 +120,6 @@ class TrainingRun:
         last = {f'{k}, last epoch': f'{v[-1]:.4f}' for k, v in self.history.items() if v}
         rows = (f'| {k} | {v} |' for k, v in {**self.plan, **last}.items())
         return '\n'.join(['| run | |', '|---|---|', *rows])
-
-# %% ../nbs/19_training.ipynb #7c95fe6b
-@patch
-def fit_to(self:TrainingRun,
-    train, # `Catalog` learned from
-    valid, # `Catalog` watched, or None
-):
-    "Take photos, and the recipe as it fits them. ValueError where they cannot be learned from."
-    self.train, self.valid = train, valid
-    self.recipe = self.asked.fitted_to(train, self.runner.replicas)
-    self.info = batch_info(train, self.recipe, self.seed, self.runner.shard)
-
-# %% ../nbs/19_training.ipynb #48764207
-@patch(cls_method=True)
-def begin(cls:TrainingRun,
-    train, # `Catalog` to learn from
-    valid, # `Catalog` watched, or None
-    recipe, # from `choose_recipe`
-    net=None, # embedding network; None: made from the recipe
-    feature_cache=None, # as in `fit`
-    **how, # seed, runner, folder
-)->TrainingRun: # its plan is known, and no photo was read
-    "Return a run that is ready for its first stage."
-    run = cls(net, recipe, train, valid, **how)
-    run.fit_to(train, valid)
-    with evaluation.seeded(run.seed):
-        if net is None: run.net, run.asked = networks.make_network(recipe)
-    run.recipe = dataclasses.replace(run.recipe, precision=run.asked.precision)
-    frozen = is_frozen(run.net)
-    run.cache = cache_of_features(feature_cache, run.folder) if frozen else FeatureCache()
-    if not frozen or recipe.unfreeze: run.start = run.net.get_weights()
-    learner = head_of(run.net) if frozen else run.net
-    run.plan = plan.make_plan(run.net, learner, run.recipe, run.asked, run.info, run.cache.folder)
-    return run
-
-# %% ../nbs/19_training.ipynb #dbc71580
-@patch
-def _photos(self:TrainingRun, progress):
-    "Return what the first stage learns from, without the photos that cannot be read."
-    found = stage_photos(self.net, self.train, self.valid, self.cache, self.runner, progress)
-    if found.unreadable:
-        self.fit_to(found.train.catalog, found.valid and found.valid.catalog)
-        warnings.warn(evaluation.left_out_report(found.unreadable), stacklevel=4)
-    return found
-
-# %% ../nbs/19_training.ipynb #4148dce4
-@patch
-def stages(self:TrainingRun,
-    weights_from=None, # file that the first begins from, see `continue_from`
-    progress=False, # show that of features
-): # yields `Stage`s
-    "Yield the stages of the run, each made when the one before has run."
-    has_second = is_frozen(self.net) and self.recipe.unfreeze
-    photos, steps = self._photos(progress), self.info['steps']
-    total = self.recipe.epochs*steps
-    first = first_stage(self.net, self.recipe, photos.train, photos.valid, self.seed, total)
-    first.begin_from(weights_from)
-    yield from self._in_turn(first, checkpoints.HEAD_STAGE if has_second else '')
-    if not has_second: return
-    with cache_below(self.cache, self.folder) as cache:
-        second = fine_tuning_stage(first, steps, cache, self.runner, progress)
-        yield from self._in_turn(second, checkpoints.TUNED_STAGE)
-
-# %% ../nbs/19_training.ipynb #ad764684
-@patch
-def _in_turn(self:TrainingRun, stage, name):
-    "Yield a stage with its place in the run, and keep what it leaves."
-    stage.name, stage.folder, stage.runner = name, self.folder, self.runner
-    yield stage
-    self.model, watch = stage.model, stage.retrieval
-    self.history = concat_histories(self.history, stage.history) if self.history else stage.history
-    if watch is not None: self.best_epoch, self.watch_cost = watch.best_epoch, watch.cost
 
 # %% ../nbs/19_training.ipynb #d24ab437
 def fit(

@@ -352,10 +352,13 @@ def stage_photos(
 # %% ../../nbs/runs/08_stages.ipynb #270fedbf
 def first_stage(
     net, # embedding network
-    *how, # recipe, train, valid, seed and steps, as the stage takes them
+    recipe, # `Recipe` fitted to the photos
+    train, # `TrainingSet`
+    *how, # valid, seed and steps, as the stage takes them
 )->Stage:
-    "Return the stage of the head where the backbone is frozen, else that of the whole network."
-    return (head_stage if is_frozen(net) else whole_stage)(net, *how)
+    "Return the stage of the head where there are features, else that of the whole network."
+    make = whole_stage if train.features is None else head_stage
+    return make(net, recipe, train, *how)
 
 # %% ../../nbs/runs/08_stages.ipynb #d7db0718
 def cache_of_features(
