@@ -136,6 +136,9 @@ def imports(name):
     package = [LIB, *name.split('.')[:-1]]
     tree = ast.parse((ROOT/LIB/f'{name.replace(".", "/")}.py').read_text(encoding='utf-8'))
     for node in tree.body:
+        if isinstance(node, ast.Import):
+            names = [a.name.removeprefix(f'{LIB}.') for a in node.names]
+            yield from (n for n in names if n in MODULES)
         if not isinstance(node, ast.ImportFrom): continue
         start = package[:len(package) - node.level + 1] if node.level else []
         module = '.'.join([*start, *filter(None, [node.module])])

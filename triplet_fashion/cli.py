@@ -536,9 +536,9 @@ def _seen_and_unseen(folder, val, seed):
 def _runner(word, run_dir=None):
     "Return what `--workers` stands for in `fit`, by default the machines in TF_CONFIG."
     if word == 'none' or not (word or os.environ.get('TF_CONFIG')): return None
-    from triplet_fashion.runs import checkpoints, distributed
-    is_complete = run_dir is not None and checkpoints.RunFolder(run_dir).is_complete
-    return distributed.step_runner(word or 'auto', is_complete)
+    from triplet_fashion.runs.checkpoints import RunFolder
+    from triplet_fashion.runs.distributed import step_runner
+    return step_runner(word or 'auto', bool(run_dir) and RunFolder(run_dir).is_complete)
 
 def _continued(resume, out):
     "Return arguments of `fit` and the folder for features: `resume` is a file of weights or a checkpoint, or a folder of checkpoints."

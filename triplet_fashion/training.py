@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 
 import keras
 
+import triplet_fashion.runs.callbacks as checks
+import triplet_fashion.runs.checkpoints as checkpoints
+import triplet_fashion.runs.networks as networks
+import triplet_fashion.runs.plan as plan
 from . import evaluation
 from .base_network import head_of, is_frozen
 from .catalog import Catalog
 from .encoder import FeatureCache
-from .runs import callbacks as checks, checkpoints, networks, plan
 from .runs.checkpoints import EpochWeights, RunFolder, StepRunner
 from .runs.diagnostics import CollapseMonitor  # noqa: F401, for users
 from .runs.distributed import step_runner

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from fastcore.basics import patch
 
+import triplet_fashion.runs.checkpoints as checkpoints
 from triplet_fashion import evaluation, generator
 from triplet_fashion.base_network import (
     backbone_of, head_of, is_frozen, separate, standardize, unfreeze)
@@ -22,7 +23,7 @@ from triplet_fashion.catalog import Catalog
 from triplet_fashion.cutting import cut_network
 from triplet_fashion.encoder import FeatureCache
 from triplet_fashion.model import compile_triplet, ready, triplet_model
-from triplet_fashion.runs import checkpoints
+
 from triplet_fashion.runs.callbacks import LearningRateLogger
 from triplet_fashion.runs.diagnostics import CollapseMonitor
 from triplet_fashion.runs.recipes import Recipe
