@@ -15,6 +15,7 @@ wait actively after a search, and a search right after one of the other's measur
     first       milliseconds of the first search of an index, which prepares its gallery
     agree       share of hits that both found: FAISS compares in float32, ours measures in float64
 """
+
 import argparse, os, sys, time
 from pathlib import Path
 from statistics import median
@@ -30,7 +31,7 @@ def took(call):
     "Milliseconds of a call, and what it gave."
     start = time.perf_counter()
     found = call()
-    return 1e3*(time.perf_counter()-start), found
+    return 1e3 * (time.perf_counter() - start), found
 
 
 def turn(call, runs):
@@ -47,7 +48,9 @@ def compare(index, flat, queries, runs, turns=5):
         b, found = turn(lambda: flat.search(queries, K), runs)
         ours.append(a)
         theirs.append(b)
-    same = [len({int(h.id) for h in row} & set(ids.tolist()))/K for row, ids in zip(hits, found[1])]
+    same = [
+        len({int(h.id) for h in row} & set(ids.tolist())) / K for row, ids in zip(hits, found[1])
+    ]
     return ours, theirs, float(np.mean(same))
 
 
@@ -55,6 +58,7 @@ def bench(n, metric, runs):
     "Print the lines of one size and one distance."
     import faiss
     from triplet_fashion.search import ImageIndex
+
     rng = np.random.default_rng(0)
     x = rng.standard_normal((n, DIMS), dtype=np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
@@ -63,25 +67,47 @@ def bench(n, metric, runs):
     flat.add(x)
     first = took(lambda: index.search(x[:1], k=K))[0]
     for m in (1, 64):
-        q = x[rng.integers(n, size=m)]+.05*rng.standard_normal((m, DIMS), dtype=np.float32)
+        q = x[rng.integers(n, size=m)] + 0.05 * rng.standard_normal((m, DIMS), dtype=np.float32)
         q /= np.linalg.norm(q, axis=1, keepdims=True)
-        ours, theirs, same = compare(index, flat, q, max(3, runs//4) if n*m > 10**7 else runs)
-        ratio = median(a/b for a, b in zip(ours, theirs))
-        print(f'{n:>10,} {metric:10}{m:>8}{median(ours):>10.2f}{median(theirs):>10.2f}{ratio:>8.2f}{first:>9.0f}{same:>9.1%}', flush=True)
+        ours, theirs, same = compare(index, flat, q, max(3, runs // 4) if n * m > 10**7 else runs)
+        ratio = median(a / b for a, b in zip(ours, theirs))
+        print(
+            f'{n:>10,} {metric:10}{m:>8}{median(ours):>10.2f}{median(theirs):>10.2f}{ratio:>8.2f}{first:>9.0f}{same:>9.1%}',
+            flush=True,
+        )
         yield ratio
 
 
 def main():
-    arg = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arg.add_argument('--sizes', nargs='+', type=int, default=[10_000, 100_000, 1_000_000], help='photos in the gallery')
+    arg = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arg.add_argument(
+        '--sizes',
+        nargs='+',
+        type=int,
+        default=[10_000, 100_000, 1_000_000],
+        help='photos in the gallery',
+    )
     arg.add_argument('--runs', type=int, default=20, help='timed searches of each in a turn')
     o = arg.parse_args()
     import faiss
-    print(f'FAISS {faiss.__version__}, NumPy {np.__version__}, {os.cpu_count()} cores, k={K}; milliseconds')
-    print(f'{"photos":>10} {"distance":10}{"queries":>8}{"ours":>10}{"FAISS":>10}{"ratio":>8}{"first":>9}{"agree":>9}')
-    ratios = [r for n in o.sizes for metric in ('cosine', 'euclidean') for r in bench(n, metric, o.runs)]
-    print(f'largest ratio {max(ratios):.2f}: ' + ('at most 1.2, as it should be' if max(ratios) <= 1.2 else 'more than 1.2'))
+
+    print(
+        f'FAISS {faiss.__version__}, NumPy {np.__version__}, {os.cpu_count()} cores, k={K}; milliseconds'
+    )
+    print(
+        f'{"photos":>10} {"distance":10}{"queries":>8}{"ours":>10}{"FAISS":>10}{"ratio":>8}{"first":>9}{"agree":>9}'
+    )
+    ratios = [
+        r for n in o.sizes for metric in ('cosine', 'euclidean') for r in bench(n, metric, o.runs)
+    ]
+    print(
+        f'largest ratio {max(ratios):.2f}: '
+        + ('at most 1.2, as it should be' if max(ratios) <= 1.2 else 'more than 1.2')
+    )
     return max(ratios) > 1.2
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__':
+    sys.exit(main())

@@ -7,6 +7,7 @@ It happens once in many runs; a switch interval of a microsecond provokes it. In
 and compute with it. The second half of the processes runs beside two loops that keep the processor busy. A process that takes longer than
 `--seconds` is shown by py-spy, where that is installed, and counts as hung. Exit status 1 where one hung or failed.
 """
+
 import argparse
 import os
 import shutil
@@ -33,10 +34,15 @@ def probe(engine):
     net = base_network((32, 32, 3), 16, backbone='small')
     photos = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3)).astype('float32')
     made = []
-    def one(): made.append(make_engine(net, engine, photos)(photos))
+
+    def one():
+        made.append(make_engine(net, engine, photos)(photos))
+
     threads = [threading.Thread(target=one) for _ in range(2)]
-    for t in threads: t.start()
-    for t in threads: t.join()
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
     assert len(made) == 2 and np.array_equal(*made), [m.shape for m in made]
 
 
@@ -48,12 +54,16 @@ while os.getppid() == int(sys.argv[1]): sum(range(100_000))   # until the parent
 
 class Probe:
     "A process that has imported TensorFlow, which has no threads before its first call, and no engine."
+
     def __init__(self, engine, seconds):
         self.said, self.end = tempfile.TemporaryFile('w+'), time.monotonic() + seconds
         self.pid = os.fork()
-        if self.pid: return
-        for fd in 1, 2: os.dup2(self.said.fileno(), fd)
-        try: probe(engine)
+        if self.pid:
+            return
+        for fd in 1, 2:
+            os.dup2(self.said.fileno(), fd)
+        try:
+            probe(engine)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -62,14 +72,17 @@ class Probe:
     def outcome(self):
         "Return how it ended: 'right', 'hung', or its last line; None as long as it runs."
         pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if not pid and time.monotonic() < self.end: return None
+        if not pid and time.monotonic() < self.end:
+            return None
         if not pid:
-            if shutil.which('py-spy'): subprocess.run(['py-spy', 'dump', '--native', '--pid', str(self.pid)])
+            if shutil.which('py-spy'):
+                subprocess.run(['py-spy', 'dump', '--native', '--pid', str(self.pid)])
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
             return 'hung'
         code = os.waitstatus_to_exitcode(status)
-        if code == 0: return 'right'
+        if code == 0:
+            return 'right'
         self.said.seek(0)
         return self.said.read().strip().rpartition('\n')[2] or f'exit status {code}'
 
@@ -83,25 +96,32 @@ def outcomes(n, args):
         ended = {p: what for p in running if (what := p.outcome())}
         running = [p for p in running if p not in ended]
         found += ended.values()
-        if not ended: time.sleep(.02)
+        if not ended:
+            time.sleep(0.02)
     return found
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument('--processes', type=int, default=200)
     p.add_argument('--at-once', type=int, default=2)
     p.add_argument('--engine', default='openvino')
     p.add_argument('--seconds', type=float, default=120)
     args = p.parse_args()
-    half = args.processes//2
+    half = args.processes // 2
     found = outcomes(args.processes - half, args)
     loops = [subprocess.Popen([sys.executable, '-c', BUSY, str(os.getpid())]) for _ in range(2)]
-    try: found += outcomes(half, args)
+    try:
+        found += outcomes(half, args)
     finally:
-        for loop in loops: loop.kill()
-    for what in sorted(set(found)): print(f'{found.count(what):4d} {what}')
+        for loop in loops:
+            loop.kill()
+    for what in sorted(set(found)):
+        print(f'{found.count(what):4d} {what}')
     return int(set(found) != {'right'})
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__':
+    sys.exit(main())

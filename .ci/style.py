@@ -4,6 +4,7 @@
 `../shared/tools/house.py` where it is beside the checkout, with the ceilings in `.ci/style.json`. The exit status is 1
 where one is passed. `--lower` writes today's counts into the file where they are lower: ceilings only fall.
 """
+
 import json
 import re
 import subprocess
@@ -12,8 +13,8 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-CEILINGS = ROOT/'.ci/style.json'
-HOUSE = ROOT.parent/'shared/tools/house.py'
+CEILINGS = ROOT / '.ci/style.json'
+HOUSE = ROOT.parent / 'shared/tools/house.py'
 FOLDERS = 'triplet_fashion', 'nbs', 'tests', '.ci'
 RULES = 'E501', 'E702', 'E731', 'C901', 'F'
 
@@ -22,7 +23,15 @@ def ruff_counts():
     "Return {'folder RULE': findings}; F stands for all of its rules."
     counts = Counter({f'{folder} {rule}': 0 for folder in FOLDERS for rule in RULES})
     for folder in FOLDERS:
-        command = [sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format=json', folder]
+        command = [
+            sys.executable,
+            '-m',
+            'ruff',
+            'check',
+            '--no-cache',
+            '--output-format=json',
+            folder,
+        ]
         out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if out.returncode not in (0, 1):
             sys.exit(f'ruff could not read {folder}: {out.stderr.strip()}')
@@ -56,7 +65,9 @@ def main():
         passed = value < limit if name in floors else value > limit
         better = value > limit if name in floors else value < limit
         if passed:
-            worse.append(f'{name}: {value:g}, and {limit:g} is the {"floor" if name in floors else "ceiling"}')
+            worse.append(
+                f'{name}: {value:g}, and {limit:g} is the {"floor" if name in floors else "ceiling"}'
+            )
         elif better and '--lower' in sys.argv[1:]:
             ceilings[name] = value
     if '--lower' in sys.argv[1:]:

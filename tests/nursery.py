@@ -3,6 +3,7 @@
 TensorFlow has no threads before its first operation, so that each of them is as good as new. What a
 process must not have imported, or what it costs to import it, is no matter for this: `subprocess.run`.
 """
+
 import gc
 import importlib
 import json
@@ -21,10 +22,17 @@ IMPORTED = 'tensorflow', 'matplotlib.pyplot', 'nbdev.test'
 
 class Nursery:
     "The process that others are forked from."
+
     def __init__(self):
         env = os.environ | dict(PYTHONPATH=str(ROOT), PYTHONHASHSEED='0')
-        self.process = subprocess.Popen([sys.executable, __file__], env=env, bufsize=0, cwd=ROOT,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            [sys.executable, __file__],
+            env=env,
+            bufsize=0,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
 
     def run(self, code, *args, cwd=ROOT, timeout=280, **env):
         "Run `code` in a process of its own; what `subprocess.run` returns, and as it does."
@@ -33,12 +41,15 @@ class Nursery:
             self.process.stdin.write(json.dumps(order).encode() + b'\n')
             pid = int(self.process.stdout.readline())
             ended = []
-            try: ended = select.select([self.process.stdout], [], [], timeout)[0]
-            finally:   # also where a test ends at its limit: the next one finds the nursery idle
-                if not ended: os.killpg(pid, signal.SIGKILL)
+            try:
+                ended = select.select([self.process.stdout], [], [], timeout)[0]
+            finally:  # also where a test ends at its limit: the next one finds the nursery idle
+                if not ended:
+                    os.killpg(pid, signal.SIGKILL)
                 status = int(self.process.stdout.readline())
-            out, err = ((Path(said)/name).read_text(errors='replace') for name in ('out', 'err'))
-        if not ended: raise subprocess.TimeoutExpired('a forked process', timeout, out, err)
+            out, err = ((Path(said) / name).read_text(errors='replace') for name in ('out', 'err'))
+        if not ended:
+            raise subprocess.TimeoutExpired('a forked process', timeout, out, err)
         return subprocess.CompletedProcess(args, status, out, err)
 
     def end(self):
@@ -61,15 +72,19 @@ def obey(code, args, cwd, env, said):
 
 def main():
     for name in IMPORTED:
-        try: importlib.import_module(name)
-        except ImportError: pass
-    gc.freeze()   # nothing of it is garbage; looking for some would copy its pages in each child
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            pass
+    gc.freeze()  # nothing of it is garbage; looking for some would copy its pages in each child
     orders = os.fdopen(os.dup(0), 'rb')
     while line := orders.readline():
         child = os.fork()
-        if not child: return obey(**json.loads(line))
+        if not child:
+            return obey(**json.loads(line))
         os.write(1, b'%d\n' % child)
         os.write(1, b'%d\n' % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

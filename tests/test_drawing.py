@@ -1,4 +1,5 @@
 "The drawn wardrobe: the same everywhere, never the same twice, and hard enough."
+
 import hashlib, re, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,35 +11,54 @@ from PIL import Image
 
 from triplet_fashion.photos import drawing
 from triplet_fashion.photos.drawing import (
-    COLORS, KINDS, PALETTES, Garment, draw_flat, draw_photo, draw_place, fabric, garment,
-    pattern_pieces, photo_quality, photo_view, product_name)
+    COLORS,
+    KINDS,
+    PALETTES,
+    Garment,
+    draw_flat,
+    draw_photo,
+    draw_place,
+    fabric,
+    garment,
+    pattern_pieces,
+    photo_quality,
+    photo_view,
+    product_name,
+)
 
 few = settings(max_examples=15, deadline=None, derandomize=True)
 number = st.integers(0, 5000)
 ROOT = Path(drawing.__file__).parents[2]
 
 
-def digest(pairs, **kw): return hashlib.sha256(b''.join(draw_photo(p, v, **kw).tobytes() for p, v in pairs)).hexdigest()
+def digest(pairs, **kw):
+    return hashlib.sha256(b''.join(draw_photo(p, v, **kw).tobytes() for p, v in pairs)).hexdigest()
 
 
 def forget():
-    for f in (draw_flat, fabric, drawing._stock, drawing._wearer, drawing._deck): f.cache_clear()
+    for f in (draw_flat, fabric, drawing._stock, drawing._wearer, drawing._deck):
+        f.cache_clear()
 
 
 # ---- the same everywhere
 
+
 def said_by(code, seed):
     "Return what another process prints that hashes with another seed."
     env = {'PYTHONHASHSEED': seed, 'PYTHONPATH': str(ROOT)}
-    out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, '-c', code], env=env, capture_output=True, text=True, check=True
+    )
     return out.stdout.strip()
 
 
 def test_the_same_in_another_process_with_another_hash_seed():
-    code = ('import hashlib; from triplet_fashion.photos.drawing import draw_photo;'
-            'print(hashlib.sha256(b"".join(draw_photo(p, v).tobytes() for p, v in [(3, 1), (21, 0), (15, 7)])).hexdigest())')
+    code = (
+        'import hashlib; from triplet_fashion.photos.drawing import draw_photo;'
+        'print(hashlib.sha256(b"".join(draw_photo(p, v).tobytes() for p, v in [(3, 1), (21, 0), (15, 7)])).hexdigest())'
+    )
     said = [said_by(code, seed) for seed in '17']
-    assert said == [digest([(3, 1), (21, 0), (15, 7)])]*2
+    assert said == [digest([(3, 1), (21, 0), (15, 7)])] * 2
 
 
 def test_order_and_caches_do_not_matter():
@@ -49,20 +69,165 @@ def test_order_and_caches_do_not_matter():
 
 
 @few
-@given(number, st.integers(0, 40), st.integers(0, 2**40), st.sampled_from([(16, 16), (64, 64), (40, 97), (90, 33)]))
+@given(
+    number,
+    st.integers(0, 40),
+    st.integers(0, 2**40),
+    st.sampled_from([(16, 16), (64, 64), (40, 97), (90, 33)]),
+)
 def test_every_number_is_a_photo(product, view, seed, size):
     a = draw_photo(product, view, seed=seed, size=size)
     assert a.shape == (*size, 3) and a.dtype == np.uint8
-    assert a.std() > 4 # something is on it
+    assert a.std() > 4  # something is on it
     assert np.array_equal(a, draw_photo(product, view, seed=seed, size=size))
 
 
 GOLDEN = {
-    (0, 0): [184, 201, 224, 133, 141, 154, 155, 170, 189, 195, 214, 238, 123, 130, 141, 161, 177, 197, 183, 201, 224, 138, 148, 162, 157, 172, 192],
-    (15, 3): [166, 156, 145, 86, 79, 76, 177, 167, 155, 117, 109, 101, 79, 70, 61, 140, 131, 122, 97, 87, 79, 92, 82, 73, 123, 114, 105],
-    (21, 5): [193, 172, 150, 130, 117, 111, 205, 183, 161, 170, 152, 133, 55, 54, 64, 184, 165, 145, 136, 121, 108, 75, 70, 72, 161, 144, 128],
-    (54, 1): [102, 106, 118, 39, 44, 63, 78, 85, 95, 54, 59, 88, 23, 30, 60, 43, 45, 66, 61, 65, 85, 34, 40, 65, 42, 49, 62],
-    (100, 7): [216, 204, 187, 98, 104, 110, 214, 201, 184, 186, 175, 162, 115, 117, 116, 206, 191, 174, 98, 100, 102, 84, 92, 97, 123, 121, 117],
+    (0, 0): [
+        184,
+        201,
+        224,
+        133,
+        141,
+        154,
+        155,
+        170,
+        189,
+        195,
+        214,
+        238,
+        123,
+        130,
+        141,
+        161,
+        177,
+        197,
+        183,
+        201,
+        224,
+        138,
+        148,
+        162,
+        157,
+        172,
+        192,
+    ],
+    (15, 3): [
+        166,
+        156,
+        145,
+        86,
+        79,
+        76,
+        177,
+        167,
+        155,
+        117,
+        109,
+        101,
+        79,
+        70,
+        61,
+        140,
+        131,
+        122,
+        97,
+        87,
+        79,
+        92,
+        82,
+        73,
+        123,
+        114,
+        105,
+    ],
+    (21, 5): [
+        193,
+        172,
+        150,
+        130,
+        117,
+        111,
+        205,
+        183,
+        161,
+        170,
+        152,
+        133,
+        55,
+        54,
+        64,
+        184,
+        165,
+        145,
+        136,
+        121,
+        108,
+        75,
+        70,
+        72,
+        161,
+        144,
+        128,
+    ],
+    (54, 1): [
+        102,
+        106,
+        118,
+        39,
+        44,
+        63,
+        78,
+        85,
+        95,
+        54,
+        59,
+        88,
+        23,
+        30,
+        60,
+        43,
+        45,
+        66,
+        61,
+        65,
+        85,
+        34,
+        40,
+        65,
+        42,
+        49,
+        62,
+    ],
+    (100, 7): [
+        216,
+        204,
+        187,
+        98,
+        104,
+        110,
+        214,
+        201,
+        184,
+        186,
+        175,
+        162,
+        115,
+        117,
+        116,
+        206,
+        191,
+        174,
+        98,
+        100,
+        102,
+        84,
+        92,
+        97,
+        123,
+        121,
+        117,
+    ],
 }
 
 
@@ -74,7 +239,9 @@ def test_golden_thumbnails(pair):
 
 
 def test_numpy_numbers_are_numbers():
-    assert np.array_equal(draw_photo(np.int64(7), np.int32(2), seed=np.uint8(1)), draw_photo(7, 2, seed=1))
+    assert np.array_equal(
+        draw_photo(np.int64(7), np.int32(2), seed=np.uint8(1)), draw_photo(7, 2, seed=1)
+    )
 
 
 def test_a_seed_is_another_wardrobe():
@@ -83,6 +250,7 @@ def test_a_seed_is_another_wardrobe():
 
 
 # ---- products
+
 
 def test_names_are_unique_folder_names():
     names = [product_name(p) for p in range(2000)]
@@ -107,9 +275,11 @@ def test_colours_are_shared():
 
 
 def test_flats_of_different_products_differ():
-    alpha = lambda g: np.asarray(draw_flat(g, 64), int)
+    def alpha(g):
+        return np.asarray(draw_flat(g, 64), int)
+
     flats = [alpha(garment(p)) for p in range(100)]
-    gaps = [np.abs(a-b).mean() for i, a in enumerate(flats) for b in flats[:i]]
+    gaps = [np.abs(a - b).mean() for i, a in enumerate(flats) for b in flats[:i]]
     assert min(gaps) > 1
 
 
@@ -119,8 +289,8 @@ def test_the_garment_is_on_the_canvas(product, seed):
     g = garment(product, seed)
     a = np.asarray(draw_flat(g, 200).getchannel('A'))
     assert not (a[0].any() or a[-1].any() or a[:, 0].any() or a[:, -1].any())
-    assert .04 < (a > 128).mean() < .6
-    assert np.abs(a.astype(int)-a[:, ::-1]).mean() < 14 # near enough symmetric
+    assert 0.04 < (a > 128).mean() < 0.6
+    assert np.abs(a.astype(int) - a[:, ::-1]).mean() < 14  # near enough symmetric
 
 
 def test_pieces_have_paints():
@@ -138,10 +308,17 @@ def test_every_word_of_the_table_is_drawn(kind):
     "No choice of a column is lost on the way to the picture."
     row, g = KINDS[kind], next(g for g in map(garment, range(400)) if g.kind == kind)
     g = replace(g, graphic='', fabric=next(f for f in row['fabric'] if f != 'graphic'))
-    if g.neck == 'strap': g = replace(g, neck=row['neck'][0])
+    if g.neck == 'strap':
+        g = replace(g, neck=row['neck'][0])
     for column, words in row.items():
-        if column == 'block' or len(words) < 2: continue
-        seen = {draw_flat(replace(g, **{column: w}, graphic='sun' if w == 'graphic' else ''), 100).tobytes() for w in words}
+        if column == 'block' or len(words) < 2:
+            continue
+        seen = {
+            draw_flat(
+                replace(g, **{column: w}, graphic='sun' if w == 'graphic' else ''), 100
+            ).tobytes()
+            for w in words
+        }
         assert len(seen) == len(words), column
 
 
@@ -160,15 +337,17 @@ def test_a_garment_of_ones_own():
 
 # ---- views
 
+
 def test_eight_views_are_eight_places():
     for p in range(30):
-        for lap in (0, 1): assert len({photo_view(p, 8*lap+i).place for i in range(8)}) == 8
+        for lap in (0, 1):
+            assert len({photo_view(p, 8 * lap + i).place for i in range(8)}) == 8
     assert len({tuple(photo_view(p, i).place for i in range(8)) for p in range(30)}) > 20
 
 
 def test_views_differ():
     photos = [draw_photo(9, v, size=(48, 48)).astype(int) for v in range(12)]
-    assert min(np.abs(a-b).mean() for i, a in enumerate(photos) for b in photos[:i]) > 6
+    assert min(np.abs(a - b).mean() for i, a in enumerate(photos) for b in photos[:i]) > 6
 
 
 def test_quality():
@@ -181,7 +360,12 @@ def test_quality():
 def test_places(place):
     v = replace(photo_view(5, 0), place=place)
     a = draw_place(v, 60, 40)
-    assert a.shape == (40, 60, 3) and a.dtype == np.float32 and np.isfinite(a).all() and 20 < a.mean() < 260
+    assert (
+        a.shape == (40, 60, 3)
+        and a.dtype == np.float32
+        and np.isfinite(a).all()
+        and 20 < a.mean() < 260
+    )
 
 
 def test_the_garment_is_in_the_frame():
@@ -190,27 +374,43 @@ def test_the_garment_is_in_the_frame():
         for v in range(8):
             view = replace(photo_view(p, v), blur=0)
             cloth = drawing._pose(drawing._stock(garment(p), 160, False), view, 64, 64)
-            assert (cloth[..., 3] > 128).mean() > .07
+            assert (cloth[..., 3] > 128).mean() > 0.07
             assert cloth[20:44, 20:44, 3].mean() > 60
 
 
 def test_light_falls_on_the_side_that_faces_it():
-    slope = np.tile(np.arange(20, dtype=np.float32), (20, 1)) # rises to the right, so it faces the left
-    assert drawing._relief(slope, (-1., 0.), .1)[5, 5] > 1 > drawing._relief(slope, (1., 0.), .1)[5, 5]
-    assert drawing._relief(slope, (0., -1.), .1)[5, 5] == 1
+    slope = np.tile(
+        np.arange(20, dtype=np.float32), (20, 1)
+    )  # rises to the right, so it faces the left
+    assert (
+        drawing._relief(slope, (-1.0, 0.0), 0.1)[5, 5]
+        > 1
+        > drawing._relief(slope, (1.0, 0.0), 0.1)[5, 5]
+    )
+    assert drawing._relief(slope, (0.0, -1.0), 0.1)[5, 5] == 1
 
 
 # ---- as a shop takes them
 
-def shop(n, views=4, **kw): return [[photo_view(p, v, hard=True, **kw) for v in range(views)] for p in range(n)]
+
+def shop(n, views=4, **kw):
+    return [[photo_view(p, v, hard=True, **kw) for v in range(views)] for p in range(n)]
 
 
 # Twelve photos as they were drawn before there was a harder setting: their mean levels (red, green, blue).
 PLAIN = {
-    (1, 0): [81.0, 80.5, 91.7], (2, 0): [133.1, 132.7, 128.3], (5, 3): [210.6, 174.2, 156.4],
-    (9, 7): [152.5, 121.9, 97.9], (18, 4): [146.5, 126.0, 102.4], (33, 1): [147.9, 115.2, 106.2],
-    (40, 2): [114.2, 112.1, 111.7], (61, 6): [142.5, 159.7, 151.3], (77, 5): [188.4, 165.7, 151.6],
-    (120, 0): [158.4, 153.3, 163.4], (200, 2): [123.3, 91.8, 78.6], (450, 9): [123.1, 127.5, 132.4],
+    (1, 0): [81.0, 80.5, 91.7],
+    (2, 0): [133.1, 132.7, 128.3],
+    (5, 3): [210.6, 174.2, 156.4],
+    (9, 7): [152.5, 121.9, 97.9],
+    (18, 4): [146.5, 126.0, 102.4],
+    (33, 1): [147.9, 115.2, 106.2],
+    (40, 2): [114.2, 112.1, 111.7],
+    (61, 6): [142.5, 159.7, 151.3],
+    (77, 5): [188.4, 165.7, 151.6],
+    (120, 0): [158.4, 153.3, 163.4],
+    (200, 2): [123.3, 91.8, 78.6],
+    (450, 9): [123.1, 127.5, 132.4],
 }
 
 
@@ -223,7 +423,12 @@ def test_photos_are_as_they_were():
 
 
 @few
-@given(number, st.integers(0, 40), st.integers(0, 2**40), st.sampled_from([(16, 16), (64, 64), (40, 97), (90, 33)]))
+@given(
+    number,
+    st.integers(0, 40),
+    st.integers(0, 2**40),
+    st.sampled_from([(16, 16), (64, 64), (40, 97), (90, 33)]),
+)
 def test_every_number_is_a_photo_of_a_shop(product, view, seed, size):
     a = draw_photo(product, view, seed=seed, size=size, hard=True)
     assert a.shape == (*size, 3) and a.dtype == np.uint8 and a.std() > 4
@@ -232,10 +437,12 @@ def test_every_number_is_a_photo_of_a_shop(product, view, seed, size):
 
 
 def test_a_shop_is_the_same_in_another_process():
-    code = ('import hashlib; from triplet_fashion.photos.drawing import draw_photo;'
-            'print(hashlib.sha256(b"".join(draw_photo(p, v, hard=True).tobytes() for p, v in [(2, 0), (21, 1), (15, 2)])).hexdigest())')
+    code = (
+        'import hashlib; from triplet_fashion.photos.drawing import draw_photo;'
+        'print(hashlib.sha256(b"".join(draw_photo(p, v, hard=True).tobytes() for p, v in [(2, 0), (21, 1), (15, 2)])).hexdigest())'
+    )
     said = [said_by(code, seed) for seed in '17']
-    assert said == [digest([(2, 0), (21, 1), (15, 2)], hard=True)]*2
+    assert said == [digest([(2, 0), (21, 1), (15, 2)], hard=True)] * 2
 
 
 SHOP = {
@@ -249,23 +456,35 @@ SHOP = {
 
 @pytest.mark.parametrize('pair', sorted(SHOP))
 def test_golden_thumbnails_of_a_shop(pair):
-    got = np.asarray(Image.fromarray(draw_photo(*pair, hard=True)).resize((2, 2), Image.BOX), int).ravel()
+    got = np.asarray(
+        Image.fromarray(draw_photo(*pair, hard=True)).resize((2, 2), Image.BOX), int
+    ).ravel()
     assert np.abs(got - SHOP[pair]).max() <= 3
 
 
 def test_four_shoots_are_shared_by_all_products():
     views = shop(60)
     assert all(sorted(v.model for v in four) == [0, 1, 2, 3] for four in views)
-    days = {(v.model, v.place, v.tint, v.light, v.warmth, v.tilt, v.sway, v.stage) for four in views for v in four}
+    days = {
+        (v.model, v.place, v.tint, v.light, v.warmth, v.tilt, v.sway, v.stage)
+        for four in views
+        for v in four
+    }
     assert len(days) == 4
-    assert len({tuple(v.model for v in four) for four in views}) > 15   # each product in an order of its own
-    assert len({v.seed for four in views for v in four}) == 240         # each photo with creases of its own
+    assert (
+        len({tuple(v.model for v in four) for four in views}) > 15
+    )  # each product in an order of its own
+    assert (
+        len({v.seed for four in views for v in four}) == 240
+    )  # each photo with creases of its own
 
 
 def test_the_place_is_the_same_in_all_photos_of_a_shoot():
     first = {v.model: draw_place(v, 32, 32) for v in shop(1)[0]}
-    for v in sum(shop(8), []): assert np.array_equal(draw_place(v, 32, 32), first[v.model])
-    for v in sum(shop(2, seed=1), []): assert v.place == 'studio' or not np.array_equal(draw_place(v, 32, 32), first[v.model])
+    for v in sum(shop(8), []):
+        assert np.array_equal(draw_place(v, 32, 32), first[v.model])
+    for v in sum(shop(2, seed=1), []):
+        assert v.place == 'studio' or not np.array_equal(draw_place(v, 32, 32), first[v.model])
 
 
 def test_front_back_and_close_up():
@@ -274,8 +493,16 @@ def test_front_back_and_close_up():
         assert [v.zoom > 2 for v in four] == [False, False, True, False]
     front = replace(photo_view(33, 0, hard=True), color='')
     assert not np.array_equal(draw_photo(33, front), draw_photo(33, replace(front, side='back')))
-    assert all(min(np.abs(draw_photo(p, v).astype(int)-draw_photo(p, replace(v, model=None)).astype(int)).mean() for v in four[:2]) > 2
-        for p, four in enumerate(shop(6)))   # somebody wears it
+    assert all(
+        min(
+            np.abs(
+                draw_photo(p, v).astype(int) - draw_photo(p, replace(v, model=None)).astype(int)
+            ).mean()
+            for v in four[:2]
+        )
+        > 2
+        for p, four in enumerate(shop(6))
+    )  # somebody wears it
 
 
 def test_close_ups_show_cloth():
@@ -284,24 +511,32 @@ def test_close_ups_show_cloth():
         v = photo_view(p, 2, hard=True)
         plain = replace(v, grain=0, blur=0)
         bare = draw_photo(replace(garment(p), colors=('Mint', 'Mint', 'Mint')), plain).astype(int)
-        assert (np.abs(draw_photo(p, plain).astype(int)-bare)[40:88, 40:88].max(2) > 8).mean() > .5 or 'Mint' in garment(p).colors, p
+        assert (
+            np.abs(draw_photo(p, plain).astype(int) - bare)[40:88, 40:88].max(2) > 8
+        ).mean() > 0.5 or 'Mint' in garment(p).colors, p
 
 
 def test_the_shop_dyes_one_photo_of_a_third_of_the_products():
     views = shop(300, views=8)
-    assert .25 < np.mean([bool(eight[0].color) for eight in views]) < .42
+    assert 0.25 < np.mean([bool(eight[0].color) for eight in views]) < 0.42
     assert not any(v.color for eight in views for v in eight[1:])
     for p, (v, *_) in enumerate(views):
-        if not v.color: continue
-        assert all(sum(abs(a-b) for a, b in zip(COLORS[v.color], COLORS[c])) > 100 for c in garment(p).colors)
+        if not v.color:
+            continue
+        assert all(
+            sum(abs(a - b) for a, b in zip(COLORS[v.color], COLORS[c])) > 100
+            for c in garment(p).colors
+        )
 
 
 def test_a_dyed_photo_differs_in_colour_and_in_nothing_else():
     dyed = [(p, v) for p, (v,) in enumerate(shop(60, views=1)) if v.color]
     for p, v in dyed[:8]:
         own, g = replace(v, color=''), garment(p)
-        assert np.abs(draw_photo(p, v).astype(int)-draw_photo(p, own)).mean() > 3
-        assert np.array_equal(draw_photo(p, v), draw_photo(replace(g, colors=(v.color, *g.colors[1:])), own))
+        assert np.abs(draw_photo(p, v).astype(int) - draw_photo(p, own)).mean() > 3
+        assert np.array_equal(
+            draw_photo(p, v), draw_photo(replace(g, colors=(v.color, *g.colors[1:])), own)
+        )
 
 
 def test_a_shop_s_quality():
@@ -311,9 +546,10 @@ def test_a_shop_s_quality():
 
 # ---- hard enough
 
+
 def recall(x, labels):
-    x = x/np.linalg.norm(x, axis=1, keepdims=True)
-    s = x@x.T
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    s = x @ x.T
     np.fill_diagonal(s, -1)
     return (labels[s.argmax(1)] == labels).mean()
 
@@ -321,40 +557,60 @@ def recall(x, labels):
 def test_colour_and_coarse_pixels_are_not_enough():
     x = np.stack([draw_photo(p, v, seed=3, size=(64, 64)) for p in range(60) for v in range(8)])
     labels, n = np.repeat(np.arange(60), 8), len(x)
-    bins = (x//32).astype(int)@[64, 8, 1]
+    bins = (x // 32).astype(int) @ [64, 8, 1]
     histogram = np.stack([np.bincount(b.ravel(), minlength=512) for b in bins]).astype(float)
     raw = x.reshape(n, 16, 4, 16, 4, 3).mean((2, 4)).reshape(n, -1)
-    assert recall(x.mean((1, 2)), labels) < .25
-    assert recall(histogram, labels) < .45
-    assert recall(np.sqrt(histogram), labels) < .55
-    assert recall(raw, labels) < .55
+    assert recall(x.mean((1, 2)), labels) < 0.25
+    assert recall(histogram, labels) < 0.45
+    assert recall(np.sqrt(histogram), labels) < 0.55
+    assert recall(raw, labels) < 0.55
 
 
 def test_a_shop_hides_products_from_colours():
     found = {}
     for hard in (False, True):
-        x = np.stack([draw_photo(p, v, size=(64, 64), hard=hard) for p in range(40) for v in range(4)])
-        bins = (x//32).astype(int)@[64, 8, 1]
-        found[hard] = recall(np.stack([np.bincount(b.ravel(), minlength=512) for b in bins]).astype(float), np.repeat(np.arange(40), 4))
-    assert found[True] < .05 < found[False]/2
+        x = np.stack(
+            [draw_photo(p, v, size=(64, 64), hard=hard) for p in range(40) for v in range(4)]
+        )
+        bins = (x // 32).astype(int) @ [64, 8, 1]
+        found[hard] = recall(
+            np.stack([np.bincount(b.ravel(), minlength=512) for b in bins]).astype(float),
+            np.repeat(np.arange(40), 4),
+        )
+    assert found[True] < 0.05 < found[False] / 2
 
 
 # ---- faults
 
-@pytest.mark.parametrize('call, error, says', [
-    (lambda: draw_photo(-1, 0), ValueError, 'product=-1'), (lambda: draw_photo(0, -2), ValueError, 'view=-2'),
-    (lambda: draw_photo(0, 0, seed=-3), ValueError, 'seed=-3'), (lambda: draw_photo(1.5, 0), TypeError, 'product=1.5'),
-    (lambda: draw_photo(0, 0, size=(8, 64)), ValueError, 'size=(8, 64)'), (lambda: draw_photo(0, 0, size=(64, 5000)), ValueError, 'size=(64, 5000)'),
-    (lambda: product_name('tee'), TypeError, "product='tee'"), (lambda: photo_quality(0, 0.5), TypeError, 'view=0.5'),
-    (lambda: draw_photo(0, 0, hard='yes'), TypeError, "hard='yes'"), (lambda: draw_photo(0, 0, hard=2), TypeError, 'hard=2'),
-    (lambda: photo_view(0, 0, hard=None), TypeError, 'hard=None'), (lambda: photo_quality(0, -1, hard=True), ValueError, 'view=-1'),
-    (lambda: draw_photo(-1, 0, hard=True), ValueError, 'product=-1'), (lambda: draw_photo(0, 0, hard=True, size=(8, 64)), ValueError, 'size=(8, 64)'),
-    (lambda: draw_photo(0, photo_view(0, 0), hard=True), ValueError, 'hard=True')])
+
+@pytest.mark.parametrize(
+    'call, error, says',
+    [
+        (lambda: draw_photo(-1, 0), ValueError, 'product=-1'),
+        (lambda: draw_photo(0, -2), ValueError, 'view=-2'),
+        (lambda: draw_photo(0, 0, seed=-3), ValueError, 'seed=-3'),
+        (lambda: draw_photo(1.5, 0), TypeError, 'product=1.5'),
+        (lambda: draw_photo(0, 0, size=(8, 64)), ValueError, 'size=(8, 64)'),
+        (lambda: draw_photo(0, 0, size=(64, 5000)), ValueError, 'size=(64, 5000)'),
+        (lambda: product_name('tee'), TypeError, "product='tee'"),
+        (lambda: photo_quality(0, 0.5), TypeError, 'view=0.5'),
+        (lambda: draw_photo(0, 0, hard='yes'), TypeError, "hard='yes'"),
+        (lambda: draw_photo(0, 0, hard=2), TypeError, 'hard=2'),
+        (lambda: photo_view(0, 0, hard=None), TypeError, 'hard=None'),
+        (lambda: photo_quality(0, -1, hard=True), ValueError, 'view=-1'),
+        (lambda: draw_photo(-1, 0, hard=True), ValueError, 'product=-1'),
+        (lambda: draw_photo(0, 0, hard=True, size=(8, 64)), ValueError, 'size=(8, 64)'),
+        (lambda: draw_photo(0, photo_view(0, 0), hard=True), ValueError, 'hard=True'),
+    ],
+)
 def test_faults_name_the_culprit(call, error, says):
-    with pytest.raises(error, match=re.escape(says)): call()
+    with pytest.raises(error, match=re.escape(says)):
+        call()
 
 
 def test_no_tensorflow():
-    code = ('import sys, triplet_fashion.photos.drawing;'
-            'assert not {"tensorflow", "keras", "matplotlib"} & set(sys.modules)')
+    code = (
+        'import sys, triplet_fashion.photos.drawing;'
+        'assert not {"tensorflow", "keras", "matplotlib"} & set(sys.modules)'
+    )
     subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)

@@ -1,4 +1,5 @@
 "What the package gives, compared with what is kept in golden/ (see CONTRIBUTING.md)."
+
 import sys
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 "The site: built, without faults, and right in a browser."
+
 import functools
 import hashlib
 import http.server
@@ -15,32 +16,54 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not any(s[0] in '._' for s in p.relative_to(ROOT).parts))
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
+NOTEBOOKS = sorted(
+    p
+    for p in (ROOT / 'nbs').rglob('*.ipynb')
+    if not any(s[0] in '._' for s in p.relative_to(ROOT).parts)
+)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))),
+    None,
+)
 
 
 def tree():
     "What the checkout holds, by content; the work of other tools left out."
     skip = {'__pycache__', '_docs', 'build', 'dist', 'runs'}
-    return {p.relative_to(ROOT).as_posix(): hashlib.sha1(p.read_bytes()).hexdigest() for p in ROOT.rglob('*') if p.is_file()
-            and not any(s in skip or s[0] == '.' or s.endswith('.egg-info') for s in p.relative_to(ROOT).parts)}
+    return {
+        p.relative_to(ROOT).as_posix(): hashlib.sha1(p.read_bytes()).hexdigest()
+        for p in ROOT.rglob('*')
+        if p.is_file()
+        and not any(
+            s in skip or s[0] == '.' or s.endswith('.egg-info') for s in p.relative_to(ROOT).parts
+        )
+    }
 
 
 @pytest.fixture(scope='module')
 def built(tmp_path_factory):
     "The site, what the builder said, and the checkout before it. `.ci/run` says where it wants the site."
-    for name in 'nbdev', 'smalldocs', 'ziamath': pytest.importorskip(name, reason=f"{name} is not installed: pip install -e '.[dev]' (smalldocs: Python 3.11)")
+    for name in 'nbdev', 'smalldocs', 'ziamath':
+        pytest.importorskip(
+            name,
+            reason=f"{name} is not installed: pip install -e '.[dev]' (smalldocs: Python 3.11)",
+        )
     before = tree()
-    out = Path(os.environ.get('TRIPLET_FASHION_SITE') or tmp_path_factory.mktemp('site')/'_docs')
+    out = Path(os.environ.get('TRIPLET_FASHION_SITE') or tmp_path_factory.mktemp('site') / '_docs')
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
     call = [sys.executable, '.ci/docs.py', '--python', '--out', str(out)]
-    return out, subprocess.run(call, cwd=ROOT, env=env, capture_output=True, text=True, errors='replace'), before
+    return (
+        out,
+        subprocess.run(call, cwd=ROOT, env=env, capture_output=True, text=True, errors='replace'),
+        before,
+    )
 
 
 @pytest.fixture(scope='module')
 def site(built):
     out, said, _ = built
-    if not (out/'index.html').exists(): pytest.fail(said.stdout[-3000:] + said.stderr[-6000:], pytrace=False)
+    if not (out / 'index.html').exists():
+        pytest.fail(said.stdout[-3000:] + said.stderr[-6000:], pytrace=False)
     return out
 
 
@@ -50,29 +73,49 @@ def test_builds_without_faults(built):
     assert ', 0 faults' in said.stdout
 
 
-def test_leaves_the_checkout_alone(built): assert tree() == built[2]
+def test_leaves_the_checkout_alone(built):
+    assert tree() == built[2]
 
 
-def page_of(path): return path.relative_to(ROOT/'nbs').with_name(re.sub(r'^\d+_', '', path.name)).with_suffix('.html').as_posix()
+def page_of(path):
+    return (
+        path.relative_to(ROOT / 'nbs')
+        .with_name(re.sub(r'^\d+_', '', path.name))
+        .with_suffix('.html')
+        .as_posix()
+    )
 
 
 def test_every_notebook_has_its_page_in_order(site):
-    start = (site/'index.html').read_text(encoding='utf-8')
-    bar = start[start.index('id="quarto-sidebar"'):start.index('id="quarto-sidebar-glass"')]
+    start = (site / 'index.html').read_text(encoding='utf-8')
+    bar = start[start.index('id="quarto-sidebar"') : start.index('id="quarto-sidebar-glass"')]
     listed = [re.sub(r'^\./', '', h) for h in re.findall(r'href="([^"#]+)"', bar)]
     rooms = [page_of(p) for p in NOTEBOOKS if re.match(r'\d\d_', p.name)]
-    assert {page_of(p) for p in NOTEBOOKS} == set(listed), 'the sidebar in _quarto.yml and the notebooks differ'
+    assert {page_of(p) for p in NOTEBOOKS} == set(listed), (
+        'the sidebar in _quarto.yml and the notebooks differ'
+    )
     assert [h for h in listed if h in rooms] == rooms
-    assert (ROOT/'_quarto.yml').read_text() == (ROOT/'nbs/_quarto.yml').read_text(), 'quarto reads one, nbdev the other'
+    assert (ROOT / '_quarto.yml').read_text() == (ROOT / 'nbs/_quarto.yml').read_text(), (
+        'quarto reads one, nbdev the other'
+    )
 
 
 def test_source_links_lead_to_the_definition(site):
     seen = 0
     for path in (p for p in NOTEBOOKS if re.match(r'\d\d_', p.name)):
-        text = (site/page_of(path)).read_text(encoding='utf-8')
-        for file, line, name in re.findall(r'href="(?:\.\./)?source/([\w/]+)\.html#L(\d+)" class="source-link".*?<h3[^>]*>([^<]+)<', text, re.S):
-            code = (ROOT/'triplet_fashion'/f'{file}.py').read_text(encoding='utf-8').splitlines()
-            assert re.search(rf'\b{re.escape(name.strip().split(".")[-1])}\b', '\n'.join(code[int(line)-1:int(line)+4])), (path.name, name, line)
+        text = (site / page_of(path)).read_text(encoding='utf-8')
+        for file, line, name in re.findall(
+            r'href="(?:\.\./)?source/([\w/]+)\.html#L(\d+)" class="source-link".*?<h3[^>]*>([^<]+)<',
+            text,
+            re.S,
+        ):
+            code = (
+                (ROOT / 'triplet_fashion' / f'{file}.py').read_text(encoding='utf-8').splitlines()
+            )
+            assert re.search(
+                rf'\b{re.escape(name.strip().split(".")[-1])}\b',
+                '\n'.join(code[int(line) - 1 : int(line) + 4]),
+            ), (path.name, name, line)
             seen += 1
     assert seen
 
@@ -80,14 +123,16 @@ def test_source_links_lead_to_the_definition(site):
 def test_the_font_for_formulas_has_the_root_sign(site):
     "It stands in no formula's text: <msqrt> draws it, and without the glyph draws nothing."
     from fontTools.ttLib import TTFont
+
     pages = ''.join(p.read_text(encoding='utf-8') for p in site.glob('*.html'))
-    assert '<msqrt' in pages and 0x221a in TTFont(site/'math.woff').getBestCmap()
+    assert '<msqrt' in pages and 0x221A in TTFont(site / 'math.woff').getBestCmap()
 
 
 # ---- the checker itself
 
+
 def checker():
-    spec = importlib.util.spec_from_file_location('check_site', ROOT/'.ci'/'check_site.py')
+    spec = importlib.util.spec_from_file_location('check_site', ROOT / '.ci' / 'check_site.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.check
@@ -97,35 +142,62 @@ GOOD = '<html><head><title>{0}</title></head><body><main><h2 id="a">A</h2><a hre
 
 
 def test_checker_is_content_with_a_good_site(tmp_path):
-    (tmp_path/'index.html').write_text(GOOD.format('one', 'two.html#a'))
-    (tmp_path/'two.html').write_text(GOOD.format('two', './#a'))
+    (tmp_path / 'index.html').write_text(GOOD.format('one', 'two.html#a'))
+    (tmp_path / 'two.html').write_text(GOOD.format('two', './#a'))
     assert checker()(tmp_path) == []
 
 
-@pytest.mark.parametrize('bad, says', [
-    ('<a href="gone.html">x</a>', 'gone.html leads nowhere'),
-    ('<a href="two.html#b">x</a>', 'two.html#b has no such anchor'),
-    ('<a href="/two.html">x</a>', 'root of a host'),
-    ('<a href="https://github.com/triplet-fashion/triplet_fashion/blob/main/x.py#LNone">x</a>', 'need not exist'),
-    ('<img src="gone.png">', 'gone.png leads nowhere'),
-    ('<script src="https://cdn.example/x.js"></script>', 'loads https://cdn.example/x.js'),
-    ('<pre>Traceback (most recent call last): x</pre>', 'Traceback'),
-    (r'<p>\(x^2\)</p>', 'a formula is not set'),
-    ('<h2>Tests -</h2>', 'was to stay out'),
-    ('<p id="a">x</p>', 'stands there twice')], ids=['page', 'anchor', 'root', 'foreign', 'picture', 'script', 'traceback', 'formula', 'heading', 'id'])
+@pytest.mark.parametrize(
+    'bad, says',
+    [
+        ('<a href="gone.html">x</a>', 'gone.html leads nowhere'),
+        ('<a href="two.html#b">x</a>', 'two.html#b has no such anchor'),
+        ('<a href="/two.html">x</a>', 'root of a host'),
+        (
+            '<a href="https://github.com/triplet-fashion/triplet_fashion/blob/main/x.py#LNone">x</a>',
+            'need not exist',
+        ),
+        ('<img src="gone.png">', 'gone.png leads nowhere'),
+        ('<script src="https://cdn.example/x.js"></script>', 'loads https://cdn.example/x.js'),
+        ('<pre>Traceback (most recent call last): x</pre>', 'Traceback'),
+        (r'<p>\(x^2\)</p>', 'a formula is not set'),
+        ('<h2>Tests -</h2>', 'was to stay out'),
+        ('<p id="a">x</p>', 'stands there twice'),
+    ],
+    ids=[
+        'page',
+        'anchor',
+        'root',
+        'foreign',
+        'picture',
+        'script',
+        'traceback',
+        'formula',
+        'heading',
+        'id',
+    ],
+)
 def test_checker_finds(tmp_path, bad, says):
-    (tmp_path/'index.html').write_text(GOOD.format('one', 'two.html').replace('<svg>', bad + '<svg>'))
-    (tmp_path/'two.html').write_text(GOOD.format('two', 'index.html'))
+    (tmp_path / 'index.html').write_text(
+        GOOD.format('one', 'two.html').replace('<svg>', bad + '<svg>')
+    )
+    (tmp_path / 'two.html').write_text(GOOD.format('two', 'index.html'))
     faults = checker()(tmp_path)
     assert len(faults) == 1 and says in faults[0]
 
 
 def test_checker_finds_pages_that_show_nothing(tmp_path):
-    (tmp_path/'index.html').write_text(GOOD.format('one', '#a').replace('<svg></svg>', ''))
-    (tmp_path/'two.html').write_text(GOOD.format('one', 'index.html'))
-    (tmp_path/'x.css').write_text('@import url("//fonts.example/x.css");')
+    (tmp_path / 'index.html').write_text(GOOD.format('one', '#a').replace('<svg></svg>', ''))
+    (tmp_path / 'two.html').write_text(GOOD.format('one', 'index.html'))
+    (tmp_path / 'x.css').write_text('@import url("//fonts.example/x.css");')
     said = ' '.join(checker()(tmp_path))
-    for part in 'neither an output nor a picture', 'the same title', 'no page leads there', 'fetches from the network': assert part in said
+    for part in (
+        'neither an output nor a picture',
+        'the same title',
+        'no page leads there',
+        'fetches from the network',
+    ):
+        assert part in said
 
 
 # ---- in a browser
@@ -171,6 +243,7 @@ look().catch(e => ({error: String(e)})).then(res => fetch('result', {method: 'PO
 
 class Server(http.server.ThreadingHTTPServer):
     "Serves a folder, and takes what the probe sends back."
+
     daemon_threads, result = True, None
 
     def __init__(self, folder):
@@ -179,7 +252,8 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args): pass
+    def log_message(self, *args):
+        pass
 
     def do_POST(self):
         self.server.result = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
@@ -191,19 +265,35 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope='module')
 def seen(site, tmp_path_factory):
     "What a headless Chromium saw on every page, as a phone and as a desktop."
-    if not CHROMIUM: pytest.skip('no Chromium on this machine: apt-get install chromium')
+    if not CHROMIUM:
+        pytest.skip('no Chromium on this machine: apt-get install chromium')
     pages = sorted(p.relative_to(site).as_posix() for p in site.rglob('*.html'))
-    copy = tmp_path_factory.mktemp('served')/'site'
+    copy = tmp_path_factory.mktemp('served') / 'site'
     shutil.copytree(site, copy)
-    (copy/'probe.html').write_text(PROBE.replace('PAGES', json.dumps(pages)).replace('WORDS', 'anchor positive negative'))
+    (copy / 'probe.html').write_text(
+        PROBE.replace('PAGES', json.dumps(pages)).replace('WORDS', 'anchor positive negative')
+    )
     server = Server(copy)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    call = [CHROMIUM, '--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run', '--window-size=1400,1000',
-            f'--user-data-dir={tmp_path_factory.mktemp("profile")}', f'http://127.0.0.1:{server.server_port}/probe.html']
-    log = (copy.parent/'chromium.log').open('w+')
+    call = [
+        CHROMIUM,
+        '--headless=new',
+        '--no-sandbox',
+        '--disable-gpu',
+        '--disable-dev-shm-usage',
+        '--no-first-run',
+        '--window-size=1400,1000',
+        f'--user-data-dir={tmp_path_factory.mktemp("profile")}',
+        f'http://127.0.0.1:{server.server_port}/probe.html',
+    ]
+    log = (copy.parent / 'chromium.log').open('w+')
     browser = subprocess.Popen(call, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        if not server.told.wait(180): pytest.fail(f'nothing from Chromium in 180 s\n{log.seek(0) or log.read()[-2000:]}', pytrace=False)
+        if not server.told.wait(180):
+            pytest.fail(
+                f'nothing from Chromium in 180 s\n{log.seek(0) or log.read()[-2000:]}',
+                pytrace=False,
+            )
     finally:
         browser.terminate()
         browser.wait(20)
@@ -211,17 +301,21 @@ def seen(site, tmp_path_factory):
         server.server_close()
     res = server.result
     assert 'error' not in res, res
-    assert res['pages'] == 2*len(pages)
+    assert res['pages'] == 2 * len(pages)
     return res
 
 
-def test_no_page_is_wider_than_its_window(seen): assert seen['wide'] == []
+def test_no_page_is_wider_than_its_window(seen):
+    assert seen['wide'] == []
 
 
-def test_every_picture_is_shown(seen): assert seen['pictures'] == []
+def test_every_picture_is_shown(seen):
+    assert seen['pictures'] == []
 
 
-def test_nothing_comes_from_the_network(seen): assert seen['fetched'] == []
+def test_nothing_comes_from_the_network(seen):
+    assert seen['fetched'] == []
 
 
-def test_search_finds(seen): assert any('.html' in h for h in seen['found'])
+def test_search_finds(seen):
+    assert any('.html' in h for h in seen['found'])

@@ -83,8 +83,8 @@ class TripletTest:
         near, # squared distance of anchor and positive, (n,)
         far, # squared distance of anchor and negative, (n,)
         photos, # anchors, positives and negatives, each (n, h, w, 3)
-        criterion='closer', # 'closer': near < far; 'seed': near + far < N
-        N=None # the seed's N
+        criterion='closer', # 'closer': near < far; 'original': near + far < N
+        N=None # the original notebook's N
     ):
         self.near, self.far, self.photos, self.criterion = near, far, photos, criterion
         self.right = near < far if criterion == 'closer' else near + far < N
@@ -123,12 +123,12 @@ def triplet_test(
     p, # positives, the same shape
     n, # negatives, the same shape
     model, # base network
-    criterion='closer', # 'closer': d(a,p) < d(a,n); 'seed': d(a,p) + d(a,n) < N
-    N=None, # the seed's N; None: the width of the encodings
+    criterion='closer', # 'closer': d(a,p) < d(a,n); 'original': d(a,p) + d(a,n) < N
+    N=None, # the original notebook's N; None: the width of the encodings
     batch_size=32 # photos at a time
 )->TripletTest: # counts, accuracy, and `show()` for the errors
     "Encode triplets and count those whose anchor is nearer (squared Euclidean distance) to the positive"
-    if criterion not in ('closer', 'seed'): raise ValueError(f"criterion {criterion!r} is neither 'closer' nor 'seed'")
+    if criterion not in ('closer', 'original'): raise ValueError(f"criterion {criterion!r} is neither 'closer' nor 'original'")
     photos = [check_photos(x, name) for x, name in zip((a, p, n), 'apn')]
     if len({len(x) for x in photos}) > 1: raise ValueError(f'a, p and n hold {", ".join(str(len(x)) for x in photos)} photos: they must be as many')
     a, p, n = (_encoded(x, model, batch_size) for x in photos)
@@ -141,7 +141,7 @@ def log_distance(
     N=None, # largest possible squared distance; None: 4 for rows of length one, else the width d
     epsilon=1e-8 # keeps the logarithm finite at the far end
 )->np.ndarray: # float64 (n,), from 0
-    "`-ln(1 - (1 - epsilon)*d/N)` of the squared distance d, in float64: the seed's -ln(1 - d/N + epsilon) to within epsilon, exact at 0"
+    "`-ln(1 - (1 - epsilon)*d/N)` of the squared distance d, in float64: the original notebook's -ln(1 - d/N + epsilon) to within epsilon, exact at 0"
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if N is None: N = 4 if all(np.allclose((v*v).sum(axis=-1), 1, atol=1e-3) for v in (x, y)) else x.shape[-1]
     d = ((x - y)**2).sum(axis=-1)
@@ -197,7 +197,7 @@ class AnchorTest:
 
 # %% ../nbs/23_applications.ipynb #a5e04e93
 def _decision(threshold, model):
-    "The threshold and the metric it is for, None for `log_distance`: as given, else the model's own, else the seed's"
+    "The threshold and the metric it is for, None for `log_distance`: as given, else the model's own, else the original notebook's"
     t = getattr(model, 'threshold', None) if threshold is None else threshold
     t = t.note() if hasattr(t, 'note') else .1 if t is None else t
     return (t['value'], t['metric']) if isinstance(t, dict) else (float(t), None)
@@ -235,7 +235,7 @@ def anchor_test(
     labels, # class of each, (n,); None: those of the Catalog
     model, # base network
     anchor=0, # index of the anchor
-    threshold=None, # similar if the distance is below: a `Threshold`, or a number for `log_distance`; None: the model's own, or the seed's 0.1
+    threshold=None, # similar if the distance is below: a `Threshold`, or a number for `log_distance`; None: the model's own, or the original notebook's 0.1
     test_size=100, # photos to compare it with
     anchor_label=None, # class to expect; None: the anchor's own
     count_anchor=False, # compare the anchor with itself too
@@ -251,7 +251,7 @@ def anchor_all_test(
     labels, # class of each, (n,); None: those of the Catalog
     model, # base network
     anchor=0, # index of the anchor
-    threshold=None, # similar if the distance is below: a `Threshold`, or a number for `log_distance`; None: the model's own, or the seed's 0.1
+    threshold=None, # similar if the distance is below: a `Threshold`, or a number for `log_distance`; None: the model's own, or the original notebook's 0.1
     test_size=None, # photos to compare it with; None: all
     anchor_label=None, # class to expect; None: the anchor's own
     count_anchor=False, # compare the anchor with itself too
@@ -284,7 +284,7 @@ def anchor_positive_test(
     labels, # class of each, (n,); None: those of the Catalog
     model, # base network
     anchor=0, # index of the anchor
-    threshold=None, # similar if the distance is below: a `Threshold`, or a number for `log_distance`; None: the model's own, or the seed's 0.1
+    threshold=None, # similar if the distance is below: a `Threshold`, or a number for `log_distance`; None: the model's own, or the original notebook's 0.1
     count_anchor=False, # count the anchor itself as one of its positives
     N=None, # largest possible squared distance, see `log_distance`
     batch_size=32 # photos at a time

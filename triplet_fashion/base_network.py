@@ -20,13 +20,13 @@ from .storage.untrusted import NotOpened, checked_weights, door, load_keras_file
 _mean, _std = np.array([.485, .456, .406]), np.array([.229, .224, .225])   # of ImageNet's R, G, B in 0..1
 _modes = dict(caffe=(1., -np.array([103.939, 116.779, 123.68])),           # of B, G, R
               torch=(1/(255*_std), -_mean/_std),
-              tf=(1/127.5, -1.), unit=(1/255, 0.), seed=(1/255, 0.))
+              tf=(1/127.5, -1.), unit=(1/255, 0.), original=(1/255, 0.))
 
 @keras.saving.register_keras_serializable(package='triplet_fashion')
 class InputScaling(layers.Layer):
     "RGB 0..255, integer or float (n, h, w, 3), to the numbers a backbone was trained on; has no weights."
     def __init__(self,
-        mode, # 'caffe', 'torch', 'tf', or 'unit' and 'seed' (both divide by 255)
+        mode, # 'caffe', 'torch', 'tf', or 'unit' and 'original' (both divide by 255)
         **kwargs
     ):
         super().__init__(autocast=False, **kwargs)   # half precision would round the pixels before they are scaled
@@ -456,7 +456,7 @@ def base_network(
     hidden=(1024,), # widths of the layers between features and embedding
     activation='sigmoid', # of the embedding: 'sigmoid', 'l2' (vectors of length 1), any of Keras', or None
     dropout=0., # share of numbers dropped before the last layer in training
-    rescale='auto', # 'auto', 'caffe', 'torch', 'tf', 'unit', 'seed' (divide by 255, whatever the backbone wants), None
+    rescale='auto', # 'auto', 'caffe', 'torch', 'tf', 'unit', 'original' (divide by 255, whatever the backbone wants), None
     trainable=True, # the whole backbone, nothing of it (False), or a share of its layers from the top
     stages='last', # whose features the head gets: 'last' (what the backbone pools itself), 'all', or numbers from 1, such as [1, 2]
     discriminant=0, # numbers that a linear discriminant makes of the features for the rest of the head, see `separate`; 0: none
@@ -489,9 +489,9 @@ def res_base_network(
     out_dims, # numbers in an embedding
     activation='sigmoid', # of the embedding
     weights='imagenet', # None for random ones, or a file
-    rescale='auto', # 'auto' is 'caffe' for ResNet50; 'seed' divides by 255
+    rescale='auto', # 'auto' is 'caffe' for ResNet50; 'original' divides by 255
 )->keras.Sequential: # RGB 0..255 (n, h, w, 3) to (n, out_dims)
-    "The seed's base network: ResNet50, 1,024 relu, embedding."
+    "Make the original notebook's base network: ResNet50, 1,024 relu, embedding."
     return base_network(in_dims, out_dims, 'ResNet50', weights, activation=activation, rescale=rescale)
 
 # %% ../nbs/03_base_network.ipynb #f691a8e8

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'Evaluation', 'evaluate', 'Scoreboard', 'scoreboard', 'seeded', 'baselines', 'before_training',
-           'official', 'check_watched', 'RetrievalCallback']
+           'evaluate_benchmark', 'check_watched', 'RetrievalCallback']
 
 # %% ../nbs/16_evaluation.ipynb #02c9b812
 import html, math, numbers, os, threading, time, warnings
@@ -403,7 +403,7 @@ def _splits(benchmark):
         raise ValueError(f"benchmark holds {held}: it needs 'query' and 'gallery', or 'test'")
     return Catalog.of(benchmark['test'], 'test'), None, (1, 10, 100, 1000)
 
-def official(
+def evaluate_benchmark(
     benchmark, # Catalogs or folders by name: 'query' and 'gallery', or 'test'; 'train' was seen
     way, # network, or function from a `Catalog` to embeddings (n, d)
     feature_cache=None, # keeps the features of a frozen backbone, see `Encoder`

@@ -284,8 +284,8 @@ def triplet_accuracy(
     a, # embeddings of the anchors, (n, d)
     p, # of the positives, (n, d)
     n, # of the negatives, (n, d)
-    criterion='closer', # 'closer': d(a,p) < d(a,n), a tie is half right; 'seed': their sum < N
-    N=None # the seed's N; None: the embedding's width d
+    criterion='closer', # 'closer': d(a,p) < d(a,n), a tie is half right; 'original': their sum < N
+    N=None # the original notebook's N; None: the embedding's width d
 )->float: # share of right triplets
     "Compute the share of triplets whose anchor is nearer, by squared distance, to its positive."
     given = dict(a=a, p=p, n=n).items()
@@ -294,8 +294,8 @@ def triplet_accuracy(
         raise ValueError(f'a, p and n must have one shape, not {a.shape}, {p.shape}, {n.shape}')
     d_ap, d_an = ((a - p)**2).sum(axis=1), ((a - n)**2).sum(axis=1)
     if criterion == 'closer': return float(((d_ap < d_an) + 0.5*(d_ap == d_an)).mean())
-    if criterion == 'seed': return float((d_ap + d_an < (N or a.shape[1])).mean())
-    raise ValueError(f"criterion {criterion!r} is neither 'closer' nor 'seed'")
+    if criterion == 'original': return float((d_ap + d_an < (N or a.shape[1])).mean())
+    raise ValueError(f"criterion {criterion!r} is neither 'closer' nor 'original'")
 
 # %% ../nbs/11_metrics.ipynb #db2174e1
 def _batch(images):

@@ -1,6 +1,7 @@
 """Photo files as people really have them, made from fixed numbers.
 
 Nothing is resized or counted out by Pillow: their pixels are the same with each of its versions."""
+
 import io
 import struct
 import zlib
@@ -12,27 +13,28 @@ from PIL import Image
 def scene(h=60, w=90):
     "Return a smooth picture without symmetry."
     y, x = np.mgrid[:h, :w]
-    x, y = x*90//w, y*60//h
-    levels = np.stack([2*x + y, 3*y, 250 - 2*x], -1)
+    x, y = x * 90 // w, y * 60 // h
+    levels = np.stack([2 * x + y, 3 * y, 250 - 2 * x], -1)
     return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
 
 
-def grey(): return Image.fromarray(np.asarray(scene())[..., 0].copy())
+def grey():
+    return Image.fromarray(np.asarray(scene())[..., 0].copy())
 
 
 def clear(mode='RGBA'):
     "Return the scene, or its grey, from transparent at the left to opaque."
     im = scene() if mode == 'RGBA' else grey()
-    alpha = np.broadcast_to(np.arange(90)*255//89, (60, 90))
+    alpha = np.broadcast_to(np.arange(90) * 255 // 89, (60, 90))
     im.putalpha(Image.fromarray(alpha.astype(np.uint8)))
     return im
 
 
 def palette(colours):
     "Return a picture of so many colours."
-    places = (np.arange(60)[:, None]//4 + np.arange(90)//6) % colours
+    places = (np.arange(60)[:, None] // 4 + np.arange(90) // 6) % colours
     im = Image.fromarray(places.astype(np.uint8)).convert('P')
-    im.putpalette(np.random.default_rng(8).integers(0, 256, 3*colours).astype(np.uint8).tobytes())
+    im.putpalette(np.random.default_rng(8).integers(0, 256, 3 * colours).astype(np.uint8).tobytes())
     return im
 
 
@@ -56,7 +58,7 @@ def chunk(kind, data):
 
 def deep_png():
     "Return a PNG of 16 bits a colour, which Pillow does not write."
-    rows = np.asarray(scene()).astype('>u2')*257
+    rows = np.asarray(scene()).astype('>u2') * 257
     pixels = b''.join(b'\0' + row.tobytes() for row in rows)
     head = struct.pack('>IIBBBBB', 90, 60, 16, 2, 0, 0, 0)
     parts = chunk(b'IHDR', head), chunk(b'IDAT', zlib.compress(pixels)), chunk(b'IEND', b'')
@@ -72,7 +74,10 @@ def lying_png():
 
 def jpegs():
     "Return {name: bytes} of JPEG files."
-    def jpeg(im=None, **kw): return saved(im or scene(), 'JPEG', quality=95, **kw)
+
+    def jpeg(im=None, **kw):
+        return saved(im or scene(), 'JPEG', quality=95, **kw)
+
     files = {f'orientation {k}': jpeg(exif=b'Exif\0\0' + exif(k)) for k in range(1, 9)}
     files |= {
         'grey': jpeg(grey()),
@@ -83,14 +88,18 @@ def jpegs():
         'huge and lying': jpeg(scene(800, 1200), exif=b'Exif\0\0' + exif(6)),
         'very wide': jpeg(scene(8, 1500)),
         'one pixel': jpeg(scene().crop((0, 0, 1, 1))),
-        'small': jpeg(scene(9, 7))}
+        'small': jpeg(scene(9, 7)),
+    }
     return {f'{name}.jpg': data for name, data in files.items()}
 
 
 def pngs():
     "Return {name: bytes} of PNG files."
-    def png(im=None, **kw): return saved(im or scene(), 'PNG', **kw)
-    deep_grey = Image.fromarray((np.arange(5400, dtype=np.uint16)*12).reshape(60, 90))
+
+    def png(im=None, **kw):
+        return saved(im or scene(), 'PNG', **kw)
+
+    deep_grey = Image.fromarray((np.arange(5400, dtype=np.uint16) * 12).reshape(60, 90))
     files = {f'palette of {b} bits': png(palette(2**b), bits=b) for b in (1, 2, 4, 8)}
     files |= {
         'plain': png(),
@@ -102,7 +111,8 @@ def pngs():
         '16 bits grey': png(deep_grey),
         '16 bits': deep_png(),
         'lying': lying_png(),
-        'large': png(scene(400, 600))}
+        'large': png(scene(400, 600)),
+    }
     return {f'{name}.png': data for name, data in files.items()}
 
 
@@ -119,7 +129,8 @@ def others():
         'is a png.jpg': saved(scene(), 'PNG'),
         'plain.webp': saved(scene(), 'WEBP', lossless=True),
         'transparent.webp': saved(clear(), 'WEBP', lossless=True, exact=True),
-        'lying.webp': saved(scene(), 'WEBP', lossless=True, exif=exif(8))}
+        'lying.webp': saved(scene(), 'WEBP', lossless=True, exif=exif(8)),
+    }
 
 
 def broken_files():
@@ -128,13 +139,18 @@ def broken_files():
     jpeg, png = (saved(Image.fromarray(noise), kind) for kind in ('JPEG', 'PNG'))
     height = jpeg.index(b'\xff\xc0') + 5
     return {
-        'cut.jpg': jpeg[:len(jpeg)//2],
-        'cut.png': png[:len(png)//2],
+        'cut.jpg': jpeg[: len(jpeg) // 2],
+        'cut.png': png[: len(png) // 2],
         'head only.jpg': jpeg[:40],
-        'height of 0.jpg': jpeg[:height] + b'\0\0' + jpeg[height+2:],
+        'height of 0.jpg': jpeg[:height] + b'\0\0' + jpeg[height + 2 :],
         'page.jpg': b'<html>404</html>',
-        'empty.jpg': b''}
+        'empty.jpg': b'',
+    }
 
 
-def good_files(): return jpegs() | pngs() | others()
-def is_lossy(name): return name in jpegs()
+def good_files():
+    return jpegs() | pngs() | others()
+
+
+def is_lossy(name):
+    return name in jpegs()

@@ -1,4 +1,5 @@
 """The public face of the package as text, so that a change of it shows in review as a diff."""
+
 import configparser
 import contextlib
 import importlib
@@ -13,10 +14,11 @@ from unittest import mock
 from topics import PACKAGE, public
 
 PLAIN = str, int, float, bool, tuple, list, dict, set, frozenset, type(None)
-LONGEST = 40   # lines of a constant that is shown
+LONGEST = 40  # lines of a constant that is shown
 
 
 # ---- signatures
+
 
 def shown(value):
     "Return how a value is written, without addresses."
@@ -25,25 +27,31 @@ def shown(value):
 
 def type_name(annotation):
     "Return the name of a type without its module, which differs between versions of a library."
-    if inspect.isclass(annotation): return annotation.__name__
+    if inspect.isclass(annotation):
+        return annotation.__name__
     return str(annotation).replace('typing.', '')
 
 
 def parameter(p):
     "Return one line: name, type and default of a parameter."
     text = {p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '') + p.name
-    if p.annotation is not p.empty: text += f': {type_name(p.annotation)}'
-    if p.default is not p.empty: text += f' = {shown(p.default)}'
+    if p.annotation is not p.empty:
+        text += f': {type_name(p.annotation)}'
+    if p.default is not p.empty:
+        text += f' = {shown(p.default)}'
     return text
 
 
 def parameters(function):
     "Return a line for each parameter of a function, and one for what it returns."
-    try: signature = inspect.signature(function)
-    except ValueError: return ['as its base class']   # of a class written in C
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return ['as its base class']  # of a class written in C
     lines, starred = [], False
     for p in signature.parameters.values():
-        if p.kind is p.KEYWORD_ONLY and not starred: lines.append('*')
+        if p.kind is p.KEYWORD_ONLY and not starred:
+            lines.append('*')
         starred |= p.kind in (p.KEYWORD_ONLY, p.VAR_POSITIONAL)
         lines.append(parameter(p))
     back = signature.return_annotation
@@ -53,10 +61,13 @@ def parameters(function):
 def member(cls, name):
     "Return one line for a public method or property of a class; None for anything else."
     kept, thing = vars(cls)[name], getattr(cls, name)
-    if isinstance(kept, property) or hasattr(kept, 'attrname'): return f'.{name}'
-    if not inspect.isroutine(thing): return None
+    if isinstance(kept, property) or hasattr(kept, 'attrname'):
+        return f'.{name}'
+    if not inspect.isroutine(thing):
+        return None
     lines = parameters(thing)
-    if inspect.isfunction(kept): lines = lines[1:]   # without self
+    if inspect.isfunction(kept):
+        lines = lines[1:]  # without self
     back = f' {lines.pop()}' if lines and lines[-1].startswith('->') else ''
     return f'.{name}({", ".join(lines)}){back}'
 
@@ -78,7 +89,8 @@ def entry(name, module, thing):
     "Return the text for one public name."
     kind = 'class in ' if inspect.isclass(thing) else '' if callable(thing) else 'constant in '
     lines = parameters(thing) if callable(thing) else constant(thing)
-    if inspect.isclass(thing): lines += members(thing)
+    if inspect.isclass(thing):
+        lines += members(thing)
     module = module.removeprefix(f'{PACKAGE}.')
     return '\n'.join([f'{name}   [{kind}{module}]', *(f'    {line}' for line in lines)])
 
@@ -91,10 +103,12 @@ def signatures():
 
 # ---- commands
 
+
 def help_of(main):
     "Return what a command prints when it is asked for help."
     out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit): main(['--help'])
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main(['--help'])
     return out.getvalue()
 
 
@@ -102,13 +116,14 @@ def commands():
     "Return {name: function} of the commands that the project's card promises."
     card = configparser.ConfigParser(delimiters=['='])
     root = Path(importlib.import_module(PACKAGE).__file__).parents[1]
-    card.read(root/'settings.ini', encoding='utf-8')
+    card.read(root / 'settings.ini', encoding='utf-8')
     found = {}
     for line in card['DEFAULT']['console_scripts'].split('\n'):
         name, place = line.split('=')
         module, path = place.split(':')
         found[name] = importlib.import_module(module)
-        for step in path.split('.'): found[name] = getattr(found[name], step)
+        for step in path.split('.'):
+            found[name] = getattr(found[name], step)
     return found
 
 

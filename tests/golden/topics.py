@@ -5,6 +5,7 @@ package is reached through its public names only, wherever they stand: see `name
 What gets another name in the package gets a line in `NAMES` or `ARGUMENTS`, and the topics run on
 older and newer commits alike.
 """
+
 import functools
 import hashlib
 import importlib
@@ -27,13 +28,16 @@ TESTS = Path(__file__).resolve().parents[1]
 # today's name: the names before it
 NAMES = {
     'original': ('seed',),
+    'build_optimizer': ('ready',),
+    'evaluate_benchmark': ('official',),
     'CollapseMonitor': ('CollapseDoctor',),
     'EpochWeights': ('SeedCheckpoint',),
     'RunFolder': ('Checkpoint',),
     'InferenceEngine': ('Runtime',),
     'LazyEngine': ('LazyRuntime',),
     'make_engine': ('runtime',),
-    'compute_features': ('cut_features',)}
+    'compute_features': ('cut_features',),
+}
 ARGUMENTS = {
     'shard': ('part',),
     'like_original': ('like_seed',),
@@ -41,40 +45,49 @@ ARGUMENTS = {
     'monitor': ('doctor',),
     'engine': ('runtime',),
     'feature_cache': ('store',),
-    'runner': ('workers',)}
+    'runner': ('workers',),
+}
 
 
 # ---- public names
+
 
 @functools.lru_cache
 def public():
     "Return {name: (module, object)} of all that the modules of the package list in `__all__`."
     package, found = importlib.import_module(PACKAGE), {}
     for info in pkgutil.walk_packages(package.__path__, f'{PACKAGE}.'):
-        if '._' in info.name: continue
+        if '._' in info.name:
+            continue
         module = importlib.import_module(info.name)
         for name in getattr(module, '__all__', ()):
             thing = getattr(module, name)
             home = getattr(thing, '__module__', None) or info.name
-            if name not in found or home == info.name: found[name] = info.name, thing
+            if name not in found or home == info.name:
+                found[name] = info.name, thing
     return found
 
 
 def named(name):
     "Return the public object of that name, or of a name it had before."
     for n in (name, *NAMES.get(name, ())):
-        if n in public(): return public()[n][1]
+        if n in public():
+            return public()[n][1]
     raise LookupError(f'{PACKAGE} has no public {name}: add its new name to NAMES in {__file__}')
 
 
 def call(name, *args, **kw):
     "Call the public function of that name; arguments get the names that it has for them."
     known = inspect.signature(named(name)).parameters
-    def own(k): return next((n for n in (k, *ARGUMENTS.get(k, ())) if n in known), k)
+
+    def own(k):
+        return next((n for n in (k, *ARGUMENTS.get(k, ())) if n in known), k)
+
     return named(name)(*args, **{own(k): v for k, v in kw.items()})
 
 
 # ---- digests
+
 
 def digest(*arrays):
     "Return 16 letters for the shapes and whole numbers of arrays, or for their exact floats."
@@ -88,26 +101,29 @@ def digest(*arrays):
 
 def rounded(x, digits):
     "Return numbers as a flat list."
-    return (np.round(np.asarray(x, float).ravel(), digits) + 0.).tolist()   # without -0
+    return (np.round(np.asarray(x, float).ravel(), digits) + 0.0).tolist()  # without -0
 
 
 # ---- 1: which photos make a batch
 
-LAYOUTS = {   # photos of each product
-    'even': [6]*8,
+LAYOUTS = {  # photos of each product
+    'even': [6] * 8,
     'one large': [30, 3, 3, 4, 2, 5],
-    'many pairs': [2]*24,
-    'some single': [1, 5, 1, 4, 2, 1, 7, 3, 1, 6, 2, 4, 9]}
+    'many pairs': [2] * 24,
+    'some single': [1, 5, 1, 4, 2, 1, 7, 3, 1, 6, 2, 4, 9],
+}
 
-CASES = [   # seed, (i, n) for part i of n, first step: each pair of values comes once
+CASES = [  # seed, (i, n) for part i of n, first step: each pair of values comes once
     (0, (0, 1), 0),
     (0, (1, 2), 5),
     (1, (0, 1), 5),
-    (1, (1, 2), 0)]
+    (1, (1, 2), 0),
+]
 
 KINDS = {
     'triplet': dict(name='triplet_dataset', batch_size=6),
-    'P x K': dict(name='pk_dataset', P=3, K=4, steps=8)}
+    'P x K': dict(name='pk_dataset', P=3, K=4, steps=8),
+}
 
 
 def layout_labels(layout):
@@ -119,6 +135,7 @@ def layout_labels(layout):
 def batches(kind, catalog, passes=3, **kw):
     "Return the batches of some passes over a dataset, each as (list of image tensors, labels)."
     import tensorflow as tf
+
     how = KINDS[kind] | kw
     ds = call(how.pop('name'), catalog, **how)
     found = [b for _ in range(passes) for b in ds.as_numpy_iterator()]
@@ -146,30 +163,37 @@ def positions():
 
 def other_positions(catalog):
     "Digests of the photos where other arguments choose them."
-    kinds = [f'kind {i%4}' for i in range(catalog.num_classes)]
-    copies = np.arange(3*len(catalog), dtype=np.float32).reshape(-1, 3, 1)
+    kinds = [f'kind {i % 4}' for i in range(catalog.num_classes)]
+    copies = np.arange(3 * len(catalog), dtype=np.float32).reshape(-1, 3, 1)
     cases = {
         'the same each pass': dict(fresh=False),
         'copies': dict(inputs=copies, copies=3),
-        'from epoch 7': dict(first_epoch=7, passes=1)}
-    found = {f'{kind}, {what}': positions_of(kind, catalog, **kw)
-             for kind in KINDS for what, kw in cases.items()}
+        'from epoch 7': dict(first_epoch=7, passes=1),
+    }
+    found = {
+        f'{kind}, {what}': positions_of(kind, catalog, **kw)
+        for kind in KINDS
+        for what, kw in cases.items()
+    }
     found['P x K, categories'] = positions_of('P x K', catalog, categories=kinds)
     found['P x K, one of a category'] = positions_of(
-        'P x K', catalog, categories=kinds, per_category=1)
+        'P x K', catalog, categories=kinds, per_category=1
+    )
     return found
 
 
 # ---- 1, with photos that cannot be read
 
+
 def numbered_photos(folder, labels, broken=()):
     "Write photos of one colour, (position, product, 0), by product; return their Catalog."
     for i, label in enumerate(labels):
-        path = Path(folder)/f'{label:03}'/f'{i:03}.png'
+        path = Path(folder) / f'{label:03}' / f'{i:03}.png'
         path.parent.mkdir(exist_ok=True)
         Image.new('RGB', (2, 2), (i, int(label), 0)).save(path)
-        if i in broken: path.write_bytes(b'no photo')
-    paths = [Path(folder)/f'{c:03}'/f'{i:03}.png' for i, c in enumerate(labels)]
+        if i in broken:
+            path.write_bytes(b'no photo')
+    paths = [Path(folder) / f'{c:03}' / f'{i:03}.png' for i, c in enumerate(labels)]
     return named('Catalog')(paths, labels)
 
 
@@ -201,18 +225,20 @@ def positions_of_input_triplet_gen():
         for what, kw in {'': {}, ', like the original': dict(like_original=True)}.items():
             seen = itertools.islice(call('input_triplet_gen', None, folder, **how, **kw), 10)
             found[f'input_triplet_gen{what}'] = digest(
-                *(x[:, 0, 0, 0].astype(int) for images, _ in seen for x in images))
+                *(x[:, 0, 0, 0].astype(int) for images, _ in seen for x in images)
+            )
     return found
 
 
 # ---- 2: pixels of an augmented batch
 
+
 def coloured_photos(folder, labels):
     "Write small photos that differ from place to place and from one another; return their Catalog."
     y, x = np.mgrid[:16, :20]
-    paths = [Path(folder)/f'{i:03}.png' for i in range(len(labels))]
+    paths = [Path(folder) / f'{i:03}.png' for i in range(len(labels))]
     for i, path in enumerate(paths):
-        colours = np.stack([8*x + 3*i, 12*y, 255 - 5*x - 2*i], -1).clip(0, 255)
+        colours = np.stack([8 * x + 3 * i, 12 * y, 255 - 5 * x - 2 * i], -1).clip(0, 255)
         Image.fromarray(colours.astype(np.uint8)).save(path)
     return named('Catalog')(paths, labels)
 
@@ -220,7 +246,8 @@ def coloured_photos(folder, labels):
 AUGMENTED = {
     'P x K': dict(kind='P x K'),
     'P x K, part 1 of 2': dict(kind='P x K', shard=(1, 2)),
-    'triplet': dict(kind='triplet', fit='crop')}
+    'triplet': dict(kind='triplet', fit='crop'),
+}
 
 
 def augmented_pixels():
@@ -229,13 +256,18 @@ def augmented_pixels():
     with tempfile.TemporaryDirectory() as folder:
         catalog = coloured_photos(folder, labels)
         how = dict(size=(12, 16), augment=True, first_epoch=1, first_step=3, passes=1)
-        return {what: np.concatenate(batches(catalog=catalog, **how | case)[0][0])
-                for what, case in AUGMENTED.items()}
+        return {
+            what: np.concatenate(batches(catalog=catalog, **how | case)[0][0])
+            for what, case in AUGMENTED.items()
+        }
 
 
 def augmented():
     "Mean levels of the quarters of each photo of an augmented batch."
-    def quarters(x): return x.reshape(len(x), 2, 6, 2, 8, 3).mean((2, 4, 5))
+
+    def quarters(x):
+        return x.reshape(len(x), 2, 6, 2, 8, 3).mean((2, 4, 5))
+
     return {what: rounded(quarters(x), 2) for what, x in augmented_pixels().items()}
 
 
@@ -246,15 +278,20 @@ def augmented_exactly():
 
 # ---- 5: metrics
 
+
 def embeddings():
     "Return {name: (whole numbers as embeddings, float32 (n, d), their labels)}."
     rng = np.random.default_rng(6)
-    even, uneven = np.arange(40)%8, np.repeat(np.arange(9), [12, 7, 5, 5, 4, 3, 2, 1, 1])
+    even, uneven = np.arange(40) % 8, np.repeat(np.arange(9), [12, 7, 5, 5, 4, 3, 2, 1, 1])
     centres = rng.integers(-9, 10, (9, 5))
-    return {name: (x.astype(np.float32), y) for name, x, y in [
-        ('noise', rng.integers(-9, 10, (40, 6)), even),
-        ('many ties', rng.integers(0, 2, (40, 4)) + 1, uneven),
-        ('products', centres[uneven] + rng.integers(-4, 5, (40, 5)), uneven)]}
+    return {
+        name: (x.astype(np.float32), y)
+        for name, x, y in [
+            ('noise', rng.integers(-9, 10, (40, 6)), even),
+            ('many ties', rng.integers(0, 2, (40, 4)) + 1, uneven),
+            ('products', centres[uneven] + rng.integers(-4, 5, (40, 5)), uneven),
+        ]
+    }
 
 
 def retrieval_values(*args, **kw):
@@ -268,10 +305,10 @@ def verification_values(x, labels, metric):
     "Return the figures of `verification_report` and thresholds by each rule."
     same, different = call('pair_distances', x, labels, n=150, metric=metric)
     report = call('verification_report', same, different)
-    rules = None, 'eer', 'f1', .1
+    rules = None, 'eer', 'f1', 0.1
     thresholds = [call('calibrate_threshold', same, different, fmr=rule) for rule in rules]
     figures = [len(same), len(different), report.auc, report.eer, report.accuracy]
-    return rounded([*figures, *report.at(report.threshold), report.fnmr_at(.1), *thresholds], 5)
+    return rounded([*figures, *report.at(report.threshold), report.fnmr_at(0.1), *thresholds], 5)
 
 
 def metrics():
@@ -280,7 +317,7 @@ def metrics():
     for name, (x, y) in embeddings().items():
         for metric in ('cosine', 'euclidean'):
             how = f'{name}, {metric}'
-            asked = np.arange(len(x))%3 == 0
+            asked = np.arange(len(x)) % 3 == 0
             apart = x[asked], y[asked], x[~asked], y[~asked]
             found[f'retrieval, {how}'] = retrieval_values(x, y, metric=metric)
             found[f'retrieval, {how}, gallery'] = retrieval_values(*apart, metric=metric)
@@ -303,8 +340,9 @@ FITS = 'stretch', 'crop', 'pad'
 
 def written(folder, files):
     "Write files of {name: bytes}; return their paths."
-    for name, data in files.items(): (Path(folder)/name).write_bytes(data)
-    return [str(Path(folder)/name) for name in files]
+    for name, data in files.items():
+        (Path(folder) / name).write_bytes(data)
+    return [str(Path(folder) / name) for name in files]
 
 
 def quarters(x):
@@ -315,7 +353,9 @@ def quarters(x):
 def problem_of(function, *args, **kw):
     "Return the kind of problem in the PhotoError that a function raises; '' where there is none."
     import tensorflow as tf
-    try: function(*args, **kw)
+
+    try:
+        function(*args, **kw)
     except (ValueError, tf.errors.OpError) as e:
         return call('photo_error', e).problem.split(':')[0]
     return ''
@@ -338,6 +378,7 @@ def pixels():
 def as_is():
     "Return a network that gives back the pixels it is shown."
     import keras
+
     photo = keras.Input((*SIZE, 3))
     return keras.Model(photo, keras.layers.Flatten()(photo))
 
@@ -378,10 +419,12 @@ def problems_by_way(good, broken):
     by_dataset_too = [problem_of(by_dataset, [good, path], 'stretch') for path in broken]
     return {
         'image_dataset, broken': ', '.join(by_dataset_too),
-        'encode, broken': ', '.join(text.split(':')[0] for text in lost.values())}
+        'encode, broken': ', '.join(text.split(':')[0] for text in lost.values()),
+    }
 
 
-def largest(gap): return np.abs(gap).max((1, 2, 3)).tolist()
+def largest(gap):
+    return np.abs(gap).max((1, 2, 3)).tolist()
 
 
 def beside_thumbnail(path):
@@ -408,29 +451,32 @@ def saved_model():
     "Digests of the pixels that the decoder of a SavedModel makes of odd files, or 'refused'."
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        served = call('load_export', call('export', as_is(), Path(folder)/'served'))
+        served = call('load_export', call('export', as_is(), Path(folder) / 'served'))
         for name, data in (odd_files.good_files() | odd_files.broken_files()).items():
-            try: found[name] = digest(served.files([data]))
-            except ValueError: found[name] = 'refused'
+            try:
+                found[name] = digest(served.files([data]))
+            except ValueError:
+                found[name] = 'refused'
     return found
 
 
 # ---- 6: files of networks
 
+
 def answers(net, photos):
     "Return what a network answers to the first photo."
-    inputs = [photos]*len(net.inputs)
+    inputs = [photos] * len(net.inputs)
     found = net.predict(inputs if len(inputs) > 1 else photos, verbose=0)
     return rounded(found[0], 5)
 
 
 def keras_2_files():
     "Return the answers of networks that Keras 2 wrote."
-    folder, found = TESTS/'referees'/'keras2_nets', {}
-    x = np.load(folder/'answers.npz')['x']
+    folder, found = TESTS / 'referees' / 'keras2_nets', {}
+    x = np.load(folder / 'answers.npz')['x']
     pairs = ('base.json', 'base.h5'), ('model_2_1.json', 'whole.h5'), (None, 'whole.h5')
     for pair in pairs:
-        net = call('load_model', *(name and folder/name for name in pair))
+        net = call('load_model', *(name and folder / name for name in pair))
         found[f'Keras 2, {pair[0]} and {pair[1]}'] = answers(net, x)
     return found
 
@@ -438,23 +484,29 @@ def keras_2_files():
 def keras_2_checkpoints():
     "Return the answers of a network that goes on from checkpoints of Keras 2."
     import keras
-    layers, folder, found = keras.layers, TESTS/'referees', {}
-    x = np.load(folder/'keras2.npz')['x']
+
+    layers, folder, found = keras.layers, TESTS / 'referees', {}
+    x = np.load(folder / 'keras2.npz')['x']
     for name in ('keras2_base.h5', '000001-1.0883.h5'):
-        lower = keras.Sequential([
-            keras.Input((8, 8, 3)),
-            layers.Conv2D(4, 3, strides=2, padding='same', use_bias=False),
-            layers.BatchNormalization(), layers.ReLU(), layers.GlobalAveragePooling2D()])
+        lower = keras.Sequential(
+            [
+                keras.Input((8, 8, 3)),
+                layers.Conv2D(4, 3, strides=2, padding='same', use_bias=False),
+                layers.BatchNormalization(),
+                layers.ReLU(),
+                layers.GlobalAveragePooling2D(),
+            ]
+        )
         net = call('base_network', (8, 8, 3), 6, lower, hidden=(5,), rescale=None)
         model = net if 'base' in name else call('compile_triplet', call('triplet_model', net))
-        epoch = call('continue_from', model, folder/name)
+        epoch = call('continue_from', model, folder / name)
         found[f'Keras 2, {name}'] = [epoch, *answers(net, x)]
     return found
 
 
 def old_bundle():
     "Return the answers and the notes of a bundle of version 1."
-    net, meta = call('load_bundle', TESTS/'fixtures'/'bundle_v1.tfz')
+    net, meta = call('load_bundle', TESTS / 'fixtures' / 'bundle_v1.tfz')
     x = np.random.default_rng(0).integers(0, 256, (2, *net.input_shape[1:])).astype('uint8')
     notes = json.dumps([meta, net.threshold], sort_keys=True)
     return {'bundle of version 1': answers(net, x), 'its notes': digest(list(notes.encode()))}
@@ -463,18 +515,22 @@ def old_bundle():
 def round_trips():
     "Return how far networks answer otherwise after they were saved and opened again."
     import keras
+
     keras.utils.set_random_seed(0)
     net = call('base_network', (32, 32, 3), 6, backbone='small', weights=None, hidden=(8,))
     x = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype('uint8')
     with tempfile.TemporaryDirectory() as folder:
-        pair = Path(folder)/'net.json', Path(folder)/'net.h5'
+        pair = Path(folder) / 'net.json', Path(folder) / 'net.h5'
         call('save_model', net, *pair)
-        bundle = call('save_bundle', Path(folder)/'bundle', net, note=[1, 'a'])
+        bundle = call('save_bundle', Path(folder) / 'bundle', net, note=[1, 'a'])
         again, meta = call('load_bundle', bundle)
         opened = {'two files': call('load_model', *pair), 'bundle': again}
-        gaps = {f'{what}, written and opened': [
-            float(np.abs(o.predict(x, verbose=0) - net.predict(x, verbose=0)).max())]
-            for what, o in opened.items()}
+        gaps = {
+            f'{what}, written and opened': [
+                float(np.abs(o.predict(x, verbose=0) - net.predict(x, verbose=0)).max())
+            ]
+            for what, o in opened.items()
+        }
     return gaps | {'notes of a bundle': json.dumps(meta)}
 
 
@@ -485,9 +541,11 @@ def files():
 
 # ---- 4: trainings
 
+
 def small_backbone():
     "Return a backbone that stands for one that was trained elsewhere."
     import keras
+
     layers = keras.layers
     keras.utils.set_random_seed(3)
     x = photo = keras.Input((32, 32, 3))
@@ -501,22 +559,25 @@ def small_backbone():
 SMALL = dict(epochs=2, steps=5, size=(32, 32), out_dims=8, seed=1, verbose=0)
 PK = SMALL | dict(P=4, K=3)
 
-RUNS = {   # settings of `fit`, and the steps after which it is interrupted
+RUNS = {  # settings of `fit`, and the steps after which it is interrupted
     'original': (SMALL | dict(batch_size=6), [7]),
     'scratch': (PK, [7]),
     'strong': (PK, [3, 7]),
-    'products': (PK | dict(discriminant=3, dropout=.1), [7]),
-    'deep': (PK | dict(unfreeze=.5, tune_epochs=2, copies=2), [7, 16])}
+    'products': (PK | dict(discriminant=3, dropout=0.1), [7]),
+    'deep': (PK | dict(unfreeze=0.5, tune_epochs=2, copies=2), [7, 16]),
+}
 
 
 def interruption(after):
     "Return a callback that interrupts a training after so many steps; never with 0."
     import keras
-    steps = itertools.count(1)   # not in the callback, whose own numbers a run keeps and puts back
+
+    steps = itertools.count(1)  # not in the callback, whose own numbers a run keeps and puts back
 
     class Interruption(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            if next(steps) == after: raise KeyboardInterrupt
+            if next(steps) == after:
+                raise KeyboardInterrupt
 
     return Interruption()
 
@@ -529,15 +590,20 @@ def known_recipe(name):
 
 def trained(name, photos, after=0, **kw):
     "Return what `fit` makes of a recipe; None where it was interrupted."
-    seen, unseen = photos.split(.34, seed=1)
+    seen, unseen = photos.split(0.34, seed=1)
     how = RUNS[name][0] | dict(backbone=small_backbone(), callbacks=[interruption(after)]) | kw
-    try: return call('fit', seen, valid=unseen, recipe=known_recipe(name), **how)
-    except KeyboardInterrupt: return None
+    try:
+        return call('fit', seen, valid=unseen, recipe=known_recipe(name), **how)
+    except KeyboardInterrupt:
+        return None
 
 
 def resumed(name, photos, after, folder):
     "Return what `fit` makes of a recipe that is interrupted once and goes on."
-    def keep(): return call('RunFolder', folder, steps=2)
+
+    def keep():
+        return call('RunFolder', folder, steps=2)
+
     assert trained(name, photos, after, run_dir=keep()) is None, f'{name} had no step {after}'
     return trained(name, photos, run_dir=keep())
 
@@ -552,11 +618,11 @@ def recipes():
     "Histories and weights of short trainings, whole, and interrupted in each stage."
     found = {}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action='ignore'):
-        photos = call('draw_catalog', Path(folder)/'photos', 9, 5, size=(32, 32))
+        photos = call('draw_catalog', Path(folder) / 'photos', 9, 5, size=(32, 32))
         for name, (_, stops) in RUNS.items():
             found |= run_digests(f'{name}, whole', trained(name, photos))
             for after in stops:
-                run = resumed(name, photos, after, Path(folder)/f'{name} {after}')
+                run = resumed(name, photos, after, Path(folder) / f'{name} {after}')
                 found |= run_digests(f'{name}, interrupted after {after} steps', run)
         Path(photos.paths[3]).write_bytes(b'no photo')
         found |= run_digests('strong, a photo unreadable', trained('strong', photos))

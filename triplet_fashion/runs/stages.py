@@ -22,7 +22,7 @@ from triplet_fashion.base_network import (
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.cutting import cut_network
 from triplet_fashion.encoder import FeatureCache
-from triplet_fashion.model import compile_triplet, ready, triplet_model
+from triplet_fashion.model import build_optimizer, compile_triplet, triplet_model
 
 from triplet_fashion.runs.callbacks import LearningRateLogger
 from triplet_fashion.runs.diagnostics import CollapseMonitor
@@ -211,7 +211,7 @@ def compile_model(
     if recipe.batches == 'triplet':
         return compile_triplet(triplet_model(learner), loss=loss, optimizer=optimizer)
     learner.compile(optimizer=optimizer, loss=loss, jit_compile=False)
-    return ready(learner)
+    return build_optimizer(learner)
 
 # %% ../../nbs/runs/08_stages.ipynb #112283ee
 def _fixed_triplets(recipe, valid, seed):
