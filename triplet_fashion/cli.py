@@ -239,11 +239,11 @@ def triplet_audit(
     folder:str, # folder of product folders
     out:str=None, # write the list of photos to leave out here, a CSV file that Catalog.exclude takes
     against:str=None, # folder of another split: photos of the first that are there too are leaks
-    near:bool=False, # put near copies on the list as well
+    near:bool=False, # put near duplicates on the list as well
     report:str=None, # draw the findings on a page, an HTML file
     min_side:int=16, # photos with a side shorter than this, in pixels, are left out
     layout:str='auto', # 'flat' FOLDER/C/*.jpg, 'nested' FOLDER/C/C/*.jpg, or 'auto': both
-    embeddings:str=None, # find near copies by the embeddings of this index, which triplet_embed wrote for the folder
+    embeddings:str=None, # find near duplicates by the embeddings of this index, which triplet_embed wrote for the folder
 ):
     "Look at every photo of a folder, and say what is wrong with which."
     from triplet_fashion.catalog import Catalog
@@ -602,7 +602,7 @@ def _chosen(run, watched):
          recipe=('auto', 'products', 'strong', 'deep', 'scratch', 'original'), precision=('float32', 'bfloat16', 'auto'))
 def triplet_train(
     folder:str, # folder of product folders
-    val:str=None, # folder to judge on, same layout; without it a fifth of the products is kept aside
+    val:str=None, # folder to judge on, same layout; without it a fifth of the products is held out
     backbone:str='small', # a name in keras.applications, a FILE.keras, or small
     weights:str=None, # of a named backbone: imagenet, none, or a file (default: imagenet)
     recipe:str='auto', # auto: by the photos, products (few of each) or strong (many); deep, which trains the upper part of a pretrained backbone too; scratch, for small; or original

@@ -438,7 +438,7 @@ def check_watched(catalog, trained_on=None):
         raise ValueError(f'{catalog}: no product has two photos, so no photo has anything to find: watch products with two photos or more, or none')
     own = {os.path.abspath(p) for p in trained_on.paths} if trained_on is not None else ()
     if both := sum(os.path.abspath(p) in own for p in catalog.paths):
-        warnings.warn(f'{both:,} of the {len(catalog):,} photos watched are trained on too: their figures say what was learned by heart. Watch products that are not trained on', stacklevel=3)
+        warnings.warn(f'{both:,} of the {len(catalog):,} photos watched are trained on too: their figures say what was memorized. Watch products that are not trained on', stacklevel=3)
 
 # %% ../nbs/16_evaluation.ipynb #12f0fd12
 def _is_count(x): return isinstance(x, numbers.Integral) and not isinstance(x, bool) and x >= 1

@@ -49,7 +49,7 @@ class UnstackTriplets(layers.Layer):
 # %% ../nbs/10_model.ipynb #d4fea72c
 def triplet_model(
     base, # network from one photo to one code (n, N), such as `base_network` makes
-    joint=True, # one pass over the three inputs together; False: one pass for each, as the seed did
+    joint=True, # one pass over the three inputs together; False: one pass for each, as the original notebook did
     name='triplet', # of the model
 )->keras.Model: # inputs 'anchor', 'positive', 'negative' (b, h, w, 3), output [a|p|n] (b, 3N)
     "Three inputs, one shared base, their codes side by side; a `threshold` of the base goes along."

@@ -107,7 +107,7 @@ def _imagehash():
     "Return the ImageHash library. Raise ImportError that says how to get it."
     try: import imagehash
     except ImportError:
-        raise ImportError("near copies are found with ImageHash, which is not installed: "
+        raise ImportError("near duplicates are found with ImageHash, which is not installed: "
                           "pip install 'ImageHash>=4.3' (or triplet_fashion[audit]); "
                           "or give embeddings") from None
     return imagehash
@@ -292,7 +292,7 @@ class Audit:
         duplicates=(),        # list of dicts path, other, kind, distance
         merge_candidates=(),  # list of dicts product, other, copies, share
         notes=(),             # list of dicts path, note
-        searched=None,        # how near copies were looked for: 'hash', 'embeddings' or None
+        searched=None,        # how near duplicates were looked for: 'hash', 'embeddings' or None
     ):
         self.catalog, self.table, self.searched = catalog, table, searched
         self.duplicates, self.notes = list(duplicates), list(notes)
@@ -330,7 +330,7 @@ def emptied(self:Audit): # int (n,)
 # %% ../../nbs/photos/07_audit.ipynb #eb69451c
 @patch
 def exclusions(self:Audit,
-    near=False,   # near copies too: all in two products, in one all but the first
+    near=False,   # near duplicates too: all in two products, in one all but the first
 )->dict:          # path -> reason
     "Return the photos to leave out."
     out = {o['path']: o['problem'] for o in self.table}
@@ -347,7 +347,7 @@ def exclusions(self:Audit,
 @patch
 def save(self:Audit,
     path,         # the file to write, CSV with the columns path, problem
-    near=False,   # near copies too, see `exclusions`
+    near=False,   # near duplicates too, see `exclusions`
 )->Path:          # the file
     "Write the list for `Catalog.exclude(path)`, its paths relative to the catalogue's folder."
     short = dict(zip(self.catalog.paths, self.catalog.ids))
@@ -450,7 +450,7 @@ def __repr__(self:Audit): return repr(self.to_table())
 
 # %% ../../nbs/photos/07_audit.ipynb #cab8c4b2
 class PhotoRows(NamedTuple):
-    "What near copies are looked for in, a row a photo."
+    "What near duplicates are looked for in, a row a photo."
     positions: np.ndarray   # int (n,)
     vectors: np.ndarray     # hashes, uint64 (n, 4), or embeddings, float (n, d)
     colors: np.ndarray|None = None   # coarse colours, uint8 (n, 192), beside hashes
@@ -636,7 +636,7 @@ def _look_closer(pairs, paths, workers, progress):
 # %% ../../nbs/photos/07_audit.ipynb #c9562453
 @patch
 def kind_of_near(self:BothSplits, i, j):
-    "Return where two near copies stand: in two splits, in two products, or in one."
+    "Return where two near duplicates stand: in two splits, in two products, or in one."
     if j >= self.n: return _NEAR['split']
     apart = self.products(i).isdisjoint(self.products(j))
     return _NEAR['products'] if apart else _NEAR['product']
@@ -645,7 +645,7 @@ def _only(found, mask): return tuple(x[mask] for x in found)
 
 # %% ../../nbs/photos/07_audit.ipynb #8e2b65f8
 def find_near_duplicates(photos, rows, threshold=None, workers=None, progress=False, most=20):
-    "Return pairs of near copies among the photos of `BothSplits` that have `PhotoRows`."
+    "Return pairs of near duplicates among the photos of `BothSplits` that have `PhotoRows`."
     out = []
     if threshold is None: threshold = .05 if rows.colors is None else HASH_THRESHOLD
     is_away = rows.positions >= photos.n
@@ -732,10 +732,10 @@ def audit_photos(
     labels=None,              # product of each, (n,): ids, names ...; None: all are one product
     class_names=None,         # name of each class, a list or {label: name}; None: the labels' own
     against=None,             # another split (paths, a Catalog or folder): copies there are leaks
-    near='auto',              # look for near copies; 'auto': where ImageHash is installed
-    embeddings=None,          # of `paths`, float (n, d): near copies are found by them, no hash
+    near='auto',              # look for near duplicates; 'auto': where ImageHash is installed
+    embeddings=None,          # of `paths`, float (n, d): they find near duplicates, no hash
     against_embeddings=None,  # those of `against`, float (m, d)
-    threshold=None,           # of near copies: bits of 256 (60), or cosine distance (0.05)
+    threshold=None,           # of near duplicates: bits of 256 (60), or cosine distance (0.05)
     share=.5,                 # of a product's photos with a copy in another, to propose a merge
     min_side=16,              # photos with a side shorter than this, in pixels, are a problem
     workers=None,             # threads; None: a few more than there are cores
@@ -761,7 +761,7 @@ def audit_photos(
 MANY_PHOTOS = 2000   # that take long enough to show progress
 
 def _how_to_search(near, vectors):
-    "Return how near copies are looked for: 'hash', 'embeddings' or None."
+    "Return how near duplicates are looked for: 'hash', 'embeddings' or None."
     if near == 'auto': near = vectors is not None or _has_imagehash()
     if not near: return None
     return 'hash' if vectors is None else 'embeddings'

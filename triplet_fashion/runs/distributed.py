@@ -130,7 +130,7 @@ class DistributedRunner(StepRunner):
         if model is not None: self._prepare()
 
     def _prepare(self):
-        "Make the twin that does the work, and its step."
+        "Make the replicated copy that does the work, and its step."
         model = self.model
         if self.local > 1 and type(model.loss).__name__ == 'CrossBatchMemory':
             raise ValueError('CrossBatchMemory: its memory is kept once in a process, so give each '
@@ -165,7 +165,7 @@ def _twin(model):
 # %% ../../nbs/runs/05_distributed.ipynb #179fb6d6
 @patch
 def _pairs(self:DistributedRunner):
-    "Return the variables of the model with those of its twin."
+    "Return the variables of the model with those of its replicated copy."
     own = [*self.model.variables, *self.model.optimizer.variables]
     return zip(own, [*self.twin.variables, *self.twin.optimizer.variables], strict=True)
 
