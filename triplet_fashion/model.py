@@ -8,22 +8,35 @@ __all__ = ['StackTriplets', 'UnstackTriplets', 'triplet_model', 'draw_model', 'f
 
 # %% ../nbs/10_model.ipynb #73bd9bf9
 from types import MethodType
-import keras, tensorflow as tf
+
+import keras
+import tensorflow as tf
 from keras import layers, ops
+
 from .loss import LosslessTripletLoss
 
 # %% ../nbs/10_model.ipynb #01eb1be2
 @keras.saving.register_keras_serializable(package='triplet_fashion')
 class StackTriplets(layers.Layer):
-    "Anchors, positives and negatives, (b, ...) each, to one batch (3b, ...), triplet after triplet."
-    def __init__(self, **kwargs): super().__init__(autocast=False, **kwargs)   # pixels stay exact under mixed precision
+    """Stack anchors, positives and negatives, (b, ...) each, to one batch (3b, ...).
+
+    The photos of a triplet lie next to each other. The type is that of the anchors: pixels stay
+    exact under mixed precision.
+
+    Example:
+
+        >>> a, p, n = (ops.array([[i], [i + 1]]) for i in (10, 20, 30))
+        >>> StackTriplets()([a, p, n]).numpy().ravel().tolist()
+        [10, 20, 30, 11, 21, 31]
+    """
+    def __init__(self, **kwargs): super().__init__(autocast=False, **kwargs)
 
     def call(self, inputs):
         x = ops.stack(inputs, axis=1)
         return ops.reshape(x, (-1, *ops.shape(x)[2:]))
 
     def compute_output_shape(self, input_shape):
-        b,*rest = input_shape[0]
+        b, *rest = input_shape[0]
         return (None if b is None else 3*b, *rest)
 
     def compute_output_spec(self, inputs):
@@ -33,63 +46,91 @@ class StackTriplets(layers.Layer):
 # %% ../nbs/10_model.ipynb #21dfd7ea
 @keras.saving.register_keras_serializable(package='triplet_fashion')
 class UnstackTriplets(layers.Layer):
-    "Embeddings (3b, N), triplet after triplet, to (b, 3N): [a|p|n]."
+    """Put embeddings (3b, N), triplet after triplet, side by side: [a|p|n], (b, 3N).
+
+    Raises ValueError where the number of rows is known and is no multiple of three.
+
+    Example:
+
+        >>> UnstackTriplets()(ops.array([[1], [2], [3], [4], [5], [6]])).numpy().tolist()
+        [[1, 2, 3], [4, 5, 6]]
+    """
     def __init__(self, **kwargs): super().__init__(autocast=False, **kwargs)
 
     def call(self, x): return ops.reshape(x, (-1, 3*x.shape[-1]))
 
     def compute_output_shape(self, input_shape):
-        b,N = input_shape
-        if b is not None and b%3:
+        b, N = input_shape
+        if b is not None and b % 3:
             raise ValueError(f'UnstackTriplets takes three rows a triplet, not {b} rows')
         return (None if b is None else b//3, 3*N)
 
-    def compute_output_spec(self, x): return keras.KerasTensor(self.compute_output_shape(x.shape), x.dtype)
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(self.compute_output_shape(x.shape), x.dtype)
 
 # %% ../nbs/10_model.ipynb #d4fea72c
 def triplet_model(
-    base, # network from one photo to one code (n, N), such as `base_network` makes
-    joint=True, # one pass over the three inputs together; False: one pass for each, as the original notebook did
+    base, # network from one photo to one embedding (n, N), such as `base_network` makes
+    joint=True, # one pass over the three inputs; False: one for each, as in the original notebook
     name='triplet', # of the model
 )->keras.Model: # inputs 'anchor', 'positive', 'negative' (b, h, w, 3), output [a|p|n] (b, 3N)
-    "Three inputs, one shared base, their codes side by side; a `threshold` of the base goes along."
+    """Put three inputs around one shared base; a `threshold` of the base goes along.
+
+    Raises ValueError where the base does not turn one input into embeddings.
+
+    Example:
+
+        >>> from triplet_fashion.base_network import base_network
+        >>> model = triplet_model(base_network((32, 32, 3), 8, backbone='small', hidden=()))
+        >>> [i.name for i in model.inputs], model.output_shape
+        (['anchor', 'positive', 'negative'], (None, 24))
+    """
     if len(base.inputs) != 1 or len(base.outputs) != 1 or len(base.outputs[0].shape) != 2:
-        raise ValueError(f'triplet_model: {base.name} should turn one input into codes (n, N); its outputs are {[o.shape for o in base.outputs]}')
-    photo, code = base.inputs[0], base.outputs[0]
-    inputs = [keras.Input(photo.shape[1:], dtype=photo.dtype, name=n) for n in ('anchor', 'positive', 'negative')]
-    if joint: outputs = UnstackTriplets(name='codes', dtype=code.dtype)(base(StackTriplets(name='stack', dtype=photo.dtype)(inputs)))
-    else: outputs = layers.Concatenate(name='codes', dtype=code.dtype)([base(x) for x in inputs])
+        raise ValueError(f'triplet_model: {base.name} should turn one input into codes (n, N); '
+                         f'its outputs are {[o.shape for o in base.outputs]}')
+    photo, embedding = base.inputs[0], base.outputs[0]
+    inputs = [keras.Input(photo.shape[1:], dtype=photo.dtype, name=name_of_input)
+              for name_of_input in ('anchor', 'positive', 'negative')]
+    end = dict(name='codes', dtype=embedding.dtype)
+    if joint:
+        stacked = StackTriplets(name='stack', dtype=photo.dtype)(inputs)
+        outputs = UnstackTriplets(**end)(base(stacked))
+    else: outputs = layers.Concatenate(**end)([base(x) for x in inputs])
     model = keras.Model(inputs, outputs, name=name)
-    if getattr(base, 'threshold', None) is not None: object.__setattr__(model, 'threshold', base.threshold)   # past Keras, which would track a dict
+    if getattr(base, 'threshold', None) is not None:
+        # past Keras, which would track a dict
+        object.__setattr__(model, 'threshold', base.threshold)
     return model
 
 # %% ../nbs/10_model.ipynb #3b33c701
 def _box(ax, x, y, text, color):
-    ax.text(x, y, text, ha='center', va='center', fontsize=8, bbox=dict(boxstyle='round,pad=.45', fc=color, ec='dimgrey', lw=.8))
+    box = dict(boxstyle='round,pad=.45', fc=color, ec='dimgrey', lw=.8)
+    ax.text(x, y, text, ha='center', va='center', fontsize=8, bbox=box)
 
 def _arrow(ax, x0, y0, x1, y1):
     ax.plot([x0, x1], [y0, y1], color='dimgrey', lw=1, zorder=0)
-    ax.annotate('', (.42*x0 + .58*x1, .42*y0 + .58*y1), (x0, y0), arrowprops=dict(arrowstyle='-|>', color='dimgrey', lw=0), zorder=0)
+    beyond_middle = .42*x0 + .58*x1, .42*y0 + .58*y1
+    head = dict(arrowstyle='-|>', color='dimgrey', lw=0)
+    ax.annotate('', beyond_middle, (x0, y0), arrowprops=head, zorder=0)
 
 def draw_model(
     model, # made by `triplet_model`
     ax=None, # matplotlib axes to draw on
 ): # the axes
-    "The passes of a three-input network, as boxes and arrows."
+    "Draw the passes of a three-input network, as boxes and arrows."
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(5, 2.4))[1]
-    code = model.get_layer('codes')
-    joint, base = isinstance(code, UnstackTriplets), next(l for l in model.layers if isinstance(l, keras.Model))
-    for y, (inp, short) in enumerate(zip(model.inputs, 'apn')):
+    joint = isinstance(model.get_layer('codes'), UnstackTriplets)
+    base = next(l for l in model.layers if isinstance(l, keras.Model))
+    for y, inp in enumerate(model.inputs):
         _box(ax, 0, -y, inp.name, 'aliceblue')
-        if joint:
-            _arrow(ax, 0, -y, 1.3, -1)
-            _box(ax, 1.3, -1, 'stack\n(3b, ...)', 'white')
+        if joint: _arrow(ax, 0, -y, 1.3, -1)
         else:
             _arrow(ax, 0, -y, 2.6, -y)
             _box(ax, 2.6, -y, base.name, 'moccasin')
             _arrow(ax, 2.6, -y, 4, -1)
     if joint:
+        _box(ax, 1.3, -1, 'stack\n(3b, ...)', 'white')
         _arrow(ax, 1.3, -1, 2.6, -1)
         _box(ax, 2.6, -1, base.name, 'moccasin')
         _arrow(ax, 2.6, -1, 4, -1)
@@ -119,28 +160,47 @@ def _check_loss(model, loss):
                          "build the base with activation='sigmoid', or pass loss=TripletLoss()")
 
 # %% ../nbs/10_model.ipynb #50ba53e9
+_FLOATS = tf.float32, tf.bfloat16, tf.float16
+
 def _fits(layer, x, mask):
-    "Does TensorFlow's operation compute what `layer` would?"
-    rank = x.shape.rank
-    return (rank == 4 and layer.axis in (-1, 3) and mask is None and not layer.synchronized and not getattr(layer, 'renorm', False)
-            and x.dtype in (tf.float32, tf.bfloat16, tf.float16) and layer.variable_dtype == 'float32' and layer.epsilon > 1e-5)
+    "Tell whether TensorFlow's operation computes what `layer` would."
+    if layer.synchronized or getattr(layer, 'renorm', False) or mask is not None: return False
+    if x.shape.rank != 4 or layer.axis not in (-1, 3): return False
+    return x.dtype in _FLOATS and layer.variable_dtype == 'float32' and layer.epsilon > 1e-5
 
 def _fused_call(layer, inputs, training=None, mask=None):
-    "BatchNormalization.call in training by one operation; anything else as Keras does it."
-    if not training or not layer.trainable or not _fits(layer, inputs, mask): return type(layer).call(layer, inputs, training=training, mask=mask)
+    "Compute BatchNormalization in training by one operation; anything else as Keras does it."
+    if not training or not layer.trainable or not _fits(layer, inputs, mask):
+        return type(layer).call(layer, inputs, training=training, mask=mask)
+
+    def values(weight, default):
+        if weight is None: return tf.fill([inputs.shape[-1]], default)
+        return tf.convert_to_tensor(weight)
+
+    scale, offset, nothing = values(layer.gamma, 1.), values(layer.beta, 0.), tf.zeros([0])
+    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=inputs, scale=scale, offset=offset, mean=nothing, variance=nothing,
+        epsilon=layer.epsilon, is_training=True)
     n = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)
-    one = lambda w, fill: tf.fill([inputs.shape[-1]], fill) if w is None else tf.convert_to_tensor(w)
-    y, mean, var, *_ = tf.raw_ops.FusedBatchNormV3(x=inputs, scale=one(layer.gamma, 1.), offset=one(layer.beta, 0.), mean=tf.zeros([0]), variance=tf.zeros([0]),
-                                                   epsilon=layer.epsilon, is_training=True)
-    var = var*tf.maximum(n - 1, 1)/n     # it divides by n-1, Keras by n
-    for w, new in ((layer.moving_mean, mean), (layer.moving_variance, var)): w.assign(w*layer.momentum + new*(1 - layer.momentum))
+    variance = variance*tf.maximum(n - 1, 1)/n     # it divides by n-1, Keras by n
+    for w, new in (layer.moving_mean, mean), (layer.moving_variance, variance):
+        w.assign(w*layer.momentum + new*(1 - layer.momentum))
     return y
 
 # %% ../nbs/10_model.ipynb #d1b73f1a
 def fuse_batchnorm(
     model, # Keras model, networks inside it included
 )->keras.Model: # the model itself
-    "Let BatchNormalization layers train with TensorFlow's fused operation: less time and memory a step, results equal up to rounding."
+    """Let BatchNormalization layers train with TensorFlow's fused operation.
+
+    A step takes less time and memory; its results are equal up to rounding.
+
+    Example:
+
+        >>> net = keras.Sequential([keras.Input((8, 8, 3)), layers.BatchNormalization()])
+        >>> fuse_batchnorm(net) is net
+        True
+    """
     for layer in model._flatten_layers():
         if type(layer) is layers.BatchNormalization: layer.call = MethodType(_fused_call, layer)
     return model
@@ -149,9 +209,12 @@ def fuse_batchnorm(
 def build_optimizer(
     model, # compiled Keras model
 )->keras.Model: # the model itself
-    "Ready for a fast first step: BatchNorm fused, the optimizer's variables made, so that the graph is traced once; after a change of `trainable`, compile again."
+    """Prepare a fast first step: fuse BatchNorm, and make the optimizer's variables.
+
+    The graph is then traced once. After a change of `trainable`, compile again."""
     fuse_batchnorm(model)
-    if model.built and not model.optimizer.built: model.optimizer.build(model.trainable_variables)
+    if model.built and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
     return model
 
 # %% ../nbs/10_model.ipynb #9fe4e1a9
@@ -163,8 +226,20 @@ def compile_triplet(
     optimizer=None, # instead of Adam; learning rate and clipping are then its own
     jit_compile=False, # XLA; slower on CPU
 )->keras.Model: # the model itself
-    "Compile the three-input network; by default as in the original notebook."
+    """Compile the three-input network; by default as in the original notebook.
+
+    Raises ValueError for a model of another kind, and for a loss that its outputs do not fit.
+
+    Example:
+
+        >>> from triplet_fashion.base_network import base_network
+        >>> from triplet_fashion.loss import TripletLoss
+        >>> net = base_network((32, 32, 3), 8, backbone='small', activation='l2')
+        >>> compile_triplet(triplet_model(net), TripletLoss(margin=.3)).loss.name
+        'triplet_loss'
+    """
     loss = loss or LosslessTripletLoss()
     _check_loss(model, loss)
-    model.compile(optimizer or keras.optimizers.Adam(learning_rate, clipnorm=clipnorm), loss, jit_compile=jit_compile)
+    optimizer = optimizer or keras.optimizers.Adam(learning_rate, clipnorm=clipnorm)
+    model.compile(optimizer, loss, jit_compile=jit_compile)
     return build_optimizer(model)

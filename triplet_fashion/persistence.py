@@ -6,7 +6,13 @@
 __all__ = ['save_model', 'load_model', 'fingerprint', 'save_bundle', 'bundle_info', 'load_bundle']
 
 # %% ../nbs/20_persistence.ipynb #91a34b55
-import hashlib, json, os, shutil, struct, warnings, zipfile
+import hashlib
+import json
+import os
+import shutil
+import struct
+import warnings
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,37 +21,47 @@ import numpy as np
 from keras import layers
 
 from .base_network import InputScaling, refinalize_normalization
-from .runs.checkpoints import hdf5_size
 from .loss import LosslessTripletLoss   # noqa: F401, registered by this
 from .model import StackTriplets, UnstackTriplets   # noqa: F401, registered by this
+from .runs.checkpoints import hdf5_size
+from .storage import untrusted
 from .storage.files import atomic_write
 from .storage.keras2 import Keras2Reader, is_keras_2_weights, load_keras_2_weights
-from .storage.untrusted import (
-    JSON_LIMIT, NotOpened, build_network, check_network, code_layers, door, fill_network,
-    is_keras_2, open_weights, parse_json, read_json, temporary_folder, text_attribute,
-    uncompiled, unpack, unpacked_keras_file)
+from .storage.untrusted import NotOpened, door
 
 # %% ../nbs/20_persistence.ipynb #53f9e3bb
 def _architecture(model):
     "Return the JSON of a network, uncompiled. ValueError where a layer cannot be described."
-    try: config = uncompiled(json.loads(model.to_json()))
+    try: config = untrusted.uncompiled(json.loads(model.to_json()))
     except Exception as e:
-        raise ValueError(f'{model.name} cannot be saved, as not all of its layers can be described: '
-                         f'give layers of your own a get_config() ({type(e).__name__}: {e})') from e
-    for name, kind in code_layers(config, model.name):
+        raise ValueError(
+            f'{model.name} cannot be saved, as not all of its layers can be described: '
+            f'give layers of your own a get_config() ({type(e).__name__}: {e})') from e
+    for name, kind in untrusted.code_layers(config, model.name):
         warnings.warn(
-            f'the layer {name} of {model.name} is a {kind}, which holds code: to open the file takes '
-            f"custom_objects={{'{kind}': keras.layers.{kind}}}, and the same version of Python. A layer "
-            'of your own with keras.saving.register_keras_serializable needs neither', stacklevel=4)
+            f'the layer {name} of {model.name} is a {kind}, which holds code: to open the file '
+            f"takes custom_objects={{'{kind}': keras.layers.{kind}}}, and the same version of "
+            'Python. A layer of your own with keras.saving.register_keras_serializable needs '
+            'neither', stacklevel=4)
     return json.dumps(config, indent=1)
 
-# %% ../nbs/20_persistence.ipynb #8f32b559
 def save_model(
     model, # base or three-input network, compiled or not
     json_path, # for the architecture
     weights_path, # for the weights: HDF5, whatever the name ('x.h5', 'x.weights.h5')
 ):
-    "Write architecture and weights as two files; each is replaced at once or not at all."
+    """Write architecture and weights as two files; each is replaced at once or not at all.
+
+    Raises ValueError for a network without weights or with layers that cannot be described, and
+    OSError, naming the file, where it cannot be written.
+
+    Example:
+
+        >>> net = keras.Sequential([keras.Input((2,)), layers.Dense(3)])
+        >>> save_model(net, 'net.json', 'net.h5')
+        >>> load_model('net.json', 'net.h5').output_shape
+        (None, 3)
+    """
     if os.path.realpath(json_path) == os.path.realpath(weights_path):
         raise ValueError(f'save_model: {json_path} is the name of both files: '
                          'the weights need one of their own')
@@ -53,17 +69,18 @@ def save_model(
         raise ValueError(f'save_model: {model.name} has no weights yet: call it once on a batch')
     text = _architecture(model)
     # Keras wants a name that ends in .weights.h5; a rename does not
-    with atomic_write(weights_path, '.weights.h5', hdf5_size(model)) as part: model.save_weights(part)
+    with atomic_write(weights_path, '.weights.h5', hdf5_size(model)) as part:
+        model.save_weights(part)
     with atomic_write(json_path) as part: part.write_text(text, encoding='utf-8')
 
 # %% ../nbs/20_persistence.ipynb #eb90912e
 def _describe(config, path, room=None, custom_objects=None):
     "Return the network that JSON in either dialect describes, and Keras 2's order of its layers."
-    if not is_keras_2(config): return build_network(config, path, room, custom_objects), None
+    if not untrusted.is_keras_2(config):
+        return untrusted.build_network(config, path, room, custom_objects), None
     reader = Keras2Reader(path, custom_objects)
     return reader.build(config, room), reader.order
 
-# %% ../nbs/20_persistence.ipynb #eb966318
 def _load_weights(model, path, file, order=None):
     "Put the weights of an open, checked HDF5 file of any name into a network."
     try:
@@ -72,42 +89,28 @@ def _load_weights(model, path, file, order=None):
     except Exception as e:
         raise NotOpened(f'the weights in {path} are not those of {model.name}: {e}') from e
     if is_old: refinalize_normalization(model)
-    else: fill_network(model, path)
+    else: untrusted.fill_network(model, path)
 
-# %% ../nbs/20_persistence.ipynb #ac3b2003
 def _load_pair(json_path, weights_path, custom_objects):
     "Return the network in two files, of either dialect."
-    config = read_json(json_path)
-    check_network(config, json_path, custom_objects)
-    with open_weights(weights_path) as (file, n):
+    config = untrusted.read_json(json_path)
+    untrusted.check_network(config, json_path, custom_objects)
+    with untrusted.open_weights(weights_path) as (file, n):
         model, order = _describe(config, json_path, n, custom_objects)
         _load_weights(model, weights_path, file, order)
     return model
 
+# %% ../nbs/20_persistence.ipynb #ac3b2003
 def _architecture_in(file, path):
     "Return the architecture that an open HDF5 file holds."
-    try: text = text_attribute(file, 'model_config')
+    try: text = untrusted.text_attribute(file, 'model_config')
     except (OSError, RuntimeError, KeyError) as e: raise NotOpened(f'{path}: {e}') from e
     if text is None:
         raise NotOpened(f'{path} holds weights only: give the JSON with the architecture too, '
                         f'load_model(JSON, {os.path.basename(path)!r})')
     text = bytes(text) if isinstance(text, bytes) else str(text)
-    return parse_json(text, f'{path} (model_config)')
+    return untrusted.parse_json(text, f'{path} (model_config)')
 
-# %% ../nbs/20_persistence.ipynb #c859f0af
-def _load_whole_h5(path, custom_objects):
-    "Return the network in an HDF5 file that holds its architecture."
-    with open_weights(path) as (file, n):
-        model, order = _describe(_architecture_in(file, path), path, n, custom_objects)
-        _load_weights(model, path, file, order)
-    return model
-
-def _load_keras(path, custom_objects):
-    "Return the network in a `.keras` file, of either dialect."
-    with unpacked_keras_file(path) as (config, weights):
-        return _load_pair(config, weights, custom_objects)
-
-# %% ../nbs/20_persistence.ipynb #d10f0627
 def _is_bundle(path):
     "Tell whether a file is a bundle, by what is in it."
     try:
@@ -115,15 +118,20 @@ def _is_bundle(path):
     except (zipfile.BadZipFile, OSError, NotImplementedError, struct.error): return False
 
 def _load_one_file(path, custom_objects):
-    "Return the network in a `.keras` file or a whole HDF5 file."
+    "Return the network in a `.keras` file or in an HDF5 file that holds its architecture."
     if path is None:
         raise NotOpened('give the names of the architecture and the weights, '
                         'or of one file that holds both')
     if not os.path.exists(path): raise FileNotFoundError(f'no file {path}')
     if _is_bundle(path): raise NotOpened(f'{path} is a bundle: use load_bundle({str(path)!r})')
+    name = os.fspath(path)
     if zipfile.is_zipfile(path) or str(path).endswith('.keras'):
-        return _load_keras(os.fspath(path), custom_objects)
-    return _load_whole_h5(os.fspath(path), custom_objects)
+        with untrusted.unpacked_keras_file(name) as (config, weights):
+            return _load_pair(config, weights, custom_objects)
+    with untrusted.open_weights(name) as (file, n):
+        model, order = _describe(_architecture_in(file, name), name, n, custom_objects)
+        _load_weights(model, name, file, order)
+    return model
 
 # %% ../nbs/20_persistence.ipynb #a24c5c86
 def load_model(
@@ -131,7 +139,9 @@ def load_model(
     weights_path=None, # weights in HDF5, Keras 2's too, alone or the whole model
     custom_objects=None, # classes of your own in the architecture that are not registered, by name
 )->keras.Model: # uncompiled
-    "Return the network in one or two files. ValueError or FileNotFoundError names the file."
+    """Return the network in one or two files, whoever wrote them.
+
+    Raises ValueError or FileNotFoundError, naming the file."""
     with door('load_model'):
         if json_path is None: return _load_one_file(weights_path, custom_objects)
         if weights_path is None: return _load_one_file(json_path, custom_objects)
@@ -142,10 +152,6 @@ _FORMAT, _VERSION = 'triplet_fashion bundle', 2
 _NETWORK = 'architecture.json', 'model.weights.h5'
 _INDEX, _MANIFEST = 'index.npz', 'manifest.json'
 
-def _sha256(path):
-    "Return the SHA-256 of a file, 64 characters."
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
-
 def _plain(x):
     "Return numbers and arrays of NumPy, paths and thresholds as JSON has them."
     if isinstance(x, (np.ndarray, np.generic)): return x.tolist()
@@ -154,6 +160,18 @@ def _plain(x):
     raise TypeError(f'a {type(x).__name__}')
 
 def _to_json(x): return json.dumps(x, indent=1, ensure_ascii=False, default=_plain, allow_nan=False)
+
+def _notes(net, data, meta):
+    "Return what is kept beside a network, as JSON has it. ValueError names what it cannot hold."
+    if getattr(data, 'class_names', None) is not None:
+        meta = {'class_names': data.class_names} | meta
+    if getattr(net, 'threshold', None) is not None: meta = {'threshold': net.threshold} | meta
+    for k, v in meta.items():
+        try: _to_json(v)
+        except (TypeError, ValueError) as e:
+            raise ValueError(f'save_bundle: {k} cannot be kept as JSON: {e}') from None
+    # names of files need not be UTF-8
+    return json.loads(_to_json(meta).encode('utf-8', 'replace'))
 
 # %% ../nbs/20_persistence.ipynb #c9a6c266
 _SCALING = 'mode', 'scale', 'offset', 'mean', 'variance' # arguments of layers that scale pixels
@@ -171,10 +189,12 @@ def _scalings(layer):
 def _signature(net):
     "Return input, preprocessing and output of a network, as the manifest has them."
     out_dims = int(net.output_shape[-1])
-    return dict(input_shape=[list(i.shape[1:]) for i in net.inputs],
-                input_dtype=[str(i.dtype) for i in net.inputs],
-                preprocessing=_scalings(net), out_dims=out_dims,
-                N=out_dims//(3 if len(net.inputs) == 3 else 1))
+    return dict(
+        input_shape=[list(i.shape[1:]) for i in net.inputs],
+        input_dtype=[str(i.dtype) for i in net.inputs],
+        preprocessing=_scalings(net),
+        out_dims=out_dims,
+        N=out_dims//(3 if len(net.inputs) == 3 else 1))
 
 # %% ../nbs/20_persistence.ipynb #454a282c
 def _check_ends(net):
@@ -182,12 +202,12 @@ def _check_ends(net):
     try: outputs, n = net.outputs, len(net.inputs)
     except (AttributeError, ValueError):
         raise ValueError(
-            f'save_bundle: {net.name} does not know its inputs, as a {type(net).__name__} whose call() '
-            'is written in Python: make it with keras.Sequential or keras.Model(inputs, outputs), '
-            'from keras.Input on') from None
+            f'save_bundle: {net.name} does not know its inputs, as a {type(net).__name__} whose '
+            'call() is written in Python: make it with keras.Sequential or '
+            'keras.Model(inputs, outputs), from keras.Input on') from None
     if len(outputs) != 1:
-        raise ValueError(f'save_bundle: {net.name} has {len(outputs)} outputs, a bundle holds a network '
-                         'with one, its embedding: keras.Model(net.inputs, net.outputs[0])')
+        raise ValueError(f'save_bundle: {net.name} has {len(outputs)} outputs, a bundle holds a '
+                         'network with one, its embedding: keras.Model(net.inputs, net.outputs[0])')
     if n not in (1, 3):
         raise ValueError(f'save_bundle: {net.name} has {n} inputs, not one photo or three')
     if not isinstance(outputs[0].shape[-1], int):
@@ -200,7 +220,14 @@ def fingerprint(
 )->dict: # photos, products, and the SHA-256 of the sorted ids
     """Return what a network was trained on, short enough to keep beside it.
 
-    It differs where a photo was added, removed or renamed."""
+    It differs where a photo was added, removed or renamed.
+
+    Example:
+
+        >>> a, b = fingerprint(['1.jpg', '2.jpg']), fingerprint(['2.jpg', '1.jpg'])
+        >>> a == b, a['photos']
+        (True, 2)
+    """
     ids = sorted(map(str, getattr(data, 'ids', data)))
     labels = getattr(data, 'labels', None)
     products = None if labels is None else len(set(np.asarray(labels).tolist()))
@@ -208,35 +235,25 @@ def fingerprint(
     return dict(photos=len(ids), products=products, sha256=hashlib.sha256(text).hexdigest())
 
 # %% ../nbs/20_persistence.ipynb #8a7b33ab
+def _sha256(path):
+    "Return the SHA-256 of a file, 64 characters."
+    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+
 def _digest(manifest):
     "Return the SHA-256 of a manifest, but for the place where that stands."
     rest = {k: v for k, v in manifest.items() if k != 'digest'}
     return hashlib.sha256(_to_json(rest).encode()).hexdigest()
 
-def _versions():
-    "Return the versions of what a network was made with."
-    import platform, tensorflow
-    from triplet_fashion import __version__
-    return dict(package=__version__, keras=keras.__version__, tensorflow=tensorflow.__version__,
-                numpy=np.__version__, python=platform.python_version())
-
-def _notes(net, data, meta):
-    "Return what is kept beside a network, as JSON has it. ValueError names what it cannot hold."
-    if getattr(data, 'class_names', None) is not None:
-        meta = {'class_names': data.class_names} | meta
-    if getattr(net, 'threshold', None) is not None: meta = {'threshold': net.threshold} | meta
-    for k, v in meta.items():
-        try: _to_json(v)
-        except (TypeError, ValueError) as e:
-            raise ValueError(f'save_bundle: {k} cannot be kept as JSON: {e}') from None
-    # names of files need not be UTF-8
-    return json.loads(_to_json(meta).encode('utf-8', 'replace'))
-
 def _manifest(folder, net, data, notes):
     "Return the manifest of the parts in a folder."
+    import platform, tensorflow
+    from triplet_fashion import __version__
     parts = {n: dict(bytes=(folder/n).stat().st_size, sha256=_sha256(folder/n))
              for n in (*_NETWORK, _INDEX) if (folder/n).exists()}
-    d = dict(format=_FORMAT, version=_VERSION, **_versions(), name=net.name, **_signature(net),
+    versions = dict(
+        package=__version__, keras=keras.__version__, tensorflow=tensorflow.__version__,
+        numpy=np.__version__, python=platform.python_version())
+    d = dict(format=_FORMAT, version=_VERSION, **versions, name=net.name, **_signature(net),
              data=None if data is None else fingerprint(data), meta=notes, files=parts)
     d = json.loads(_to_json(d))
     return _to_json(d | dict(digest=_digest(d)))
@@ -252,7 +269,8 @@ def _check_index(path, N, name):
     "Refuse a file that is no index of embeddings of N numbers; only its heads are read."
     try:
         with zipfile.ZipFile(path) as z:
-            shape, text = _array_head(z, 'embeddings.npy')[0], _array_head(z, 'meta.npy')[1]
+            shape, _ = _array_head(z, 'embeddings.npy')
+            _, text = _array_head(z, 'meta.npy')
     except Exception as e:
         raise ValueError(f'{name} is not the file of an ImageIndex, '
                          f'or only a part of it: {e}') from e
@@ -262,14 +280,14 @@ def _check_index(path, N, name):
         raise ValueError(f'{name} holds embeddings of shape {shape}, the network gives {N} numbers '
                          'a photo: build the index with this network')
 
-# %% ../nbs/20_persistence.ipynb #77a49d06
 def _write_index(index, path, N):
     "Write an `ImageIndex`, or copy the file of one."
-    if hasattr(index, 'save'): index.save(path)
-    else: shutil.copyfile(index, path)
-    name = '' if hasattr(index, 'save') else f' {index}'
-    _check_index(path, N, f'save_bundle: index{name}')
+    has_file = not hasattr(index, 'save')
+    if has_file: shutil.copyfile(index, path)
+    else: index.save(path)
+    _check_index(path, N, f'save_bundle: index {index}' if has_file else 'save_bundle: index')
 
+# %% ../nbs/20_persistence.ipynb #77a49d06
 def _pack(folder, path):
     "Put the files of a folder into one zip archive; the same files give the same bytes."
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) as z:
@@ -279,34 +297,40 @@ def _pack(folder, path):
             with open(part, 'rb') as src, z.open(entry, 'w', force_zip64=True) as dst:
                 shutil.copyfileobj(src, dst)
 
-def _check_place(path):
-    "Refuse to write a bundle in the place of anything else."
-    if path.is_dir():
-        raise FileExistsError(f'save_bundle: {path} is a folder: a bundle is one file, '
-                              f'such as {path}.tfz')
-    if path.exists() and not _is_bundle(path):
-        raise FileExistsError(f'save_bundle: {path} is there and no bundle: give another name, '
-                              'or delete it')
-
 # %% ../nbs/20_persistence.ipynb #da738123
 def save_bundle(
     path, # file to write, such as 'coats.tfz'; a bundle of that name is replaced
     net, # base or three-input network
-    index=None, # of a catalogue, to go along: an `ImageIndex`, or the file it was saved to
+    index=None, # of a catalog, to go along: an `ImageIndex`, or the file it was saved to
     data=None, # what it was trained on: a `Catalog`, whose class names are kept too, or ids
     **meta # notes, anything JSON can say, and a `Threshold`: class_names, threshold, figures
 )->Path: # the file
     """Write network, notes and checksums into one file, replaced at once or not at all.
 
     Raises ValueError for what a bundle cannot hold, FileExistsError where something else
-    stands in its place."""
+    stands in its place.
+
+    Example:
+
+        >>> net = keras.Sequential([keras.Input((2,)), layers.Dense(3)])
+        >>> save_bundle('coats.tfz', net, class_names=['coat', 'hat']).name
+        'coats.tfz'
+        >>> load_bundle('coats.tfz')[1]
+        {'class_names': ['coat', 'hat']}
+    """
     _check_ends(net)
     home = Path(os.path.realpath(path))   # a link stays a link
-    _check_place(home)
+    if home.is_dir():
+        raise FileExistsError(f'save_bundle: {home} is a folder: a bundle is one file, '
+                              f'such as {home}.tfz')
+    if home.exists() and not _is_bundle(home):
+        raise FileExistsError(f'save_bundle: {home} is there and no bundle: give another name, '
+                              'or delete it')
     notes = _notes(net, data, meta)
     home.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(home) as archive:
-        folder = Path(f'{archive}.parts')   # on the same disk; removed by a later save after a crash
+        # on the same disk; removed by a later save after a crash
+        folder = Path(f'{archive}.parts')
         folder.mkdir()
         try:
             save_model(net, *(folder/n for n in _NETWORK))
@@ -317,12 +341,6 @@ def save_bundle(
     return Path(os.path.abspath(path))
 
 # %% ../nbs/20_persistence.ipynb #a6541660
-def _describes_parts(files):
-    "Tell whether a manifest lists parts with their lengths and sums."
-    if not isinstance(files, dict): return False
-    return all(isinstance(f, dict) and type(f.get('bytes', 0)) is int
-               and isinstance(f.get('sha256'), str) for f in files.values())
-
 def _check_version(d, manifest):
     "Refuse a manifest that this package does not read."
     if not isinstance(d, dict) or d.get('format') != _FORMAT:
@@ -338,56 +356,103 @@ def _check_version(d, manifest):
         raise ValueError(f'load_bundle: {manifest} is not the manifest that was saved '
                          '(its SHA-256 differs): copy the bundle again')
 
-# %% ../nbs/20_persistence.ipynb #104485c7
-def _read_manifest(manifest):
-    "Return what a manifest says, if it is one that this package reads."
-    with door('load_bundle'): d = read_json(manifest, 4*JSON_LIMIT)
-    _check_version(d, manifest)
+def _describes_part(said):
+    "Tell whether a manifest says length and sum of a part."
+    if not isinstance(said, dict): return False
+    return type(said.get('bytes', 0)) is int and isinstance(said.get('sha256'), str)
+
+def _check_contents(d, manifest):
+    "Refuse a manifest without notes, or with a list of other parts than a bundle has."
     files = d.get('files', {})
-    if not _describes_parts(files):
-        raise ValueError(f'load_bundle: {manifest} has no list of files with their lengths and sums')
+    if not isinstance(files, dict) or not all(map(_describes_part, files.values())):
+        raise ValueError(f'load_bundle: {manifest} has no list of files '
+                         'with their lengths and sums')
     for n in files:
         if n in (*_NETWORK, _INDEX): continue
         raise ValueError(f'load_bundle: {manifest} names {n!r}, which is no part of a bundle')
     if not isinstance(d.get('meta', {}), dict):
         raise ValueError(f'load_bundle: {manifest} has no notes')
-    return d
 
 # %% ../nbs/20_persistence.ipynb #151fb337
-def _check_part(path, said):
-    "Refuse a part that is not what the manifest says."
-    if not path.is_file(): raise FileNotFoundError(f'load_bundle: {path} is missing')
-    size = path.stat().st_size
-    if 'bytes' in said and size != said['bytes']:
-        raise ValueError(f'load_bundle: {path} is not the file that was saved (it has {size:,} bytes, '
-                         f"not {said['bytes']:,}): copy the bundle again")
-    if _sha256(path) != said.get('sha256'):
-        raise ValueError(f'load_bundle: {path} is not the file that was saved '
-                         '(its SHA-256 differs): copy the bundle again')
+class _Parts:
+    "The parts of a bundle in a folder, held against their manifest."
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.manifest = self.read_manifest()
+        files = self.manifest.get('files', {})
+        for name in _NETWORK: self.check_file(name, files.get(name, {}))
+        if _INDEX in files: self.check_file(_INDEX, files[_INDEX])
+        elif (self.folder/_INDEX).exists():
+            raise ValueError(f'load_bundle: {self.folder} holds {_INDEX}, '
+                             'of which its manifest says nothing')
 
-def _checked_manifest(folder):
-    "Return the manifest of unpacked parts that are what it says."
-    manifest = folder/_MANIFEST
-    if not manifest.is_file():
-        raise FileNotFoundError(f'load_bundle: {folder} is not a bundle: no {_MANIFEST} in it')
-    d = _read_manifest(manifest)
-    files = d.get('files', {})
-    for name in _NETWORK: _check_part(folder/name, files.get(name, {}))
-    if _INDEX in files: _check_part(folder/_INDEX, files[_INDEX])
-    elif (folder/_INDEX).exists():
-        raise ValueError(f'load_bundle: {folder} holds {_INDEX}, of which its manifest says nothing')
-    return d
+    def read_manifest(self):
+        "Return what the manifest says, if it is one that this package reads."
+        path = self.folder/_MANIFEST
+        if not path.is_file():
+            raise FileNotFoundError(f'load_bundle: {self.folder} is not a bundle: '
+                                    f'no {_MANIFEST} in it')
+        with door('load_bundle'): d = untrusted.read_json(path, 4*untrusted.JSON_LIMIT)
+        _check_version(d, path)
+        _check_contents(d, path)
+        return d
+
+    def check_file(self, name, said):
+        "Refuse a part that is not what the manifest says."
+        path = self.folder/name
+        if not path.is_file(): raise FileNotFoundError(f'load_bundle: {path} is missing')
+        size = path.stat().st_size
+        if 'bytes' in said and size != said['bytes']:
+            raise ValueError(f'load_bundle: {path} is not the file that was saved (it has '
+                             f"{size:,} bytes, not {said['bytes']:,}): copy the bundle again")
+        if _sha256(path) != said.get('sha256'):
+            raise ValueError(f'load_bundle: {path} is not the file that was saved '
+                             '(its SHA-256 differs): copy the bundle again')
+
+    def load_network(self, custom_objects):
+        "Return the network; an error tells versions of Keras that differ."
+        version = self.manifest.get('keras')
+        try: net = load_model(*(self.folder/n for n in _NETWORK), custom_objects)
+        except ValueError as e:
+            if version in (None, keras.__version__): raise
+            raise ValueError(f'{e} (the bundle was saved with Keras {version}, '
+                             f'this is Keras {keras.__version__})') from e
+        self.check_signature(net)
+        return net
+
+    def check_signature(self, net):
+        "Refuse a network that is not the one the manifest speaks of."
+        d = self.manifest
+        said = json.loads(_to_json(_signature(net)))
+        if d['version'] == 1:
+            shape = keras.tree.map_structure(lambda i: list(i.shape[1:]), net.inputs)
+            said = dict(input_shape=shape, out_dims=net.output_shape[-1])
+        for k, v in said.items():
+            if (k in d or d['version'] > 1) and d.get(k) != v:
+                raise ValueError(f'load_bundle: {self.folder}: the manifest says {k} {d.get(k)}, '
+                                 f'the network has {v}')
+
+    def take_index(self, N, target):
+        "Check the index, and copy it to `target` where one is given."
+        path = self.folder/_INDEX
+        if not path.exists():
+            if target is None: return
+            raise FileNotFoundError(f'load_bundle: there is no index in {self.folder}')
+        _check_index(path, N, f'load_bundle: {path}')
+        if target is None: return
+        with atomic_write(target) as tmp: shutil.copyfile(path, tmp)
 
 # %% ../nbs/20_persistence.ipynb #0e31ac32
 @contextmanager
 def _unpacked(path):
-    "Give a folder with the parts of a bundle; errors name the bundle and not that folder."
+    "Give the parts of a bundle in a folder; errors name the bundle and not that folder."
     if os.path.isdir(path):
         raise IsADirectoryError(f'load_bundle: {path} is a folder: a bundle is one file')
     if not os.path.exists(path): raise FileNotFoundError(f'load_bundle: no file {path}')
-    with temporary_folder(path) as folder:
-        with door('load_bundle'): unpack(Path(path), folder, (*_NETWORK, _INDEX, _MANIFEST))
-        try: yield Path(folder)
+    with untrusted.temporary_folder(path) as folder:
+        with door('load_bundle'):
+            untrusted.unpack(Path(path), folder, (*_NETWORK, _INDEX, _MANIFEST))
+        try: yield _Parts(folder)
         except (ValueError, FileNotFoundError) as e:
             kind = FileNotFoundError if isinstance(e, FileNotFoundError) else ValueError
             said = str(e).replace(folder + os.sep, f'{path}: ').replace(folder, str(path))
@@ -396,51 +461,40 @@ def _unpacked(path):
 def bundle_info(
     path, # written by `save_bundle`
 )->dict: # its manifest: input, preprocessing, N, data, package, notes (`meta`), files
-    "Return what a bundle says about itself, its parts checked, no network built."
-    with _unpacked(path) as folder: return _checked_manifest(folder)
+    """Return what a bundle says about itself, its parts checked, no network built.
 
-# %% ../nbs/20_persistence.ipynb #d99cf0c9
-def _load_network(folder, version, custom_objects):
-    "Return the network among unpacked parts; an error tells versions of Keras that differ."
-    try: return load_model(*(folder/n for n in _NETWORK), custom_objects)
-    except ValueError as e:
-        if version in (None, keras.__version__): raise
-        raise ValueError(f'{e} (the bundle was saved with Keras {version}, '
-                         f'this is Keras {keras.__version__})') from e
+    Raises ValueError or FileNotFoundError, naming what is wrong.
 
-def _check_signature(net, d, folder):
-    "Refuse a network that is not the one the manifest speaks of."
-    said = json.loads(_to_json(_signature(net)))
-    if d['version'] == 1:
-        shape = keras.tree.map_structure(lambda i: list(i.shape[1:]), net.inputs)
-        said = dict(input_shape=shape, out_dims=net.output_shape[-1])
-    for k, v in said.items():
-        if (k in d or d['version'] > 1) and d.get(k) != v:
-            raise ValueError(f'load_bundle: {folder}: the manifest says {k} {d.get(k)}, '
-                             f'the network has {v}')
+    Example:
+
+        >>> net = keras.Sequential([keras.Input((2,)), layers.Dense(3)])
+        >>> bundle_info(save_bundle('coats.tfz', net, data=['1.jpg', '2.jpg']))['data']['photos']
+        2
+    """
+    with _unpacked(path) as parts: return parts.manifest
 
 # %% ../nbs/20_persistence.ipynb #8f52257a
-def _take_index(folder, N, target):
-    "Check the index among unpacked parts, and copy it to `target` where one is given."
-    if not (folder/_INDEX).exists():
-        if target is None: return
-        raise FileNotFoundError(f'load_bundle: there is no index in {folder}')
-    _check_index(folder/_INDEX, N, f'load_bundle: {folder/_INDEX}')
-    if target is None: return
-    with atomic_write(target) as tmp: shutil.copyfile(folder/_INDEX, tmp)
-
 def load_bundle(
     path, # written by `save_bundle`, by this version of the package or an earlier one
     custom_objects=None, # classes of your own in the architecture that are not registered, by name
     index=None, # file to write the index to that came along; it opens with `ImageIndex.load`
 )->tuple: # the network, uncompiled, and the notes (dict) given to `save_bundle`
-    "Return network and notes, checked. ValueError or FileNotFoundError names what is wrong."
-    with _unpacked(path) as folder:
-        d = _checked_manifest(folder)
-        net = _load_network(folder, d.get('keras'), custom_objects)
-        _check_signature(net, d, folder)
-        _take_index(folder, _signature(net)['N'], index)
-    meta = d.get('meta', {})
-    # past Keras, which would track a dictionary
-    if isinstance(meta.get('threshold'), dict): object.__setattr__(net, 'threshold', meta['threshold'])
+    """Return network and notes, checked. A threshold among the notes is `net.threshold`, too.
+
+    Raises ValueError or FileNotFoundError, naming what is wrong.
+
+    Example:
+
+        >>> net = keras.Sequential([keras.Input((2,)), layers.Dense(3)])
+        >>> path = save_bundle('coats.tfz', net, author='me')
+        >>> again, notes = load_bundle(path)
+        >>> again.output_shape, notes
+        ((None, 3), {'author': 'me'})
+    """
+    with _unpacked(path) as parts:
+        net = parts.load_network(custom_objects)
+        parts.take_index(_signature(net)['N'], index)
+        meta = parts.manifest.get('meta', {})
+    if isinstance(meta.get('threshold'), dict):
+        object.__setattr__(net, 'threshold', meta['threshold'])   # past Keras, which would track it
     return net, meta

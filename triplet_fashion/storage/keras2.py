@@ -49,7 +49,8 @@ class Keras2Reader:
     )->keras.Model: # uncompiled, with fresh weights
         "Make a network. Raises NotOpened where a layer is not let in, ValueError for other faults."
         if spec['class_name'] not in _MODELS:
-            raise NotOpened(f"{self.path} describes a {spec['class_name']} of Keras 2, not a network")
+            raise NotOpened(f"{self.path} describes a {spec['class_name']} of Keras 2, "
+                            'not a network')
         config, is_sequential = spec['config'], spec['class_name'] == 'Sequential'
         model = self._sequential(config) if is_sequential else self._functional(config)
         if isinstance(config, dict) and config.get('trainable') is False: model.trainable = False
@@ -77,8 +78,8 @@ def _layer(self:Keras2Reader, spec):
                         'which holds code: not opened')
     if name not in KERAS_2_LAYERS:
         said = config.get('function', config.get('name'))
-        raise NotOpened(f'{self.path} has a layer of class {name} ({said}), which is not translated '
-                        f"from Keras 2: pass custom_objects={{'{name}': ...}}")
+        raise NotOpened(f'{self.path} has a layer of class {name} ({said}), which is not '
+                        f"translated from Keras 2: pass custom_objects={{'{name}': ...}}")
     cls = getattr(layers, name)
     return cls(**self._arguments(cls, config))
 
@@ -305,7 +306,8 @@ def _in_order(names, wanted):
     "Return names in a file in the order of the weights `wanted`, where they say which is which."
     called = {n.removesuffix(':0').replace('/', '_'): n for n in names}
     unique = len(called) == len(names) == len({k for k, _ in wanted})
-    return [called[k] for k, _ in wanted] if unique and all(k in called for k, _ in wanted) else names
+    known = unique and all(k in called for k, _ in wanted)
+    return [called[k] for k, _ in wanted] if known else names
 
 # %% ../../nbs/storage/03_keras2.ipynb #a1ab2993
 def _fill_layer(layer, group, order):
@@ -332,5 +334,6 @@ def load_keras_2_weights(
     inside = order.get(model) or model.layers
     wanted = [o for o in inside if isinstance(o, layers.Layer) and o.weights]
     if len(groups) != len(wanted):
-        raise ValueError(f'{model.name} has {len(wanted)} layers with weights, the file {len(groups)}')
+        raise ValueError(f'{model.name} has {len(wanted)} layers with weights, '
+                         f'the file {len(groups)}')
     for layer, group in zip(wanted, groups): _fill_layer(layer, group, order)
