@@ -214,7 +214,7 @@ def test_mixed_precision_is_cut_too(photos):
 def test_features_are_the_backbones_whatever_the_store(few, tmp_path):
     net = small()
     expected = np.asarray(backbone_of(net)(pixels(few)), 'float32')
-    store = {}
+    store = FeatureCache()
     for where in (
         None,
         store,
@@ -385,18 +385,16 @@ def test_a_user_without_a_home_has_no_folder(monkeypatch):
     assert FeatureCache.user_folder() is None
 
 
-@pytest.mark.parametrize('kind', ['folder', 'memory', 'dictionary'])
+@pytest.mark.parametrize('kind', ['folder', 'memory'])
 def test_a_cache_computes_once(few, tmp_path, kind, monkeypatch):
-    lower, given = backbone_of(small()), {}
-    cache = FeatureCache.of({'folder': tmp_path, 'memory': None, 'dictionary': given}[kind])
+    lower = backbone_of(small())
+    cache = FeatureCache.of(tmp_path if kind == 'folder' else None)
     assert FeatureCache.of(cache) is cache
     plain, copied = (np.array(cache.get(lower, few, copies=n)) for n in (1, 2))
     assert plain.shape[:2] == (len(few), 1) and copied.shape[:2] == (len(few), 2)
     np.testing.assert_array_equal(plain, compute_features(lower, few))
     assert len(list(tmp_path.iterdir())) == (2 if kind == 'folder' else 0)
-    assert len(cache.memory) == (0 if kind == 'folder' else 2) and bool(given) == (
-        kind == 'dictionary'
-    )
+    assert len(cache.memory) == (0 if kind == 'folder' else 2)
     monkeypatch.setattr(room, 'image_dataset', lambda *a, **kw: pytest.fail('computed again'))
     np.testing.assert_array_equal(cache.get(lower, few), plain)
 

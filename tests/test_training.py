@@ -23,7 +23,7 @@ from triplet_fashion.evaluation import (
     evaluate_benchmark,
     scoreboard,
 )
-from triplet_fashion.encoder import Encoder, encode
+from triplet_fashion.encoder import Encoder, FeatureCache, encode
 from triplet_fashion.evaluation import before_training
 from triplet_fashion.learning_rate import find_learning_rate
 from triplet_fashion.runs.checkpoints import continue_from
@@ -136,7 +136,7 @@ def test_frozen_backbone_learns_only_the_head(drawn, name):
         weights(backbone_of(net)),
         weights(net.layers[-2] if name == 'strong' else net.layers[-1]),
     )
-    store = {}
+    store = FeatureCache()
     fit(
         drawn,
         recipe=name,
@@ -153,7 +153,7 @@ def test_frozen_backbone_learns_only_the_head(drawn, name):
         not np.array_equal(a, b)
         for a, b in zip(upper, weights(net.layers[-2] if name == 'strong' else net.layers[-1]))
     )
-    assert len(store) == 1 and next(iter(store.values())).shape[0] == len(drawn)
+    assert [len(rows) for rows in store.memory.values()] == [len(drawn)]
     np.testing.assert_allclose(
         Encoder(net, feature_cache=store).encode(drawn), encode(drawn, net), atol=2e-5
     )
@@ -503,9 +503,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(drawn):
 
 
 def test_lite0_features_are_computed_once(drawn, lite0):
-    store = {}
+    store = FeatureCache()
     run = fit(drawn, backbone=str(lite0), size=(96, 96), epochs=2, verbose=0, feature_cache=store)
-    assert [v.shape for v in store.values()] == [(len(drawn), 1, *head_of(run.net).input_shape[1:])]
+    shape = (len(drawn), 1, *head_of(run.net).input_shape[1:])
+    assert [rows.shape for rows in store.memory.values()] == [shape]
     assert 'frozen' in run.plan['network']
     before, *_ = scoreboard(before_training(run, store), drawn)
     assert before['embedding'] == 'frozen backbone' and before['R@1'] > 0.5

@@ -252,7 +252,7 @@ class Encoder:
         precision=None, # 'bfloat16': half precision, faster where the processor has it
         size=None, # (height, width) to read files at; None: what the network takes
         fit='stretch', # as in `read_image`
-        feature_cache=None, # keeps features of a frozen backbone: `FeatureCache`, folder or dictionary
+        feature_cache=None, # keeps features of a frozen backbone: a `FeatureCache`, or a folder
     ):
         _at_least_one(batch_size=batch_size)
         self.feature_cache = None if feature_cache is None else FeatureCache.of(feature_cache)
@@ -490,14 +490,10 @@ class FeatureCache:
 
     @classmethod
     def of(cls,
-        where, # `FeatureCache`, folder, dictionary that features go into, or None for memory of its own
-    ):
+        where, # `FeatureCache`, folder, or None for memory of its own
+    ): # `FeatureCache`
         "Return the cache that is meant."
-        if isinstance(where, cls): return where
-        if where is None or isinstance(where, (str, os.PathLike)): return cls(where)
-        cache = cls()
-        cache.memory = where
-        return cache
+        return where if isinstance(where, cls) else cls(where)
 
     @staticmethod
     def user_folder(
@@ -595,7 +591,7 @@ def compute_features(
 def features(
     net, # network made by `base_network`
     catalog, # the photos: a `Catalog`, or a folder of product folders
-    feature_cache=None, # `FeatureCache`, folder or dictionary that keeps the features; None: keep nothing
+    feature_cache=None, # `FeatureCache` or folder that keeps the features; None: keep nothing
     batch_size=32, # photos at once
     verbose=0, # 1: show progress
     engine='auto', # name or engine of the backbone, see `make_engine` and `LazyEngine`

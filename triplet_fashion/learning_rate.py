@@ -33,7 +33,8 @@ class RateSearch:
         ax.plot(self.rates, self.losses, '.', ms=3, color='0.7')
         ax.plot(self.rates, self.smooth)
         ax.axvline(self.best, color='black', lw=.8, ls='--')
-        ax.annotate(f' {self.best:.1e}', (self.best, 1), xycoords=('data', 'axes fraction'), va='top', fontsize=8)
+        place = dict(xycoords=('data', 'axes fraction'), va='top', fontsize=8)
+        ax.annotate(f' {self.best:.1e}', (self.best, 1), **place)
         ax.set(xscale='log', xlabel='learning rate', ylabel='loss')
         ax.spines[['top', 'right']].set_visible(False)
         return ax

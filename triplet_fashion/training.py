@@ -12,20 +12,18 @@ from dataclasses import dataclass, field
 import keras
 
 import triplet_fashion.runs.callbacks as checks
-import triplet_fashion.runs.checkpoints as checkpoints
 import triplet_fashion.runs.networks as networks
 import triplet_fashion.runs.plan as plan
+import triplet_fashion.runs.stages as stages
 from . import evaluation
-from .base_network import head_of, is_frozen
+from .base_network import is_frozen
 from .catalog import Catalog
 from .encoder import FeatureCache
-from .runs.checkpoints import EpochWeights, RunFolder, StepRunner
+from .runs.checkpoints import EpochWeights, RunFolder, StepRunner, check_resumable
 from .runs.diagnostics import CollapseMonitor  # noqa: F401, for users
 from .runs.distributed import step_runner
 from .runs.history import concat_histories, plot_history
 from .runs.recipes import Recipe
-from .runs.stages import (
-    batch_info, cache_below, cache_of_features, fine_tuning_stage, first_stage, stage_photos)
 
 # %% ../nbs/19_training.ipynb #77e090aa
 _all_ = ['Recipe', 'CollapseMonitor', 'EpochWeights', 'RunFolder', 'plot_history']
@@ -68,12 +66,10 @@ class TrainingRun:
             if net is None: run.net, run.asked = networks.make_network(recipe)
         run.recipe = dataclasses.replace(run.recipe, precision=run.asked.precision)
         frozen = is_frozen(run.net)
-        run.cache = cache_of_features(feature_cache, run.folder) if frozen else FeatureCache()
+        run.cache = stages.cache_of_features(feature_cache if frozen else False, run.folder)
         run.has_second = frozen and bool(recipe.unfreeze)
         if not frozen or run.has_second: run.start = run.net.get_weights()
-        learner = head_of(run.net) if frozen else run.net
-        folder = run.cache.folder
-        run.plan = plan.make_plan(run.net, learner, run.recipe, run.asked, run.info, folder)
+        run.plan = plan.make_plan(run.net, run.recipe, run.asked, run.info, run.cache.folder)
         return run
 
     def stages(self,
@@ -83,13 +79,13 @@ class TrainingRun:
         "Yield the stages of the run, each made when the one before has run."
         photos, steps = self._photos(progress), self.info['steps']
         total = self.recipe.epochs*steps
-        first = first_stage(self.net, self.recipe, photos.train, photos.valid, self.seed, total)
+        first = stages.first_stage(self.net, self.recipe, photos, self.seed, total)
         first.begin_from(weights_from)
-        yield from self._in_turn(first, checkpoints.HEAD_STAGE if self.has_second else '')
+        yield from self._in_turn(first)
         if not self.has_second: return
-        with cache_below(self.cache, self.folder) as cache:
-            second = fine_tuning_stage(first, steps, cache, self.runner, progress)
-            yield from self._in_turn(second, checkpoints.TUNED_STAGE)
+        with stages.cache_below(self.cache, self.folder) as cache:
+            second = stages.fine_tuning_stage(first, steps, cache, self.runner, progress)
+            yield from self._in_turn(second)
 
     def fit_to(self,
         train, # `Catalog` learned from
@@ -98,23 +94,23 @@ class TrainingRun:
         "Take photos, and the recipe as it fits them. ValueError where they cannot be learned from."
         self.train, self.valid = train, valid
         self.recipe = self.asked.fitted_to(train, self.runner.replicas)
-        self.info = batch_info(train, self.recipe, self.seed, self.runner.shard)
+        self.info = stages.batch_info(train, self.recipe, self.seed, self.runner.shard)
 
     def _photos(self, progress):
         "Return what the first stage learns from, without the photos that cannot be read."
-        found = stage_photos(self.net, self.train, self.valid, self.cache, self.runner, progress)
+        found = stages.stage_photos(
+            self.net, self.train, self.valid, self.cache, self.runner, progress)
         if found.unreadable:
             self.fit_to(found.train.catalog, found.valid and found.valid.catalog)
             warnings.warn(evaluation.left_out_report(found.unreadable), stacklevel=4)
         return found
 
-    def _in_turn(self, stage, name):
+    def _in_turn(self, stage):
         "Yield a stage with its place in the run, and keep what it leaves."
-        stage.name, stage.folder, stage.runner = name, self.folder, self.runner
+        stage.folder, stage.runner = self.folder, self.runner
         yield stage
         self.model, watch = stage.model, stage.retrieval
-        before = self.history
-        self.history = concat_histories(before, stage.history) if before else stage.history
+        self.history = concat_histories(self.history, stage.history)
         if watch is not None: self.best_epoch, self.watch_cost = watch.best_epoch, watch.cost
 
     def __repr__(self): return f'TrainingRun({self.net.name!r}, {self.recipe!r})'
@@ -127,21 +123,21 @@ class TrainingRun:
 # %% ../nbs/19_training.ipynb #d24ab437
 def fit(
     catalog, # `Catalog` to learn from, or a folder of product folders
-    valid=None, # photos watched after each epoch, best of products not in `catalog`: a `Catalog` or a folder
-    recipe='auto', # 'products', 'strong', 'deep', 'scratch', 'original', or a `Recipe`; 'auto': products or strong, as the photos are
+    valid=None, # `Catalog` or folder watched after each epoch, best of products not in `catalog`
+    recipe='auto', # name of a recipe, or a `Recipe`; 'auto': products or strong, as the photos are
     net=None, # network made by `base_network`; None: made from the settings
     *,
-    run_dir=None, # folder, or `RunFolder`: the same call goes on where a killed run was, to the same end
-    feature_cache=None, # `FeatureCache` or folder of features; None: in `run_dir`, else the user's cache; False: memory
+    run_dir=None, # folder, or `RunFolder`: the same call goes on where a killed run was
+    feature_cache=None, # `FeatureCache`, folder, None: in `run_dir`, else the user's; False: memory
     weights_from=None, # file to begin from, see `continue_from`
     callbacks=(), # more Keras callbacks; those that set the learning rate need schedule=None
-    monitor='warn', # what a `CollapseMonitor` does about a training that goes wrong: 'warn', 'stop'; None: no monitor
+    monitor='warn', # about a training that goes wrong: 'warn', 'stop'; None: no `CollapseMonitor`
     restore_best=False, # end with the weights of the epoch that was best by MAP@R on `valid`
     watch_share=None, # of the time for looks at `valid`, at other epochs on each machine; None: any
-    runner=None, # 'mirrored': all devices here; 'multi': all machines in TF_CONFIG; 'auto'; a `tf.distribute` strategy
+    runner=None, # 'mirrored', 'multi' (the machines in TF_CONFIG), 'auto', or a strategy
     seed=0, # of weights, batches and augmentation
     verbose='auto', # Keras' progress bar: 0, 1, 2 or 'auto'
-    show_plan=None, # function called with the plan before the first step; None: print it unless verbose=0
+    show_plan=None, # function called with the plan before the first step; None: print it if verbose
     **changes, # settings of the recipe to override, below
 )->TrainingRun: # network, history, recipe and plan
     """Train an embedding network.
@@ -155,14 +151,15 @@ def fit(
     Raises ValueError or TypeError, before a photo is read, for settings and arguments that cannot
     train, mean nothing or have no effect; FloatingPointError for a loss or weights that are not
     finite. Photos that cannot be read are left out and named in a warning."""
-    train, valid = Catalog.of(catalog), valid if valid is None else Catalog.of(valid, 'valid')
+    train = Catalog.of(catalog)
+    if valid is not None: valid = Catalog.of(valid, 'valid')
     recipe = networks.choose_recipe(recipe, train, net, **changes)
     frozen = not recipe.trainable if net is None else is_frozen(net)
     callbacks = checks.check_callbacks(
         callbacks, recipe, valid is not None, monitor is not None, frozen)
     checks.check_arguments(seed, valid, callbacks, monitor, restore_best, watch_share)
     folder = RunFolder.of(run_dir)
-    if folder is not None: checkpoints.check_resumable(recipe.augment)
+    if folder is not None: check_resumable(recipe.augment)
     runner = step_runner(runner, folder is not None and folder.is_complete)
     if valid is not None: evaluation.check_watched(valid, train)
     how = dict(seed=seed, runner=runner, folder=folder)

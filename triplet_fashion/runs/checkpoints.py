@@ -88,12 +88,17 @@ def read_state(
     return said['note'], arrays
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #c00b329c
-def training_variables(model):
-    "All variables that a training changes, by group and number."
-    optimizer, losses = getattr(model, 'optimizer', None), tf.nest.flatten(getattr(model, 'loss', None))
+def training_variables(
+    model, # built Keras model, compiled or not
+)->dict: # variable by group and number, such as 'network/0'
+    "Return all variables that a training changes."
+    optimizer, loss = getattr(model, 'optimizer', None), getattr(model, 'loss', None)
     if optimizer is not None and not optimizer.built: optimizer.build(model.trainable_variables)
-    groups = dict(network=model.variables, optimizer=optimizer.variables if optimizer is not None else [], running=model.metrics_variables,
-                  loss=[v for l in losses for v in loss_variables(l)])
+    groups = dict(
+        network=model.variables,
+        optimizer=[] if optimizer is None else optimizer.variables,
+        running=model.metrics_variables,
+        loss=[v for one in tf.nest.flatten(loss) for v in loss_variables(one)])
     return {f'{g}/{i}': v for g, vs in groups.items() for i, v in enumerate(vs)}
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #9f58fc68
@@ -672,22 +677,28 @@ def _continue_exactly(model, path):
     restore_variables(model, arrays, 'network')
     if getattr(model, 'optimizer', None) is None: return note['epoch']
     try: restore_variables(model, arrays, 'optimizer')
-    except ValueError as e: warnings.warn(f'{path}: the optimizer begins anew, as its state is of another kind ({e})', stacklevel=3)
+    except ValueError as e:
+        warnings.warn(f'{path}: the optimizer begins anew, as its state is of another kind ({e})',
+                      stacklevel=3)
     return note['epoch']
 
 def continue_from(
     model, # compiled Keras model that the weights are for
-    path, # `.weights.h5` file, a `.npz` file of a `Checkpoint`, such as its `best.npz`, or a `.h5` file written by Keras 2; from anybody
+    path, # `.weights.h5`, `.npz` of a `Checkpoint` (`best.npz`), or `.h5` of Keras 2; from anybody
 )->int: # epochs that are done: in the checkpoint's note, or the file's name; 0 without
-    "Load weights, and the optimizer's state where the file has it; ValueError when they do not fit `model`."
+    """Load weights, and the optimizer's state where the file has it.
+
+    Raises FileNotFoundError, and ValueError when they do not fit `model`."""
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'{path} is not there: nothing to continue from')
-    if path.name.endswith('.weights.h5') and getattr(model, 'optimizer', None): model.optimizer.build(model.trainable_variables)
     try:
         if path.suffix == '.npz': return _continue_exactly(model, path)
+        if path.name.endswith('.weights.h5') and getattr(model, 'optimizer', None):
+            model.optimizer.build(model.trainable_variables)   # its state is in the file
         with checked_weights(path) as file: model.load_weights(file)
     except NotOpened: raise   # which names the file
     except Exception as e:
-        raise ValueError(f'{path} does not fit this network: build it with the same backbone, sizes and recipe ({e})') from e
+        raise ValueError(f'{path} does not fit this network: build it with the same backbone, '
+                         f'sizes and recipe ({e})') from e
     epoch = re.match(r'(\d+)-', path.name)
     return int(epoch[1]) if epoch else 0

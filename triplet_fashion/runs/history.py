@@ -90,10 +90,10 @@ def plot_history(
 
 # %% ../../nbs/runs/01_history.ipynb #23bc4710
 def concat_histories(
-    first, # list of numbers by name, with 'loss'
+    first, # list of numbers by name, with 'loss'; {} where nothing was before
     second, # the same of the stage after it
 )->dict: # one list by name, NaN where a stage has no such number
     "Join the histories of two stages."
-    n, m = len(first['loss']), len(second['loss'])
+    n, m = len(first.get('loss', [])), len(second['loss'])
     names = {**first, **second}
     return {k: first.get(k, [math.nan]*n) + second.get(k, [math.nan]*m) for k in names}
