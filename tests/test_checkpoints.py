@@ -11,19 +11,22 @@ from triplet_fashion.base_network import base_network
 from triplet_fashion.runs.checkpoints import (
     Checkpoint,
     EpochWeights,
-    _pack,
-    _plain,
-    _unpack,
-    callback_state,
     continue_from,
-    read_state,
+    plain_value,
     run_epochs,
     run_identity,
+)
+from triplet_fashion.runs.state import (
+    callback_state,
+    pack_value,
+    read_state,
     training_variables,
+    unpack_value,
     write_state,
 )
 from triplet_fashion.contrastive import SupConLoss
-from triplet_fashion.runs.diagnostics import CollapseMonitor, Diagnosis
+from triplet_fashion.runs.diagnostics import Diagnosis
+from triplet_fashion.runs.monitor import CollapseMonitor
 from triplet_fashion.generator import Augment, pk_dataset
 from triplet_fashion.training import fit
 
@@ -36,7 +39,8 @@ from pathlib import Path
 import keras, numpy as np, tensorflow as tf
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.runs.checkpoints import RunFolder, read_state, training_variables
+from triplet_fashion.runs.checkpoints import RunFolder
+from triplet_fashion.runs.state import read_state, training_variables
 from triplet_fashion.contrastive import CrossBatchMemory, SupConLoss
 from triplet_fashion.generator import Augment
 from triplet_fashion.training import fit
@@ -44,7 +48,8 @@ from triplet_fashion.training import fit
 mode, photos, out, most, seed = sys.argv[1:]
 
 def train(name):
-    "The command that is given again and again; at its end a file with every figure and a digest of every variable."
+    """The command that is given again and again; at its end a file with every figure and a digest
+    of every variable."""
     folder, L = Path(out)/name, keras.layers
     seen, unseen = Catalog.from_dir(photos).split(.34, seed=1)
     keras.utils.set_random_seed(3)
@@ -97,7 +102,8 @@ print(kills)
 def test_a_run_killed_at_random_moments_ends_as_if_undisturbed(
     fresh_python, drawn, tmp_path, mode, kills
 ):
-    "SIGKILL wherever it strikes; everything equal to the last bit: weights, optimizer, random states, memory, figures, logs."
+    """SIGKILL wherever it strikes; everything equal to the last bit: weights, optimizer, random
+    states, memory, figures, logs."""
     got = fresh_python.run(
         KILLED, mode, drawn.root, tmp_path, kills, os.environ.get('KILL_SEED', '5')
     )
@@ -253,7 +259,8 @@ def test_the_newest_few_and_the_best_are_kept(drawn, tmp_path):
 
 
 def test_a_kill_leaves_no_best_that_is_older_than_its_run(drawn, tmp_path, monkeypatch):
-    "Struck down right after the best, before it has its number: the run that goes on ends with the same best."
+    """Struck down right after the best, before it has its number: the run that goes on ends with
+    the same best."""
     import triplet_fashion.runs.checkpoints as module
 
     class Judge(keras.callbacks.Callback):
@@ -446,20 +453,20 @@ def test_values_come_back_as_they_were():
     held = []
 
     def pack(x):
-        return json.loads(json.dumps(_pack(x, lambda a: held.append(a) or len(held) - 1)))
+        return json.loads(json.dumps(pack_value(x, lambda a: held.append(a) or len(held) - 1)))
 
     x = {
         'a': [1, 2.5, None, True],
         3: (np.float32(0.5), {'s', 't'}),
         'w': [np.arange(3), np.zeros((2, 2))],
     }
-    got = _unpack(pack(x), held.__getitem__)
+    got = unpack_value(pack(x), held.__getitem__)
     assert got['a'] == x['a'] and got[3] == (0.5, {'s', 't'})
     for a, b in zip(got['w'], x['w']):
         np.testing.assert_array_equal(a, b)
     for odd in ([lambda: 0], Diagnosis('healthy', ''), Diagnosis):
         with pytest.raises(TypeError, match='nothing to write down'):
-            _pack(odd, id)
+            pack_value(odd, id)
 
 
 def test_of_keras_callbacks_what_they_were_told_is_not_kept():
@@ -608,17 +615,16 @@ def test_keras_callbacks_come_back(drawn, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_doctors_and_watchers_say_what_they_know(drawn):
+def test_monitors_say_what_they_know(drawn):
     monitor = CollapseMonitor((np.zeros((4, 16, 16, 3)), [0, 0, 1, 1]))
-    monitor.looks, monitor.start, monitor._told, monitor._dead = (
-        [{'d+': 0.5}],
-        {'d+': 1.0},
-        {'collapse'},
-        False,
-    )
+    monitor.measurements, monitor.start = [{'d+': 0.5}], {'d+': 1.0}
     monitor.diagnosis = Diagnosis('collapse', 'all equal', stops=True)
+    assert monitor.state_dict()['told'] == [] and not monitor.state_dict()['is_over']
+    monitor.load_state_dict(monitor.state_dict() | {'told': ['collapse']})
     other = CollapseMonitor((np.zeros((4, 16, 16, 3)), [0, 0, 1, 1]))
-    other.load_state_dict(_unpack(json.loads(json.dumps(_pack(monitor.state_dict(), None))), None))
+    other.load_state_dict(
+        unpack_value(json.loads(json.dumps(pack_value(monitor.state_dict(), None))), None)
+    )
     assert other.state_dict() == monitor.state_dict() and other.diagnosis == monitor.diagnosis
 
 
@@ -690,8 +696,8 @@ def test_identities_do_not_depend_on_the_process():
         == run_identity({}, b)['weights that stay as they are']
     )
     assert (
-        _plain({'loss': SupConLoss(0.1)}) != _plain({'loss': SupConLoss(0.2)})
-        and _plain(len) == 'len'
+        plain_value({'loss': SupConLoss(0.1)}) != plain_value({'loss': SupConLoss(0.2)})
+        and plain_value(len) == 'len'
     )
 
 
@@ -724,7 +730,8 @@ for share in (.01, .2, .4, .6, .8, .9, .95, .99):
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='needs limits of POSIX')
 def test_seed_checkpoints_survive_a_full_disk(fresh_python, tmp_path):
-    "HDF5 that runs out of room in the middle of a file may take the process along: so it never comes to that."
+    """HDF5 that runs out of room in the middle of a file may take the process along: so it never
+    comes to that."""
     got = fresh_python.run(FULL, tmp_path)
     assert got.returncode == 0, (got.returncode, got.stderr[-2000:])
     assert [p.name for p in tmp_path.iterdir()] == ['000001-1.0883.weights.h5']

@@ -182,7 +182,8 @@ JOBS = 'pk', 'original', 'bn', 'frozen', 'odd'
 
 @pytest.fixture(scope='module')
 def trained(nursery, drawn, tmp_path_factory):
-    "Folder of what two workers, one process, and one process with two devices made of the same runs; what the workers said last."
+    """Folder of what two workers, one process, and one process with two devices made of the same
+    runs; what the workers said last."""
     out = tmp_path_factory.mktemp('trained')
     here = [str(drawn.root), str(out)]
     with processes(

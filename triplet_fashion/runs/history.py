@@ -71,7 +71,14 @@ def plot_history(
     """Draw what a history holds, by epoch.
 
     The loss with its landmarks, retrieval of watched photos, distances within products (d+) and
-    between them (d-), the learning rate."""
+    between them (d-), the learning rate.
+
+    Example:
+
+        >>> figure = plot_history({'loss': [2., 1.5, 1.2], 'learning_rate': [1e-3, 1e-3, 1e-4]})
+        >>> [ax.get_title() for ax in figure.axes]
+        ['loss', 'learning rate']
+    """
     import matplotlib.pyplot as plt
     history, levels = run, {}
     if not isinstance(run, dict):

@@ -25,7 +25,7 @@ from triplet_fashion.encoder import FeatureCache
 from triplet_fashion.model import build_optimizer, compile_triplet, triplet_model
 
 from triplet_fashion.runs.callbacks import LearningRateLogger
-from triplet_fashion.runs.diagnostics import CollapseMonitor
+from triplet_fashion.runs.monitor import CollapseMonitor
 from triplet_fashion.runs.recipes import Recipe
 from triplet_fashion.engines import ENGINES, LazyEngine
 
@@ -249,14 +249,6 @@ class StagePhotos(NamedTuple):
     valid: TrainingSet|None
     unreadable: list # [(path, problem)]
 
-# %% ../../nbs/runs/08_stages.ipynb #e282a73d
-def _without_missing(catalog):
-    "Return (the photos that are still there, [(path, problem)] of the others)."
-    gone = np.array([not os.path.exists(p) for p in catalog.paths], bool)
-    if not gone.any(): return catalog, []
-    names = [str(catalog.paths[i]) for i in np.flatnonzero(gone)]
-    return catalog.subset(~gone), [(name, 'missing: no such file') for name in names]
-
 # %% ../../nbs/runs/08_stages.ipynb #ce172661
 def photos_to_read(
     catalog, # `Catalog` to learn from
@@ -265,7 +257,9 @@ def photos_to_read(
     """Return photos that are read for each batch.
 
     A broken one that is learned from is replaced as it is read; of those watched it is left out."""
-    catalog, missing = _without_missing(catalog)
+    gone = np.array([not os.path.exists(p) for p in catalog.paths], bool)
+    missing = [(str(catalog.paths[i]), 'missing: no such file') for i in np.flatnonzero(gone)]
+    if missing: catalog = catalog.subset(~gone)
     if valid is None: return StagePhotos(TrainingSet(catalog), None, missing)
     valid, unreadable = evaluation.readable_photos(valid)
     return StagePhotos(TrainingSet(catalog), TrainingSet(valid), missing + unreadable)
@@ -402,12 +396,6 @@ def _in_blocks(model, rows, n=256):
     blocks = [model.predict_on_batch(block(i)) for i in range(0, len(rows), n)]
     return np.concatenate([np.asarray(o) for o in blocks])
 
-# %% ../../nbs/runs/08_stages.ipynb #3efa6f99
-def _some_of(rows, labels, seed, n=256):
-    "Return rows of about `n` photos drawn at random, float32, and their labels."
-    some = np.sort(np.random.default_rng(seed).permutation(len(labels))[:n])
-    return np.asarray(rows[some, 0], 'float32'), labels[some]
-
 # %% ../../nbs/runs/08_stages.ipynb #d86efb57
 def _tuned_from_photos(head, recipe, steps):
     "Return the second stage where the whole backbone learns, from photos."
@@ -417,9 +405,8 @@ def _tuned_from_photos(head, recipe, steps):
     return dataclasses.replace(stage, valid=head.valid)
 
 # %% ../../nbs/runs/08_stages.ipynb #a3495c2e
-def _tuned_from_features(head, recipe, steps, cache, runner, progress):
-    "Return the second stage where the upper part learns, from what the lower one gives."
-    lower, upper = cut_network(unfreeze(head.net, recipe.unfreeze))
+def _features_below(lower, head, recipe, cache, runner, progress):
+    "Compute what the lower part gives of photos and their copies, and of the photos watched."
     catalog, valid, copies = head.train.catalog, head.valid, recipe.copies
     if progress:
         shape = ' x '.join(map(str, lower.output_shape[1:]))
@@ -429,17 +416,26 @@ def _tuned_from_features(head, recipe, steps, cache, runner, progress):
     part = FrozenPart(lower, photos, cache, runner, progress)
     augmented = dict(copies=copies, augment=recipe.augment or True, seed=head.seed)
     found = part.features(catalog, {}, augmented if copies > 1 else {})
-    plain, rows = found.value
-    seen = None if valid is None else part.features(valid, {})
-    unreadable = found.unreadable + ([] if seen is None else seen.unreadable)
-    if unreadable: warnings.warn(evaluation.left_out_report(unreadable), stacklevel=4)
+    watched = None if valid is None else part.features(valid, {})
+    unreadable = found.unreadable + ([] if watched is None else watched.unreadable)
+    if unreadable: warnings.warn(evaluation.left_out_report(unreadable), stacklevel=5)
+    return found, watched
+
+# %% ../../nbs/runs/08_stages.ipynb #ec35d1c5
+def _tuned_from_features(head, recipe, steps, *how):
+    "Return the second stage where the upper part learns, from what the lower one gives."
+    lower, upper = cut_network(unfreeze(head.net, recipe.unfreeze))
+    found, watched = _features_below(lower, head, recipe, *how)
+    (plain, rows), copies, labels = found.value, recipe.copies, found.catalog.labels
+    some = np.sort(np.random.default_rng(head.seed).permutation(len(labels))[:256])
     recipe = dataclasses.replace(recipe.fitted_to(found.catalog), augment=False)
     train = TrainingSet(found.catalog, rows if copies > 1 else rows[:, 0], copies)
-    return Stage(
-        head.net, compile_model(upper, recipe, steps), recipe, train,
-        None if seen is None else seen.catalog, seed=head.seed,
-        probe=_some_of(plain, found.catalog.labels, head.seed),
-        embedder=seen and (lambda photos: _in_blocks(upper, seen.value[0])))
+    stage = Stage(
+        head.net, compile_model(upper, recipe, steps), recipe, train, None, seed=head.seed,
+        probe=(np.asarray(plain[some, 0], 'float32'), labels[some]))
+    if watched is None: return stage
+    def embedder(photos): return _in_blocks(upper, watched.value[0])
+    return dataclasses.replace(stage, valid=watched.catalog, embedder=embedder)
 
 # %% ../../nbs/runs/08_stages.ipynb #8f818222
 def fine_tuning_stage(
