@@ -1,4 +1,4 @@
-"""Runs that are killed, damaged files, full disks, callbacks that know things, and the seed's file names."""
+"""Runs that are killed, damaged files, full disks, callbacks that know things, names of files."""
 
 import json, os, resource, sys
 
@@ -53,16 +53,32 @@ def train(name):
     folder, L = Path(out)/name, keras.layers
     seen, unseen = Catalog.from_dir(photos).split(.34, seed=1)
     keras.utils.set_random_seed(3)
-    lower = keras.Sequential([keras.Input((48, 48, 3)), *([Augment()] if mode == 'memory' else []), L.Conv2D(6, 5, strides=4, use_bias=False), L.BatchNormalization(),
-                              L.ReLU(), L.SpatialDropout2D(.2), *([L.Conv2D(8, 3)] if mode == 'deep' else []), L.GlobalAveragePooling2D()])
-    net = base_network((48, 48, 3), 12, lower, hidden=(16,), activation='sigmoid' if mode == 'original' else 'l2', dropout=.3, trainable=mode not in ('frozen', 'deep'), rescale='unit')
-    kw = dict(memory=dict(recipe='scratch', P=5, K=4, loss=CrossBatchMemory(SupConLoss(), 70)), frozen=dict(P=5, K=4), deep=dict(recipe='deep', P=5, K=4, unfreeze=.34, tune_epochs=2, copies=2), original=dict(recipe='original', batch_size=8, schedule='cosine'))[mode]
-    calls = [keras.callbacks.EarlyStopping('loss', patience=3), keras.callbacks.CSVLogger(f'{folder}.csv')]
-    run = fit(seen, valid=unseen, net=net, size=(48, 48), epochs=3, steps=9, verbose=0, restore_best=True, callbacks=calls, run_dir=RunFolder(folder, steps=2), **kw)
-    digest = {k: hashlib.sha256(np.asarray(v).tobytes()).hexdigest() for k, v in training_variables(run.model).items()}
-    best = read_state(max(folder.rglob('best.npz')))
-    said = [run.history, run.best_epoch, calls[0].best, calls[0].wait, Path(f'{folder}.csv').read_text(), next(folder.rglob('history.csv')).read_text(), digest,
-            [best[0]['epoch'], {k: hashlib.sha256(v.tobytes()).hexdigest() for k, v in best[1].items() if not k.startswith('kept/')}]]
+    augment = [Augment()] if mode == 'memory' else []
+    deeper = [L.Conv2D(8, 3)] if mode == 'deep' else []
+    lower = keras.Sequential([
+        keras.Input((48, 48, 3)), *augment, L.Conv2D(6, 5, strides=4, use_bias=False),
+        L.BatchNormalization(), L.ReLU(), L.SpatialDropout2D(.2), *deeper,
+        L.GlobalAveragePooling2D()])
+    net = base_network(
+        (48, 48, 3), 12, lower, hidden=(16,), dropout=.3, rescale='unit',
+        activation='sigmoid' if mode == 'original' else 'l2',
+        trainable=mode not in ('frozen', 'deep'))
+    memory = CrossBatchMemory(SupConLoss(), 70)
+    kw = dict(
+        memory=dict(recipe='scratch', P=5, K=4, loss=memory), frozen=dict(P=5, K=4),
+        deep=dict(recipe='deep', P=5, K=4, unfreeze=.34, tune_epochs=2, copies=2),
+        original=dict(recipe='original', batch_size=8, schedule='cosine'))[mode]
+    early = keras.callbacks.EarlyStopping('loss', patience=3)
+    calls = [early, keras.callbacks.CSVLogger(f'{folder}.csv')]
+    run = fit(
+        seen, valid=unseen, net=net, size=(48, 48), epochs=3, steps=9, verbose=0,
+        restore_best=True, callbacks=calls, run_dir=RunFolder(folder, steps=2), **kw)
+    def sha(x): return hashlib.sha256(np.asarray(x).tobytes()).hexdigest()
+    digest = {k: sha(v) for k, v in training_variables(run.model).items()}
+    note, arrays = read_state(max(folder.rglob('best.npz')))
+    best = [note['epoch'], {k: sha(v) for k, v in arrays.items() if not k.startswith('kept/')}]
+    tables = Path(f'{folder}.csv').read_text(), next(folder.rglob('history.csv')).read_text()
+    said = [run.history, run.best_epoch, early.best, early.wait, *tables, digest, best]
     part = Path(f'{folder}.part')
     part.write_text(json.dumps(said))
     part.replace(f'{folder}.json')
@@ -81,7 +97,8 @@ def files(pattern='[0-9]*.npz'): return sorted(str(p) for p in (Path(out)/'cut')
 whole, rng, kills = start('whole'), random.Random(int(seed)), 0
 while not (Path(out)/'cut.json').exists():
     before, child, ended, status = files(), start('cut'), 0, 0
-    early = mode == 'frozen' and not kills     # once while features are computed, before there is any checkpoint
+    # once while features are computed, before there is any checkpoint
+    early = mode == 'frozen' and not kills
     while not ended and (not files('.*.npy.*.part') if early else files() == before):
         ended, status = os.waitpid(child, os.WNOHANG)
         time.sleep(.002)
@@ -90,7 +107,8 @@ while not (Path(out)/'cut.json').exists():
         time.sleep(0 if early else rng.random()*.1)
         os.kill(child, signal.SIGKILL)
         kills += 1
-    if not ended and os.waitpid(child, 0)[1] not in (0, signal.SIGKILL): sys.exit('the run that was killed did not go on')
+    if not ended and os.waitpid(child, 0)[1] not in (0, signal.SIGKILL):
+        sys.exit('the run that was killed did not go on')
 assert os.waitpid(whole, 0)[1] == 0
 print(kills)
 '''
@@ -416,7 +434,8 @@ def test_a_full_disk_is_a_clear_error_and_harms_nothing(drawn, tmp_path, undistu
     try:
         with pytest.raises(
             OSError,
-            match=r'000001-000000\.npz could not be written: the disk is full.*Make room or choose another folder',
+            match=r'000001-000000\.npz could not be written: the disk is full.*'
+            'Make room or choose another folder',
         ):
             run_epochs(small(), batches_of(drawn), 2, checkpoint=Checkpoint(tmp_path, steps=2))
     finally:
@@ -645,7 +664,11 @@ def test_a_second_run_in_a_folder_is_refused(drawn, tmp_path):
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='needs locks of POSIX')
 def test_a_killed_run_leaves_its_folder_free(fresh_python, tmp_path):
-    code = 'import os, sys\nfrom triplet_fashion.runs.checkpoints import Checkpoint\nwith Checkpoint(sys.argv[1]).locked(): os.kill(os.getpid(), 9)'
+    code = '''
+import os, sys
+from triplet_fashion.runs.checkpoints import Checkpoint
+with Checkpoint(sys.argv[1]).locked(): os.kill(os.getpid(), 9)
+'''
     assert fresh_python.run(code, tmp_path).returncode == -9
     assert (tmp_path / '.lock').exists()
     with Checkpoint(tmp_path).locked():
@@ -678,7 +701,11 @@ def test_weights_of_epochs_are_kept_in_the_order_of_their_numbers(tmp_path):
 
 def test_leftovers_of_dead_runs_go(fresh_python, drawn, tmp_path):
     run_epochs(small(), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path))
-    code = 'import os, sys\nfrom triplet_fashion.storage.files import atomic_write\nwith atomic_write(sys.argv[1] + "/history.csv"): os._exit(0)'
+    code = '''
+import os, sys
+from triplet_fashion.storage.files import atomic_write
+with atomic_write(sys.argv[1] + "/history.csv"): os._exit(0)
+'''
     fresh_python.run(code, tmp_path).check_returncode()
     assert len(list(tmp_path.glob('.history.csv.*'))) == 1
     Checkpoint(tmp_path).open(small())
