@@ -88,10 +88,6 @@ def check_photos(
     return images
 
 # %% ../nbs/16_encoder.ipynb #66e00fb3
-def _parts_of(net):
-    "Return ids of the layers, and of the mean that a Normalization layer computes with a copy of."
-    return [id(o) for l in net._flatten_layers() for o in (l, getattr(l, 'mean', None))]
-
 class _Computation:
     "What computes a network: made with the first photos, and anew when the network has changed."
     def __init__(self, net, engine, precision):
@@ -136,7 +132,8 @@ class _Computation:
         "Return the engine; other layers, or other weights than it has a copy of, make a new one."
         name = rule = self.engine or 'tf'
         if name == 'auto': rule = choose_engine(self.net, (*size, 3), self.precision, photos).engine
-        parts = _parts_of(self.net)
+        own = self.net._flatten_layers()   # a Normalization layer computes with a copy of its mean
+        parts = [id(o) for layer in own for o in (layer, getattr(layer, 'mean', None))]
         if parts != self.parts: self.parts, self.engines = parts, {}
         kept = self.engines.get((size, rule))
         copies_weights = rule != 'tf' or self.precision == 'bfloat16'
@@ -380,26 +377,6 @@ class Encoder:
             if of_files: problems = [lost.get(os.fspath(photos[i])) for i in span]
             parts.write(k, rows, problems)
 
-# %% ../nbs/16_encoder.ipynb #f4657447
-_DECODED = 1, PIL.__version__, tf.__version__, __version__   # the same: files give the same pixels
-
-def _photo_state(catalog):
-    "Return name, size and time of change of each photo. PhotoError names one that is gone."
-    def one(name, path):
-        try: s = os.stat(path)
-        except OSError as e:
-            problem = f'missing: {(e.strerror or str(e)).lower()}'
-            raise PhotoError(path, problem) from None
-        return name, s.st_size, s.st_mtime_ns
-    return [one(*o) for o in zip(catalog.ids, catalog.paths)]
-
-def _augment_state(augment, size):
-    "Return a digest of the pixels that an augmentation makes of a picture of noise."
-    if augment is None: return None
-    noise = np.random.default_rng(0).integers(0, 256, (4, *size, 3)).astype('float32')
-    made = np.asarray(augment(tf.constant(noise), (1, 2)))
-    return hashlib.sha256(made.tobytes()).hexdigest()
-
 # %% ../nbs/16_encoder.ipynb #6a03f970
 @contextlib.contextmanager
 def _naming_photos(catalog):
@@ -415,6 +392,8 @@ def _naming_photos(catalog):
                            ) from e
 
 # %% ../nbs/16_encoder.ipynb #52be9041
+_DECODED = 1, PIL.__version__, tf.__version__, __version__   # the same: files give the same pixels
+
 @dataclass(frozen=True)
 class _FeatureJob:
     "Features to compute: by what, of which photos, in how many copies."
@@ -438,10 +417,26 @@ class _FeatureJob:
         "Return a digest of all that the features depend on."
         size, fit = self.preprocessing.size, self.preprocessing.fit
         how = []
-        if self.augment: how += [self.seed, self.batch_size, _augment_state(self.augment, size)]
+        if self.augment: how += [self.seed, self.batch_size, self.augment_state()]
         if self.run.name.endswith('-bf16'): how.append(self.run.name)
-        photos, model = _photo_state(self.catalog), fingerprint(self.model)
+        photos, model = self.photo_state(), fingerprint(self.model)
         return digest_of(_DECODED, photos, model, size, fit, self.copies, self.dtype, how)
+
+    def photo_state(self):
+        "Return name, size and time of change of each photo. PhotoError names one that is gone."
+        def one(name, path):
+            try: s = os.stat(path)
+            except OSError as e:
+                problem = f'missing: {(e.strerror or str(e)).lower()}'
+                raise PhotoError(path, problem) from None
+            return name, s.st_size, s.st_mtime_ns
+        return [one(*o) for o in zip(self.catalog.ids, self.catalog.paths)]
+
+    def augment_state(self):
+        "Return a digest of the pixels that the augmentation makes of a picture of noise."
+        noise = np.random.default_rng(0).integers(0, 256, (4, *self.preprocessing.size, 3))
+        made = np.asarray(self.augment(tf.constant(noise.astype('float32')), (1, 2)))
+        return hashlib.sha256(made.tobytes()).hexdigest()
 
     def images(self):
         "Return a tf.data of float32 (b*copies, h, w, 3): the copies of a photo side by side."
