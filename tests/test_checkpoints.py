@@ -279,7 +279,6 @@ def test_the_newest_few_and_the_best_are_kept(drawn, tmp_path):
 def test_a_kill_leaves_no_best_that_is_older_than_its_run(drawn, tmp_path, monkeypatch):
     """Struck down right after the best, before it has its number: the run that goes on ends with
     the same best."""
-    import triplet_fashion.runs.checkpoints as module
 
     class Judge(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -290,7 +289,7 @@ def test_a_kill_leaves_no_best_that_is_older_than_its_run(drawn, tmp_path, monke
             small(), batches_of(drawn), 3, [Judge()], Checkpoint(tmp_path / folder, steps=2)
         )
 
-    whole, links, link = run('whole'), [], module._link
+    whole, links, link = run('whole'), [], os.link
 
     def strike(*a):
         links.append(a)
@@ -298,7 +297,7 @@ def test_a_kill_leaves_no_best_that_is_older_than_its_run(drawn, tmp_path, monke
             raise KeyboardInterrupt
         return link(*a)
 
-    monkeypatch.setattr(module, '_link', strike)
+    monkeypatch.setattr(os, 'link', strike)
     with pytest.raises(KeyboardInterrupt):
         run('cut')
     assert (
@@ -373,10 +372,7 @@ def test_other_settings_are_refused_by_name(drawn, tmp_path):
 
 def test_another_machine_is_a_warning(drawn, tmp_path, monkeypatch):
     run_epochs(small(), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path))
-    import triplet_fashion.runs.checkpoints as module
-
-    now = module._machine()
-    monkeypatch.setattr(module, '_machine', lambda: now | {'threads': 999})
+    monkeypatch.setattr(tf.config.threading, 'get_intra_op_parallelism_threads', lambda: 999)
     with pytest.warns(UserWarning, match='threads was .*, now 999.*last bits'):
         run_epochs(small(), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path))
 
