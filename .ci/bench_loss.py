@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from triplet_fashion import loss as losses
 from triplet_fashion.base_network import base_network, res_base_network
-from triplet_fashion.runs.diagnostics import CollapseMonitor
+from triplet_fashion.runs.monitor import CollapseMonitor
 from triplet_fashion.loss import LosslessTripletLoss
 from triplet_fashion.mining import BatchTripletLoss
 from triplet_fashion.model import triplet_model

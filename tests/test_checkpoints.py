@@ -1,4 +1,4 @@
-"""Runs that are killed, damaged files, full disks, callbacks that know things, and the seed's file names."""
+"""Runs that are killed, damaged files, full disks, callbacks that know things, names of files."""
 
 import json, os, resource, sys
 
@@ -11,19 +11,22 @@ from triplet_fashion.base_network import base_network
 from triplet_fashion.runs.checkpoints import (
     Checkpoint,
     EpochWeights,
-    _pack,
-    _plain,
-    _unpack,
-    callback_state,
     continue_from,
-    read_state,
+    plain_value,
     run_epochs,
     run_identity,
+)
+from triplet_fashion.runs.state import (
+    callback_state,
+    pack_value,
+    read_state,
     training_variables,
+    unpack_value,
     write_state,
 )
 from triplet_fashion.contrastive import SupConLoss
-from triplet_fashion.runs.diagnostics import CollapseMonitor, Diagnosis
+from triplet_fashion.runs.diagnostics import Diagnosis
+from triplet_fashion.runs.monitor import CollapseMonitor
 from triplet_fashion.generator import Augment, pk_dataset
 from triplet_fashion.training import fit
 
@@ -36,7 +39,8 @@ from pathlib import Path
 import keras, numpy as np, tensorflow as tf
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.runs.checkpoints import RunFolder, read_state, training_variables
+from triplet_fashion.runs.checkpoints import RunFolder
+from triplet_fashion.runs.state import read_state, training_variables
 from triplet_fashion.contrastive import CrossBatchMemory, SupConLoss
 from triplet_fashion.generator import Augment
 from triplet_fashion.training import fit
@@ -44,20 +48,37 @@ from triplet_fashion.training import fit
 mode, photos, out, most, seed = sys.argv[1:]
 
 def train(name):
-    "The command that is given again and again; at its end a file with every figure and a digest of every variable."
+    """The command that is given again and again; at its end a file with every figure and a digest
+    of every variable."""
     folder, L = Path(out)/name, keras.layers
     seen, unseen = Catalog.from_dir(photos).split(.34, seed=1)
     keras.utils.set_random_seed(3)
-    lower = keras.Sequential([keras.Input((48, 48, 3)), *([Augment()] if mode == 'memory' else []), L.Conv2D(6, 5, strides=4, use_bias=False), L.BatchNormalization(),
-                              L.ReLU(), L.SpatialDropout2D(.2), *([L.Conv2D(8, 3)] if mode == 'deep' else []), L.GlobalAveragePooling2D()])
-    net = base_network((48, 48, 3), 12, lower, hidden=(16,), activation='sigmoid' if mode == 'original' else 'l2', dropout=.3, trainable=mode not in ('frozen', 'deep'), rescale='unit')
-    kw = dict(memory=dict(recipe='scratch', P=5, K=4, loss=CrossBatchMemory(SupConLoss(), 70)), frozen=dict(P=5, K=4), deep=dict(recipe='deep', P=5, K=4, unfreeze=.34, tune_epochs=2, copies=2), original=dict(recipe='original', batch_size=8, schedule='cosine'))[mode]
-    calls = [keras.callbacks.EarlyStopping('loss', patience=3), keras.callbacks.CSVLogger(f'{folder}.csv')]
-    run = fit(seen, valid=unseen, net=net, size=(48, 48), epochs=3, steps=9, verbose=0, restore_best=True, callbacks=calls, run_dir=RunFolder(folder, steps=2), **kw)
-    digest = {k: hashlib.sha256(np.asarray(v).tobytes()).hexdigest() for k, v in training_variables(run.model).items()}
-    best = read_state(max(folder.rglob('best.npz')))
-    said = [run.history, run.best_epoch, calls[0].best, calls[0].wait, Path(f'{folder}.csv').read_text(), next(folder.rglob('history.csv')).read_text(), digest,
-            [best[0]['epoch'], {k: hashlib.sha256(v.tobytes()).hexdigest() for k, v in best[1].items() if not k.startswith('kept/')}]]
+    augment = [Augment()] if mode == 'memory' else []
+    deeper = [L.Conv2D(8, 3)] if mode == 'deep' else []
+    lower = keras.Sequential([
+        keras.Input((48, 48, 3)), *augment, L.Conv2D(6, 5, strides=4, use_bias=False),
+        L.BatchNormalization(), L.ReLU(), L.SpatialDropout2D(.2), *deeper,
+        L.GlobalAveragePooling2D()])
+    net = base_network(
+        (48, 48, 3), 12, lower, hidden=(16,), dropout=.3, rescale='unit',
+        activation='sigmoid' if mode == 'original' else 'l2',
+        trainable=mode not in ('frozen', 'deep'))
+    memory = CrossBatchMemory(SupConLoss(), 70)
+    kw = dict(
+        memory=dict(recipe='scratch', P=5, K=4, loss=memory), frozen=dict(P=5, K=4),
+        deep=dict(recipe='deep', P=5, K=4, unfreeze=.34, tune_epochs=2, copies=2),
+        original=dict(recipe='original', batch_size=8, schedule='cosine'))[mode]
+    early = keras.callbacks.EarlyStopping('loss', patience=3)
+    calls = [early, keras.callbacks.CSVLogger(f'{folder}.csv')]
+    run = fit(
+        seen, valid=unseen, net=net, size=(48, 48), epochs=3, steps=9, verbose=0,
+        restore_best=True, callbacks=calls, run_dir=RunFolder(folder, steps=2), **kw)
+    def sha(x): return hashlib.sha256(np.asarray(x).tobytes()).hexdigest()
+    digest = {k: sha(v) for k, v in training_variables(run.model).items()}
+    note, arrays = read_state(max(folder.rglob('best.npz')))
+    best = [note['epoch'], {k: sha(v) for k, v in arrays.items() if not k.startswith('kept/')}]
+    tables = Path(f'{folder}.csv').read_text(), next(folder.rglob('history.csv')).read_text()
+    said = [run.history, run.best_epoch, early.best, early.wait, *tables, digest, best]
     part = Path(f'{folder}.part')
     part.write_text(json.dumps(said))
     part.replace(f'{folder}.json')
@@ -76,7 +97,8 @@ def files(pattern='[0-9]*.npz'): return sorted(str(p) for p in (Path(out)/'cut')
 whole, rng, kills = start('whole'), random.Random(int(seed)), 0
 while not (Path(out)/'cut.json').exists():
     before, child, ended, status = files(), start('cut'), 0, 0
-    early = mode == 'frozen' and not kills     # once while features are computed, before there is any checkpoint
+    # once while features are computed, before there is any checkpoint
+    early = mode == 'frozen' and not kills
     while not ended and (not files('.*.npy.*.part') if early else files() == before):
         ended, status = os.waitpid(child, os.WNOHANG)
         time.sleep(.002)
@@ -85,7 +107,8 @@ while not (Path(out)/'cut.json').exists():
         time.sleep(0 if early else rng.random()*.1)
         os.kill(child, signal.SIGKILL)
         kills += 1
-    if not ended and os.waitpid(child, 0)[1] not in (0, signal.SIGKILL): sys.exit('the run that was killed did not go on')
+    if not ended and os.waitpid(child, 0)[1] not in (0, signal.SIGKILL):
+        sys.exit('the run that was killed did not go on')
 assert os.waitpid(whole, 0)[1] == 0
 print(kills)
 '''
@@ -97,7 +120,8 @@ print(kills)
 def test_a_run_killed_at_random_moments_ends_as_if_undisturbed(
     fresh_python, drawn, tmp_path, mode, kills
 ):
-    "SIGKILL wherever it strikes; everything equal to the last bit: weights, optimizer, random states, memory, figures, logs."
+    """SIGKILL wherever it strikes; everything equal to the last bit: weights, optimizer, random
+    states, memory, figures, logs."""
     got = fresh_python.run(
         KILLED, mode, drawn.root, tmp_path, kills, os.environ.get('KILL_SEED', '5')
     )
@@ -253,8 +277,8 @@ def test_the_newest_few_and_the_best_are_kept(drawn, tmp_path):
 
 
 def test_a_kill_leaves_no_best_that_is_older_than_its_run(drawn, tmp_path, monkeypatch):
-    "Struck down right after the best, before it has its number: the run that goes on ends with the same best."
-    import triplet_fashion.runs.checkpoints as module
+    """Struck down right after the best, before it has its number: the run that goes on ends with
+    the same best."""
 
     class Judge(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -265,7 +289,7 @@ def test_a_kill_leaves_no_best_that_is_older_than_its_run(drawn, tmp_path, monke
             small(), batches_of(drawn), 3, [Judge()], Checkpoint(tmp_path / folder, steps=2)
         )
 
-    whole, links, link = run('whole'), [], module._link
+    whole, links, link = run('whole'), [], os.link
 
     def strike(*a):
         links.append(a)
@@ -273,7 +297,7 @@ def test_a_kill_leaves_no_best_that_is_older_than_its_run(drawn, tmp_path, monke
             raise KeyboardInterrupt
         return link(*a)
 
-    monkeypatch.setattr(module, '_link', strike)
+    monkeypatch.setattr(os, 'link', strike)
     with pytest.raises(KeyboardInterrupt):
         run('cut')
     assert (
@@ -348,10 +372,7 @@ def test_other_settings_are_refused_by_name(drawn, tmp_path):
 
 def test_another_machine_is_a_warning(drawn, tmp_path, monkeypatch):
     run_epochs(small(), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path))
-    import triplet_fashion.runs.checkpoints as module
-
-    now = module._machine()
-    monkeypatch.setattr(module, '_machine', lambda: now | {'threads': 999})
+    monkeypatch.setattr(tf.config.threading, 'get_intra_op_parallelism_threads', lambda: 999)
     with pytest.warns(UserWarning, match='threads was .*, now 999.*last bits'):
         run_epochs(small(), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path))
 
@@ -409,7 +430,8 @@ def test_a_full_disk_is_a_clear_error_and_harms_nothing(drawn, tmp_path, undistu
     try:
         with pytest.raises(
             OSError,
-            match=r'000001-000000\.npz could not be written: the disk is full.*Make room or choose another folder',
+            match=r'000001-000000\.npz could not be written: the disk is full.*'
+            'Make room or choose another folder',
         ):
             run_epochs(small(), batches_of(drawn), 2, checkpoint=Checkpoint(tmp_path, steps=2))
     finally:
@@ -446,20 +468,20 @@ def test_values_come_back_as_they_were():
     held = []
 
     def pack(x):
-        return json.loads(json.dumps(_pack(x, lambda a: held.append(a) or len(held) - 1)))
+        return json.loads(json.dumps(pack_value(x, lambda a: held.append(a) or len(held) - 1)))
 
     x = {
         'a': [1, 2.5, None, True],
         3: (np.float32(0.5), {'s', 't'}),
         'w': [np.arange(3), np.zeros((2, 2))],
     }
-    got = _unpack(pack(x), held.__getitem__)
+    got = unpack_value(pack(x), held.__getitem__)
     assert got['a'] == x['a'] and got[3] == (0.5, {'s', 't'})
     for a, b in zip(got['w'], x['w']):
         np.testing.assert_array_equal(a, b)
     for odd in ([lambda: 0], Diagnosis('healthy', ''), Diagnosis):
         with pytest.raises(TypeError, match='nothing to write down'):
-            _pack(odd, id)
+            pack_value(odd, id)
 
 
 def test_of_keras_callbacks_what_they_were_told_is_not_kept():
@@ -608,17 +630,16 @@ def test_keras_callbacks_come_back(drawn, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_doctors_and_watchers_say_what_they_know(drawn):
+def test_monitors_say_what_they_know(drawn):
     monitor = CollapseMonitor((np.zeros((4, 16, 16, 3)), [0, 0, 1, 1]))
-    monitor.looks, monitor.start, monitor._told, monitor._dead = (
-        [{'d+': 0.5}],
-        {'d+': 1.0},
-        {'collapse'},
-        False,
-    )
+    monitor.measurements, monitor.start = [{'d+': 0.5}], {'d+': 1.0}
     monitor.diagnosis = Diagnosis('collapse', 'all equal', stops=True)
+    assert monitor.state_dict()['told'] == [] and not monitor.state_dict()['is_over']
+    monitor.load_state_dict(monitor.state_dict() | {'told': ['collapse']})
     other = CollapseMonitor((np.zeros((4, 16, 16, 3)), [0, 0, 1, 1]))
-    other.load_state_dict(_unpack(json.loads(json.dumps(_pack(monitor.state_dict(), None))), None))
+    other.load_state_dict(
+        unpack_value(json.loads(json.dumps(pack_value(monitor.state_dict(), None))), None)
+    )
     assert other.state_dict() == monitor.state_dict() and other.diagnosis == monitor.diagnosis
 
 
@@ -639,7 +660,11 @@ def test_a_second_run_in_a_folder_is_refused(drawn, tmp_path):
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='needs locks of POSIX')
 def test_a_killed_run_leaves_its_folder_free(fresh_python, tmp_path):
-    code = 'import os, sys\nfrom triplet_fashion.runs.checkpoints import Checkpoint\nwith Checkpoint(sys.argv[1]).locked(): os.kill(os.getpid(), 9)'
+    code = '''
+import os, sys
+from triplet_fashion.runs.checkpoints import Checkpoint
+with Checkpoint(sys.argv[1]).locked(): os.kill(os.getpid(), 9)
+'''
     assert fresh_python.run(code, tmp_path).returncode == -9
     assert (tmp_path / '.lock').exists()
     with Checkpoint(tmp_path).locked():
@@ -672,7 +697,11 @@ def test_weights_of_epochs_are_kept_in_the_order_of_their_numbers(tmp_path):
 
 def test_leftovers_of_dead_runs_go(fresh_python, drawn, tmp_path):
     run_epochs(small(), batches_of(drawn), 1, checkpoint=Checkpoint(tmp_path))
-    code = 'import os, sys\nfrom triplet_fashion.storage.files import atomic_write\nwith atomic_write(sys.argv[1] + "/history.csv"): os._exit(0)'
+    code = '''
+import os, sys
+from triplet_fashion.storage.files import atomic_write
+with atomic_write(sys.argv[1] + "/history.csv"): os._exit(0)
+'''
     fresh_python.run(code, tmp_path).check_returncode()
     assert len(list(tmp_path.glob('.history.csv.*'))) == 1
     Checkpoint(tmp_path).open(small())
@@ -690,8 +719,8 @@ def test_identities_do_not_depend_on_the_process():
         == run_identity({}, b)['weights that stay as they are']
     )
     assert (
-        _plain({'loss': SupConLoss(0.1)}) != _plain({'loss': SupConLoss(0.2)})
-        and _plain(len) == 'len'
+        plain_value({'loss': SupConLoss(0.1)}) != plain_value({'loss': SupConLoss(0.2)})
+        and plain_value(len) == 'len'
     )
 
 
@@ -724,7 +753,8 @@ for share in (.01, .2, .4, .6, .8, .9, .95, .99):
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='needs limits of POSIX')
 def test_seed_checkpoints_survive_a_full_disk(fresh_python, tmp_path):
-    "HDF5 that runs out of room in the middle of a file may take the process along: so it never comes to that."
+    """HDF5 that runs out of room in the middle of a file may take the process along: so it never
+    comes to that."""
     got = fresh_python.run(FULL, tmp_path)
     assert got.returncode == 0, (got.returncode, got.stderr[-2000:])
     assert [p.name for p in tmp_path.iterdir()] == ['000001-1.0883.weights.h5']

@@ -1,17 +1,18 @@
-"""The monitor: its figures by hand, each trouble provoked in a real training and named, no false alarm on runs that go well."""
+"""The monitor: its figures by hand, each trouble provoked in a real training and named.
+
+No false alarm on runs that go well."""
 
 import math, warnings
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 import tensorflow as tf, keras
 from triplet_fashion.runs.diagnostics import (
-    CollapseMonitor,
     Diagnosis,
-    TrainingWarning,
     diagnose,
     effective_rank,
     embedding_statistics,
 )
+from triplet_fashion.runs.monitor import CollapseMonitor, TrainingWarning
 from triplet_fashion.loss import LosslessTripletLoss, TripletLoss
 from triplet_fashion.mining import BatchTripletLoss
 from triplet_fashion.model import triplet_model
@@ -181,7 +182,7 @@ def test_signs_of_troubled_embeddings():
             embedding_statistics(bits, labels)
 
 
-def look(**kw):
+def measured(**kw):
     return {
         'd+': 0.5,
         'd-': 1.0,
@@ -213,21 +214,25 @@ def look(**kw):
     ],
 )
 def test_patience(cause, kw, epochs):
-    start, bad = look(), look(**kw)
+    start, bad = measured(), measured(**kw)
     found = [diagnose([bad] * k, 3, start) for k in (epochs - 1, epochs)]
     assert found[0].ok and found[1].cause == cause and found[1].remedy
-    assert diagnose([bad] * (epochs - 1) + [look()], 3, start).ok  # over it
+    assert diagnose([bad] * (epochs - 1) + [measured()], 3, start).ok  # over it
     assert found[1].stops == (cause not in ('nothing learned', 'stale BatchNorm'))
     assert cause in str(found[1]) and '\n' not in str(found[1])
 
 
 def test_getting_better_is_no_trouble():
-    assert diagnose([look(spread=1e-5, overlap=o) for o in (0.4, 0.35, 0.3)]).ok  # order returns
-    assert diagnose([look(spread=s) for s in (1e-5, 2e-5, 4e-5)]).ok  # distances return
-    assert not diagnose([look(spread=1e-5, overlap=o) for o in (0.3, 0.3, 0.3)]).ok
-    assert diagnose([look(saturated=0.95, loss=v) for v in (1.3, 1.29, 1.28, 1.27, 1.26, 1.25)]).ok
     assert diagnose(
-        [look(margin=None, active=0.0, loss=0.0)] * 9
+        [measured(spread=1e-5, overlap=o) for o in (0.4, 0.35, 0.3)]
+    ).ok  # order returns
+    assert diagnose([measured(spread=s) for s in (1e-5, 2e-5, 4e-5)]).ok  # distances return
+    assert not diagnose([measured(spread=1e-5, overlap=o) for o in (0.3, 0.3, 0.3)]).ok
+    assert diagnose(
+        [measured(saturated=0.95, loss=v) for v in (1.3, 1.29, 1.28, 1.27, 1.26, 1.25)]
+    ).ok
+    assert diagnose(
+        [measured(margin=None, active=0.0, loss=0.0)] * 9
     ).ok  # no margin, nothing to run out of
 
 
@@ -265,12 +270,12 @@ def test_no_false_alarm(name, told):
     for seed in range(3 if name in ('batch hard', 'three inputs, lossless') else 1):
         x, y = products(noise, seed=seed)
         monitor, history = watch(net(seed), loss(), Adam(rate), x, y, epochs=7, steps=5)
-        assert monitor.diagnosis.ok and len(monitor.looks) == 7 and not told, (
+        assert monitor.diagnosis.ok and len(monitor.measurements) == 7 and not told, (
             name,
             seed,
             str(monitor.diagnosis),
         )
-        assert monitor.looks[-1]['overlap'] < monitor.start['overlap']
+        assert monitor.measurements[-1]['overlap'] < monitor.start['overlap']
         assert {'d+', 'd-', 'overlap', 'active', 'saturated', 'rank', 'gradient'} <= set(
             history
         ) and len(history['d+']) == 7
@@ -287,7 +292,11 @@ def test_photos_batchnorm_and_frozen_features(drawn):
     history = net.fit(
         pk_dataset(drawn, P=8, K=4, size=(32, 32)), epochs=3, verbose=0, callbacks=[monitor]
     ).history
-    assert monitor.diagnosis.ok and 'stale' in history and monitor.x.shape == (32, 32, 32, 3)
+    assert (
+        monitor.diagnosis.ok
+        and 'stale' in history
+        and monitor.sample.inputs.shape == (32, 32, 32, 3)
+    )
     three = triplet_model(
         base_network((32, 32, 3), 16, backbone='small', hidden=(), trainable=False)
     )
@@ -297,7 +306,10 @@ def test_photos_batchnorm_and_frozen_features(drawn):
         triplet_dataset(drawn, size=(32, 32), steps=2), epochs=2, verbose=0, callbacks=[monitor]
     ).history
     assert monitor.diagnosis.ok and 'stale' not in history  # frozen: nothing runs behind
-    assert monitor.pairs[0].sum() >= 20 and monitor.pairs[1].sum() > 2 * monitor.pairs[0].sum()
+    assert (
+        monitor.sample.pairs[0].sum() >= 20
+        and monitor.sample.pairs[1].sum() > 2 * monitor.sample.pairs[0].sum()
+    )
 
 
 # and trainings that do not
@@ -407,7 +419,7 @@ def test_bad_input_stops_at_once_and_is_found(told):
         and 'row 77' in monitor.diagnosis.says
         and 'step 2 of epoch 1' in monitor.diagnosis.says
     )
-    assert len(history['loss']) == 1 and monitor.looks == []
+    assert len(history['loss']) == 1 and monitor.measurements == []
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(64)
     monitor, _ = watch(
         head(), BatchTripletLoss('all'), Adam(1e-3), x, y, batches=data.repeat(), data=data
@@ -428,7 +440,7 @@ def test_gradient_of_equal_codes():
     monitor, _ = watch(triplet_model(net), root_loss, Adam(1e-3), *products())
     assert (
         monitor.diagnosis.cause == 'not a number'
-        and 'two codes are equal' in monitor.diagnosis.says
+        and 'two embeddings are equal' in monitor.diagnosis.says
         and 'before the first step' in monitor.diagnosis.says
     )
     net = head(None)
@@ -514,7 +526,7 @@ def test_every_and_verbose(capsys):
         every=2,
         verbose=1,
     )
-    assert [s['epoch'] for s in monitor.looks] == [2, 4] and len(history['rank']) == 2
+    assert [s['epoch'] for s in monitor.measurements] == [2, 4] and len(history['rank']) == 2
     lines = capsys.readouterr().out.splitlines()
     assert [l.split(':')[0] for l in lines if l.startswith('epoch')] == ['epoch 2', 'epoch 4']
 
@@ -527,7 +539,7 @@ def test_gradient_is_that_of_the_loss():
     monitor.set_model(net)
     monitor.on_train_begin()
     with tf.GradientTape() as tape:
-        value = loss(monitor.labels, net(monitor.x))
+        value = loss(monitor.sample.labels, net(monitor.sample.inputs))
     norm = tf.linalg.global_norm(tape.gradient(value, [v.value for v in net.trainable_variables]))
     assert monitor.start['gradient'] == pytest.approx(float(norm), rel=1e-4) and monitor.start[
         'loss'
@@ -547,7 +559,7 @@ def test_half_precision(kind):
     monitor, _ = watch(
         net, BatchTripletLoss('hard', margin=0.5), Adam(1e-3), *products(), epochs=1, steps=3
     )
-    assert monitor.diagnosis.ok and math.isfinite(monitor.looks[-1]['gradient'])
+    assert monitor.diagnosis.ok and math.isfinite(monitor.measurements[-1]['gradient'])
 
 
 def test_what_it_refuses():
@@ -566,11 +578,15 @@ def test_sample_is_spread_and_fixed():
     x, y = products(C=50)
     monitor = CollapseMonitor((x, y))
     assert (
-        len(monitor.x) == 32 and len(np.unique(monitor.labels)) == 8 and monitor.labels.max() == 49
+        len(monitor.sample.inputs) == 32
+        and len(np.unique(monitor.sample.labels)) == 8
+        and monitor.sample.labels.max() == 49
     )
-    np.testing.assert_array_equal(monitor.x, CollapseMonitor((x, y)).x)
+    np.testing.assert_array_equal(monitor.sample.inputs, CollapseMonitor((x, y)).sample.inputs)
     shuffled = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(400, seed=0).batch(16)
-    assert len(CollapseMonitor(shuffled).x) >= 4  # several batches, until there are pairs
+    assert (
+        len(CollapseMonitor(shuffled).sample.inputs) >= 4
+    )  # several batches, until there are pairs
     two = CollapseMonitor((x[:16], y[:16]))
     assert len(np.unique(two.labels)) == 2
 

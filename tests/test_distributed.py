@@ -1,4 +1,6 @@
-"""Two workers on loopback, as real processes, beside one process with the whole batch; workers that are killed; the command line under TF_CONFIG."""
+"""Two workers on loopback, as real processes, beside one process with the whole batch.
+
+Workers that are killed; the command line under TF_CONFIG."""
 
 import contextlib, json, os, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
@@ -37,44 +39,74 @@ from triplet_fashion.runs.checkpoints import RunFolder
 from triplet_fashion.training import Recipe, fit
 from triplet_fashion.runs.distributed import resolve_strategy, worker_shard
 
-SETTINGS = {'pk': dict(recipe='scratch', P=6, K=4, clipnorm=.5), 'bn': dict(recipe='scratch', P=6, K=4), 'original': dict(recipe='original', batch_size=8, learning_rate=1e-2),
-            'odd': dict(recipe='original', batch_size=10, learning_rate=2e-3), 'frozen': dict(P=6, K=4), 'stops': dict(P=6, K=4, epochs=5), 'strong': dict(recipe=Recipe(), P=6, K=4, augment=True)}
+SETTINGS = {
+    'pk': dict(recipe='scratch', P=6, K=4, clipnorm=.5),
+    'bn': dict(recipe='scratch', P=6, K=4),
+    'original': dict(recipe='original', batch_size=8, learning_rate=1e-2),
+    'odd': dict(recipe='original', batch_size=10, learning_rate=2e-3),
+    'frozen': dict(P=6, K=4),
+    'stops': dict(P=6, K=4, epochs=5),
+    'strong': dict(recipe=Recipe(), P=6, K=4, augment=True)}
 WATCHED = 'pk', 'strong'
 
 class Kill(keras.callbacks.Callback):
-    def __init__(self, left): super().__init__(); self.left, self.how = abs(left), signal.SIGKILL if left > 0 else signal.SIGSTOP
+    def __init__(self, left):
+        super().__init__()
+        self.left, self.how = abs(left), signal.SIGKILL if left > 0 else signal.SIGSTOP
     def on_train_batch_end(self, batch, logs=None):
         self.left -= 1
         if self.left == 0: os.kill(os.getpid(), self.how)
 
 class Stop(keras.callbacks.Callback):
     "Worker 1 wants to stop after the first epoch, the chief after the second."
-    def __init__(self, index): super().__init__(); self.index = index
+    def __init__(self, index):
+        super().__init__()
+        self.index = index
     def on_epoch_end(self, epoch, logs=None): self.model.stop_training = epoch == 1 - self.index
 
 def train_one(photos, name, workers, kill, more):
     train, unseen = Catalog.from_dir(photos).split(1/3)
     keras.utils.set_random_seed(0)
     care = dict(kernel_regularizer=keras.regularizers.L2(1e-2)) if name in WATCHED else {}
-    lower = [layers.Conv2D(8, 5, strides=4, activation='relu', **care), *([layers.BatchNormalization()] if name in ('bn', 'strong') else []), layers.GlobalAveragePooling2D()]
-    net = base_network((32, 32, 3), 12, keras.Sequential([keras.Input((32, 32, 3)), *lower]), hidden=(16,), rescale='unit', trainable=name not in ('frozen', 'stops'),
-                       activation='sigmoid' if name in ('original', 'odd') else 'l2', dropout=.3*(name == 'strong'))
-    if name == 'odd': train, more = train.subset(range(47)), more | dict(steps=None if workers else 4)     # 4 batches of 10, and 7 left over
-    return fit(train, valid=unseen if name in WATCHED else None, net=net, size=(32, 32), verbose=0, runner=workers, callbacks=[Kill(kill), *([Stop(worker_shard(workers)[0])] if name == 'stops' else [])],
-               monitor='warn' if name in WATCHED else None, **dict(epochs=2, steps=4) | SETTINGS[name] | more)
+    norms = [layers.BatchNormalization()] if name in ('bn', 'strong') else []
+    lower = keras.Sequential([
+        keras.Input((32, 32, 3)), layers.Conv2D(8, 5, strides=4, activation='relu', **care),
+        *norms, layers.GlobalAveragePooling2D()])
+    net = base_network(
+        (32, 32, 3), 12, lower, hidden=(16,), rescale='unit', dropout=.3*(name == 'strong'),
+        trainable=name not in ('frozen', 'stops'),
+        activation='sigmoid' if name in ('original', 'odd') else 'l2')
+    if name == 'odd':   # 4 batches of 10, and 7 left over
+        train, more = train.subset(range(47)), more | dict(steps=None if workers else 4)
+    calls, watched = [Kill(kill)], name in WATCHED
+    if name == 'stops': calls.append(Stop(worker_shard(workers)[0]))
+    return fit(
+        train, valid=unseen if watched else None, net=net, size=(32, 32), verbose=0,
+        runner=workers, callbacks=calls, monitor='warn' if watched else None,
+        **dict(epochs=2, steps=4) | SETTINGS[name] | more)
 
 def trainings(photos, out, jobs, kill=0, devices=0):
     "Jobs one after the other: on this worker, or alone and on so many devices."
-    if devices: tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()]*devices)
-    multi, mirrored = resolve_strategy('auto'), resolve_strategy('mirrored', [f'CPU:{i}' for i in range(devices)]) if devices else None
+    mirrored = None
+    if devices:
+        cpu, = tf.config.list_physical_devices('CPU')
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()]*devices)
+    multi = resolve_strategy('auto')
+    if devices: mirrored = resolve_strategy('mirrored', [f'CPU:{i}' for i in range(devices)])
     index = worker_shard(multi)[0]
     for name in jobs:
-        kinds = {'alone': None, **({'mirrored': mirrored} if name in ('pk', 'odd') else {})} if devices else {f'worker{index}': multi}
+        kinds = {'alone': None} if devices else {f'worker{index}': multi}
+        if devices and name in ('pk', 'odd'): kinds['mirrored'] = mirrored
         for kind, workers in kinds.items():
-            if name == 'differing': return train_one(photos, 'pk', workers, kill, dict(learning_rate=.01*(1 + index)))
-            kept = {'run_dir': RunFolder(f'{out}/kept/{name}', steps=2)} if name in WATCHED and not devices else {}
+            if name == 'differing':
+                return train_one(photos, 'pk', workers, kill, dict(learning_rate=.01*(1 + index)))
+            kept = {}
+            if name in WATCHED and not devices:
+                kept['run_dir'] = RunFolder(f'{out}/kept/{name}', steps=2)
             run = train_one(photos, name, workers, kill, kept)
-            np.savez(f'{out}/{name}.{kind}.npz', *run.net.get_weights(), history=json.dumps(run.history))
+            history = json.dumps(run.history)
+            np.savez(f'{out}/{name}.{kind}.npz', *run.net.get_weights(), history=history)
 
 def child(what, args, log, env):
     out = os.open(log, os.O_WRONLY | os.O_CREAT, 0o600)
@@ -90,7 +122,8 @@ for line in sys.stdin:   # orders, each answered by a line
     if 'log' in order: answer = os.fork() or child(**order)
     else:
         end = time.monotonic() + order['seconds']
-        while not (gone := os.waitpid(order['pid'], os.WNOHANG))[0] and time.monotonic() < end: time.sleep(.05)
+        while not (gone := os.waitpid(order['pid'], os.WNOHANG))[0] and time.monotonic() < end:
+            time.sleep(.05)
         answer = os.waitstatus_to_exitcode(gone[1]) if gone[0] else None
     print(json.dumps(answer), flush=True)
 """
@@ -182,7 +215,8 @@ JOBS = 'pk', 'original', 'bn', 'frozen', 'odd'
 
 @pytest.fixture(scope='module')
 def trained(nursery, drawn, tmp_path_factory):
-    "Folder of what two workers, one process, and one process with two devices made of the same runs; what the workers said last."
+    """Folder of what two workers, one process, and one process with two devices made of the same
+    runs; what the workers said last."""
     out = tmp_path_factory.mktemp('trained')
     here = [str(drawn.root), str(out)]
     with processes(
@@ -203,7 +237,8 @@ def test_two_workers_or_two_devices_train_as_one_process(trained, name):
     alone = result(trained[0], name, 'alone')
     for kind in 'worker0', 'worker1', *(['mirrored'] if name in ('pk', 'odd') else []):
         weights, loss = apart(result(trained[0], name, kind), alone)
-        # BatchNorm's variance is summed up otherwise on many replicas: as mean of squares less square of mean
+        # BatchNorm's variance is summed up otherwise on many replicas: as mean of squares less
+        # square of mean
         assert (
             (weights < 2e-4 and loss < 1e-3) if name == 'bn' else (weights < 2e-5 and loss < 2e-6)
         ), (kind, weights, loss)
@@ -495,7 +530,8 @@ def test_a_lost_worker_is_named_without_a_trace():
         tf.errors.InternalError(
             None,
             None,
-            'Graph execution error:\n\nDetected at node x\n  File "a.py"\n\nCollective ops is aborted by: reset by peer',
+            'Graph execution error:\n\nDetected at node x\n  File "a.py"\n\n'
+            'Collective ops is aborted by: reset by peer',
         )
     )
     assert isinstance(error, ConnectionError) and str(error).endswith(

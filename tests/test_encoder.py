@@ -29,7 +29,8 @@ def net():
 
 @pytest.fixture(scope='module')
 def odd(tmp_path_factory):
-    "Photos as they come: turned by EXIF, CMYK, 16 bits, palette, WebP, a Korean name, and three that are none."
+    """Photos as they come: turned by EXIF, CMYK, 16 bits, palette, WebP, a Korean name, and three
+    that are none."""
     folder, rng = tmp_path_factory.mktemp('odd'), np.random.default_rng(0)
 
     def picture():
@@ -199,7 +200,8 @@ def greys(x):
 
 
 def test_parts_belong_to_one_function(drawn, tmp_path):
-    "A function is known by its name and code; one without a name of its own is refused before it is called."
+    """A function is known by its name and code; one without a name of its own is refused before it
+    is called."""
 
     def make():
         return lambda x: colours(x)
@@ -219,7 +221,8 @@ def test_parts_belong_to_one_function(drawn, tmp_path):
 
 
 def test_an_engine_of_another_network_is_refused(net, drawn):
-    "Same shape, other numbers; and the same network after it learned on, which a frozen engine does not know of."
+    """Same shape, other numbers; and the same network after it learned on, which a frozen engine
+    does not know of."""
     ours = network()
     made, live = make_engine(ours, 'litert'), make_engine(ours, 'tf')
     other = network()
@@ -312,7 +315,8 @@ def test_progress_comes_to_its_end(net, drawn, tmp_path):
 
 
 def test_the_next_photos_are_read_while_these_are_computed(drawn, monkeypatch):
-    "Inside the first call of the model the photos of the second batch are already being read: it waits for that, in vain where nothing overlaps."
+    """Inside the first call of the model the photos of the second batch are already being read: it
+    waits for that, in vain where nothing overlaps."""
     from triplet_fashion.photos.loading import ImageLoader
 
     second, load, waited = threading.Event(), ImageLoader.load, []
@@ -346,7 +350,8 @@ def test_bad_photos_in_a_dictionary(net, odd, tmp_path):
 
 
 def test_half_written_parts_of_others_stay(net, drawn, tmp_path):
-    "On a disk of many machines: what a process of another machine is writing is not swept away, a dead one's of this machine is."
+    """On a disk of many machines: what a process of another machine is writing is not swept away, a
+    dead one's of this machine is."""
     out = tmp_path / 'out'
     out.mkdir()
     with atomic_write(out / 'part-000000.npz') as part:
@@ -368,7 +373,8 @@ def test_half_written_parts_of_others_stay(net, drawn, tmp_path):
 
 
 def test_a_changed_byte_is_noticed_or_harmless(net, odd, tmp_path, suffix):
-    "In a part and in the note, wherever it is: nothing but the rows, ids and problems that were written ever comes back."
+    """In a part and in the note, wherever it is: nothing but the rows, ids and problems that were
+    written ever comes back."""
     paths, out = (
         [p for p in sorted(odd.iterdir()) if p.suffix == '.png'] + [odd / 'text.jpg'],
         tmp_path / 'out',
@@ -403,7 +409,8 @@ def test_parts_that_changed_places_are_noticed(net, drawn, tmp_path, suffix):
 
 
 def test_names_that_are_no_text_survive(net, drawn, tmp_path, suffix):
-    "A file name is bytes: from an old archive it need not be UTF-8. Nor need what is wrong with such a photo."
+    """A file name is bytes: from an old archive it need not be UTF-8. Nor need what is wrong with
+    such a photo."""
     names = [
         b'caf\xe9.jpg',
         b'"quoted".jpg',
@@ -523,7 +530,8 @@ RUN = textwrap.dedent('''
 
 
 def test_killed_at_any_moment_and_gone_on(net, drawn, tmp_path):
-    "SIGKILL after the first, the third, the sixth part: no part is written twice, none is half there, and the rows are those of an undisturbed run."
+    """SIGKILL after the first, the third, the sixth part: no part is written twice, none is half
+    there, and the rows are those of an undisturbed run."""
     out, here = tmp_path / 'out', Path(__file__).parent
 
     def start():
@@ -555,7 +563,8 @@ def test_killed_at_any_moment_and_gone_on(net, drawn, tmp_path):
 
 
 def test_a_cluster_makes_each_part_once_though_a_worker_is_killed(net, drawn, odd, tmp_path):
-    "And a second work on it: a photo that cannot be read, and an engine that the worker makes once, by name or as an `InferenceEngine`."
+    """And a second work on it: a photo that cannot be read, and an engine that the worker makes
+    once, by name or as an `InferenceEngine`."""
     ray = pytest.importorskip('ray', reason='needs Ray, triplet_fashion[cluster]')
     ray.init(
         num_cpus=2,

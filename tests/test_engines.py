@@ -100,7 +100,8 @@ def dense():
 
 
 def test_the_rule(net, monkeypatch):
-    "The engine follows from network, number of photos, precision and what is installed, and from nothing else."
+    """The engine follows from network, number of photos, precision and what is installed, and from
+    nothing else."""
     many = dict(shape=(224, 224, 3), photos=1000)
     assert choose_engine(net, **many).engine == choose_engine(net).engine == 'litert'
     assert choose_engine(dense(), **many).engine == choose_engine(dense()).engine == 'tf'
@@ -264,7 +265,8 @@ def test_half_precision_networks(photos):
 
 @pytest.mark.parametrize('policy', ['mixed_bfloat16', 'float32'])
 def test_statistics_of_the_input_go_along(policy):
-    "Normalization keeps what it computes with beside its weights: EfficientNet has one, a user's backbone may, at any depth."
+    """Normalization keeps what it computes with beside its weights: EfficientNet has one, a user's
+    backbone may, at any depth."""
     norm = keras.layers.Normalization()
     norm.adapt(np.random.default_rng(0).uniform(0, 255, (50, 8, 8, 3)))
     i = keras.Input((8, 8, 3))
@@ -337,7 +339,8 @@ def test_nothing_is_said_aloud(net, photos, capfd):
 
 
 def test_openvino_sends_no_telemetry(fresh_python):
-    "It would fork a process for each message, from a thread; what was imported by others before stays as it is."
+    """It would fork a process for each message, from a thread; what was imported by others before
+    stays as it is."""
     pytest.importorskip('openvino')
     code = """
 import multiprocessing, sys
@@ -345,7 +348,8 @@ multiprocessing.Process.start = lambda self: started.append(self)
 started = []
 import keras, numpy as np
 from triplet_fashion.engines import make_engine
-net = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3), keras.layers.GlobalAveragePooling2D()])
+L = keras.layers
+net = keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(2, 3), L.GlobalAveragePooling2D()])
 x = np.ones((2, 8, 8, 3), 'float32')
 assert 'openvino' not in sys.modules, 'imported before it is needed'
 print(make_engine(net, 'openvino', x)(x).shape)
@@ -358,7 +362,8 @@ assert not started and not any(m.startswith('openvino_telemetry') for m in sys.m
 
 @pytest.mark.parametrize('engine', ['openvino', 'onnxruntime', 'litert'])
 def test_the_first_calls_of_an_engine_do_not_hang(engine, root):
-    "In fresh processes whose threads change hands a thousand times as often as usual, two of them on a busy machine."
+    """In fresh processes whose threads change hands a thousand times as often as usual, two of them
+    on a busy machine."""
     for package in OPTIONAL.get(engine, []):
         pytest.importorskip(package)
     n = '4' if engine == 'openvino' else '2'

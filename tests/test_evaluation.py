@@ -15,7 +15,7 @@ from triplet_fashion.evaluation import (
     evaluate_benchmark,
     scoreboard,
 )
-from triplet_fashion.encoder import Encoder
+from triplet_fashion.encoder import Encoder, FeatureCache
 from triplet_fashion.metrics import color_histogram, knn_accuracy, retrieval_metrics
 from triplet_fashion.verification import Verification, pair_distances
 from triplet_fashion.photos.loading import load_images
@@ -274,7 +274,7 @@ def test_photos_that_cannot_be_read_are_left_out_of_a_scoreboard_and_named(damag
     "Of every row: all embeddings are judged on the same photos, as queries and as a gallery."
     shelf, good = damaged
     net = small()
-    ways = {'network': net, 'kept': Encoder(net, feature_cache={}).encode, **BASELINES}
+    ways = {'network': net, 'kept': Encoder(net, feature_cache=FeatureCache()).encode, **BASELINES}
     with pytest.warns(UserWarning, match='2 photos could not be read and were left out') as said:
         rows = scoreboard(ways, shelf)
     assert shelf.paths[1] in str(said[0].message) and shelf.paths[6] in str(said[0].message)

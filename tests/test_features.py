@@ -1,4 +1,5 @@
-"features: where networks are cut, what is kept on disk, when it is invalid, and what happens when things go wrong."
+"""features: where networks are cut, what is kept on disk, when it is invalid, and what happens when
+things go wrong."""
 
 import os
 import pwd
@@ -175,7 +176,8 @@ def test_training_the_upper_part_trains_the_network_and_leaves_frozen_norms_alon
 
 
 def test_a_step_above_the_cut_is_the_step_of_the_whole(photos):
-    "Same loss and same gradients, the lower part once computed, as training the whole network with its lower part frozen."
+    """Same loss and same gradients, the lower part once computed, as training the whole network
+    with its lower part frozen."""
     net = freeze(mobile(2), 0.6)
     lower, upper = cut_network(net)
     y = np.eye(8, dtype='float32')[:3]
@@ -214,7 +216,7 @@ def test_mixed_precision_is_cut_too(photos):
 def test_features_are_the_backbones_whatever_the_store(few, tmp_path):
     net = small()
     expected = np.asarray(backbone_of(net)(pixels(few)), 'float32')
-    store = {}
+    store = FeatureCache()
     for where in (
         None,
         store,
@@ -299,12 +301,12 @@ def test_fingerprint_counts_what_matters(photos):
     assert len(prints) == 4
 
 
-def test_a_dictionary_notices_changes_too(few):
-    net, store = small(), {}
+def test_a_cache_in_memory_notices_changes_too(few):
+    net, store = small(), FeatureCache()
     before = features(net, few, store)
     assert np.shares_memory(features(small(), few, store), before)  # equal layers and weights
     net.layers[1].weights[0].assign(net.layers[1].weights[0] * 2)
-    assert not np.array_equal(features(net, few, store), before) and len(store) == 2
+    assert not np.array_equal(features(net, few, store), before) and len(store.memory) == 2
 
 
 def test_half_precision_is_kept_apart(few, tmp_path):
@@ -316,15 +318,17 @@ def test_half_precision_is_kept_apart(few, tmp_path):
 
 @pytest.fixture(scope='module')
 def unkept(few, drawn):
-    "A network, its features of two catalogues, and the engine that computed them with nothing kept."
+    """A network, its features of two catalogues, and the engine that computed them with nothing
+    kept."""
     net = freeze(mobile(), 1.0)
     cold = LazyEngine(backbone_of(net), photos=10**6)
-    return net, [np.array(features(net, c, {}, engine=cold)) for c in (drawn, few)], cold
+    return net, [np.array(features(net, c, engine=cold)) for c in (drawn, few)], cold
 
 
 @pytest.mark.parametrize('kept_first', [False, True])
 def test_a_run_that_goes_on_takes_the_engine_it_had(unkept, few, drawn, tmp_path, kept_first):
-    "Which engine computes does not depend on what is kept already: the numbers of a run that is resumed must not either."
+    """Which engine computes does not depend on what is kept already: the numbers of a run that is
+    resumed must not either."""
     net, fresh, cold = unkept
     warm = LazyEngine(backbone_of(net), photos=10**6)
     if kept_first:
@@ -350,7 +354,7 @@ def test_one_engine_serves_several_calls(few, drawn, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match='made of another network'):
             features(net, few, engine=other)
     with pytest.raises(ValueError, match="'litrt' is unknown"):
-        features(net, few, {}, engine='litrt')
+        features(net, few, engine='litrt')
 
 
 def test_the_users_folder_for_features(tmp_path, monkeypatch):
@@ -385,18 +389,16 @@ def test_a_user_without_a_home_has_no_folder(monkeypatch):
     assert FeatureCache.user_folder() is None
 
 
-@pytest.mark.parametrize('kind', ['folder', 'memory', 'dictionary'])
+@pytest.mark.parametrize('kind', ['folder', 'memory'])
 def test_a_cache_computes_once(few, tmp_path, kind, monkeypatch):
-    lower, given = backbone_of(small()), {}
-    cache = FeatureCache.of({'folder': tmp_path, 'memory': None, 'dictionary': given}[kind])
+    lower = backbone_of(small())
+    cache = FeatureCache.of(tmp_path if kind == 'folder' else None)
     assert FeatureCache.of(cache) is cache
     plain, copied = (np.array(cache.get(lower, few, copies=n)) for n in (1, 2))
     assert plain.shape[:2] == (len(few), 1) and copied.shape[:2] == (len(few), 2)
     np.testing.assert_array_equal(plain, compute_features(lower, few))
     assert len(list(tmp_path.iterdir())) == (2 if kind == 'folder' else 0)
-    assert len(cache.memory) == (0 if kind == 'folder' else 2) and bool(given) == (
-        kind == 'dictionary'
-    )
+    assert len(cache.memory) == (0 if kind == 'folder' else 2)
     monkeypatch.setattr(room, 'image_dataset', lambda *a, **kw: pytest.fail('computed again'))
     np.testing.assert_array_equal(cache.get(lower, few), plain)
 
@@ -468,7 +470,7 @@ def test_a_bad_photo_is_named(few, tmp_path):
         features(small(), cat, tmp_path / 'kept')
     assert not list((tmp_path / 'kept').iterdir())
     gone = Catalog([*few.paths, 'gone.jpg'], [*few.labels, 0], few.class_names)
-    for store in None, {}, tmp_path / 'kept':
+    for store in None, FeatureCache(), tmp_path / 'kept':
         with pytest.raises(PhotoError, match='gone.jpg'):
             features(small(), gone, store)
         with pytest.raises((PhotoError, FileNotFoundError), match='gone.jpg'):
@@ -484,7 +486,7 @@ def test_photos_that_vanish_or_break_are_left_out_and_named(few, tmp_path):
         f.truncate(50)
 
     def make(catalog):
-        return features(net, catalog, {})
+        return features(net, catalog)
 
     rows, good, bad = without_unreadable(make, cat)
     assert len(good) == len(rows) == len(cat) - 2 and sorted(p for p, _ in bad) == sorted(
@@ -542,7 +544,8 @@ def damaged(whole):
 
 
 def test_damage_of_any_kind_means_computing_anew(few, tmp_path, monkeypatch):
-    "A flipped bit in head, data or checksum, a part of the file, another array: never an error, never taken for features."
+    """A flipped bit in head, data or checksum, a part of the file, another array: never an error,
+    never taken for features."""
     one, net = few.subset([0]), small()
     first = np.array(features(net, one, tmp_path))
     (file,) = tmp_path.glob('*.npy')
@@ -578,7 +581,8 @@ def test_damage_of_any_kind_means_computing_anew(few, tmp_path, monkeypatch):
 
 
 def test_four_threads_and_two_processes_of_one_number_share_a_store(few, tmp_path, monkeypatch):
-    "The name of an unfinished file belongs to one writer alone; in two containers the number of a process may be the same."
+    """The name of an unfinished file belongs to one writer alone; in two containers the number of a
+    process may be the same."""
     monkeypatch.setattr(os, 'getpid', lambda: 1)
     net, start, given = small(), threading.Barrier(4), {}
 

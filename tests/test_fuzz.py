@@ -424,7 +424,7 @@ def npz_edit(r, data):
 def state_edit(r, data):
     "A checkpoint whose note or arrays are others, with a checksum that is right again."
     import numpy as np
-    from triplet_fashion.runs.checkpoints import read_state, write_state
+    from triplet_fashion.runs.state import read_state, write_state
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'state.npz'

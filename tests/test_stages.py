@@ -1,4 +1,5 @@
-"Features of several stages: pooled as NumPy pools them, standardized in the network, and everywhere a network goes."
+"""Features of several stages: pooled as NumPy pools them, standardized in the network, and
+everywhere a network goes."""
 
 import keras
 import numpy as np
@@ -21,7 +22,8 @@ PHOTOS = rng.integers(0, 256, (6, 48, 48, 3)).astype('uint8')
 
 
 def pretrained(path):
-    "Save a small backbone with a sum in it, as one that was learned elsewhere is given, and return the name of the file."
+    """Save a small backbone with a sum in it, as one that was learned elsewhere is given, and
+    return the name of the file."""
     x = photo = keras.Input((None, None, 3))
     for width in 8, 12:
         x = layers.Conv2D(width, 3, strides=2, padding='same', activation='relu')(x)

@@ -1,4 +1,5 @@
-"Training: recipes, the frozen short cut, continuing, the seed's file names, and what must stop early."
+"""Training: recipes, the frozen short cut, continuing, the seed's file names, and what must stop
+early."""
 
 import dataclasses, re, shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import tensorflow as tf
 from triplet_fashion.base_network import backbone_of, base_network, head_of
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.contrastive import LOSSES_BY_NAME, CrossBatchMemory, SupConLoss
-from triplet_fashion.runs.diagnostics import TrainingWarning
+from triplet_fashion.runs.monitor import TrainingWarning
 from triplet_fashion.metrics import retrieval_metrics
 from triplet_fashion.mining import BatchTripletLoss
 from triplet_fashion.model import compile_triplet, triplet_model
@@ -23,7 +24,7 @@ from triplet_fashion.evaluation import (
     evaluate_benchmark,
     scoreboard,
 )
-from triplet_fashion.encoder import Encoder, encode
+from triplet_fashion.encoder import Encoder, FeatureCache, encode
 from triplet_fashion.evaluation import before_training
 from triplet_fashion.learning_rate import find_learning_rate
 from triplet_fashion.runs.checkpoints import continue_from
@@ -72,7 +73,8 @@ def run(drawn):
 
 @pytest.fixture(scope='module')
 def watched(drawn, tmp_path_factory):
-    "A run that watches photos of its own, the photos, and the folder with what Keras' callbacks wrote."
+    """A run that watches photos of its own, the photos, and the folder with what Keras' callbacks
+    wrote."""
     train, unseen = drawn.split(0.25, seed=1)
     folder = tmp_path_factory.mktemp('watched')
     calls = [keras.callbacks.CSVLogger(folder / 'log.csv')]
@@ -136,7 +138,7 @@ def test_frozen_backbone_learns_only_the_head(drawn, name):
         weights(backbone_of(net)),
         weights(net.layers[-2] if name == 'strong' else net.layers[-1]),
     )
-    store = {}
+    store = FeatureCache()
     fit(
         drawn,
         recipe=name,
@@ -153,7 +155,7 @@ def test_frozen_backbone_learns_only_the_head(drawn, name):
         not np.array_equal(a, b)
         for a, b in zip(upper, weights(net.layers[-2] if name == 'strong' else net.layers[-1]))
     )
-    assert len(store) == 1 and next(iter(store.values())).shape[0] == len(drawn)
+    assert [len(rows) for rows in store.memory.values()] == [len(drawn)]
     np.testing.assert_allclose(
         Encoder(net, feature_cache=store).encode(drawn), encode(drawn, net), atol=2e-5
     )
@@ -202,7 +204,8 @@ def test_checkpoints_can_be_limited(tmp_path):
 
 @pytest.mark.parametrize('joint', [True, False])
 def test_checkpoints_of_keras_2_are_continued(joint):
-    "Files really written by Keras 2: a whole three-input model, named as the seed named it, and the weights of a base network."
+    """Files really written by Keras 2: a whole three-input model, named as the seed named it, and
+    the weights of a base network."""
     want = np.load(REFEREES / 'keras2.npz')
     layers = keras.layers
 
@@ -503,9 +506,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(drawn):
 
 
 def test_lite0_features_are_computed_once(drawn, lite0):
-    store = {}
+    store = FeatureCache()
     run = fit(drawn, backbone=str(lite0), size=(96, 96), epochs=2, verbose=0, feature_cache=store)
-    assert [v.shape for v in store.values()] == [(len(drawn), 1, *head_of(run.net).input_shape[1:])]
+    shape = (len(drawn), 1, *head_of(run.net).input_shape[1:])
+    assert [rows.shape for rows in store.memory.values()] == [shape]
     assert 'frozen' in run.plan['network']
     before, *_ = scoreboard(before_training(run, store), drawn)
     assert before['embedding'] == 'frozen backbone' and before['R@1'] > 0.5
@@ -561,7 +565,8 @@ def test_the_strong_recipe_stays_strong_for_a_frozen_network(drawn):
 
 @pytest.mark.parametrize('kind', ['function', 'layer'])
 def test_an_augmentation_of_ones_own_is_the_one_that_is_used(drawn, backbone, kind):
-    "As a function or a layer, in a run from scratch and in the second stage of a deep one; where it would do nothing that is said."
+    """As a function or a layer, in a run from scratch and in the second stage of a deep one; where
+    it would do nothing that is said."""
     seen = tf.Variable(0, dtype=tf.int64)
 
     def mine(images, seed=0):
@@ -690,7 +695,8 @@ def test_a_batch_fits_the_catalog(drawn):
     ],
 )
 def test_landmarks_of_each_loss(loss, level):
-    "The line at collapse is what the loss of a batch is whose codes are all but equal; none where that is not known."
+    """The line at collapse is what the loss of a batch is whose codes are all but equal; none where
+    that is not known."""
     mined = {} if loss in LOSSES_BY_NAME else dict(margin=0.3)
     said = Recipe.named('scratch', loss=loss, P=6, K=4, **mined).reference_levels(products=10)
     if level == {}:
@@ -840,7 +846,8 @@ def test_plot_history_takes_what_there_is():
 
 
 def test_find_rate_knows_the_range_and_leaves_the_network_alone(drawn):
-    "On a quadratic loss the fall is fastest at a rate that moves by itself when the codes are scaled: here, only that it lies inside and repeats."
+    """On a quadratic loss the fall is fastest at a rate that moves by itself when the codes are
+    scaled: here, only that it lies inside and repeats."""
     net = base_network((32, 32, 3), 16, 'small', None, hidden=(), activation='l2')
     before = weights(net)
     found, again = (
@@ -881,7 +888,8 @@ def test_find_rate_stops_where_the_loss_breaks(drawn):
 
 
 def test_weights_decay_by_as_much_in_long_runs(drawn):
-    "'auto' is 0.5 up to 512 steps, and 256/steps above; a number is taken as it is, and settings that do not name it have none."
+    """'auto' is 0.5 up to 512 steps, and 256/steps above; a number is taken as it is, and settings
+    that do not name it have none."""
 
     def decay(n, **given):
         return Recipe(**given).optimizer(steps=n).weight_decay
@@ -951,7 +959,8 @@ def test_tensorboard_sees_them_too(watched):
 
 
 def test_what_a_network_was_before_keeps_the_statistics_of_its_entrance(drawn):
-    "Normalization computes with copies of its numbers: the copy of the network has to look at them again."
+    """Normalization computes with copies of its numbers: the copy of the network has to look at
+    them again."""
     norm = keras.layers.Normalization()
     norm.adapt(np.random.default_rng(0).normal(120, 40, (64, 3)).astype('float32'))
     body = keras.Sequential(
@@ -1084,7 +1093,8 @@ def test_a_setting_that_says_what_is_so_anyway_is_fine():
 
 
 def test_the_recipe_of_a_run_trains_another_one(drawn):
-    "It holds every setting as it fitted the photos, so that the second run is the first once more; a seed is no setting."
+    """It holds every setting as it fitted the photos, so that the second run is the first once
+    more; a seed is no setting."""
     first = fit(drawn, epochs=1, steps=2, seed=3, monitor=None, **SMALL)
     again = fit(drawn, recipe=first.recipe, seed=3, verbose=0, monitor=None)
     assert again.recipe == first.recipe and again.history == first.history and again.seed == 3
@@ -1154,7 +1164,8 @@ def test_the_plan_names_the_recipe_and_what_the_catalogue_made_of_it(drawn):
     assert (
         frozen['recipe'] == 'strong'
         and frozen['a step']
-        == '12 products x 6 photos (K=8 was asked for, but half of the products have 6 photos or fewer)'
+        == '12 products x 6 photos (K=8 was asked for, but half of the products have 6 photos '
+        'or fewer)'
     )
     assert (
         'P=50 was asked for, but only 12 products have two photos'
@@ -1292,7 +1303,8 @@ def test_a_callback_of_ones_own_may_add_the_figure_that_another_one_waits_for(dr
 
 @pytest.mark.parametrize('trainable', [False, True])
 def test_photos_that_have_vanished_are_left_out_and_named(drawn, tmp_path, trainable):
-    "Listed, then gone: by a run on features, by one on photos that is to resume, and by a range test."
+    """Listed, then gone: by a run on features, by one on photos that is to resume, and by a range
+    test."""
     shutil.copytree(drawn.root, tmp_path / 'photos')
     catalog = Catalog.from_dir(tmp_path / 'photos')
     good = catalog.subset(np.arange(len(catalog)) != 2)
@@ -1300,7 +1312,8 @@ def test_photos_that_have_vanished_are_left_out_and_named(drawn, tmp_path, train
     kw = dict(size=(32, 32), P=4, K=2, feature_cache=False)
     with pytest.warns(
         UserWarning,
-        match=f'1 photos could not be read and were left out:\n  {re.escape(catalog.paths[2])}: missing',
+        match='1 photos could not be read and were left out:\n'
+        f'  {re.escape(catalog.paths[2])}: missing',
     ):
         run = fit(
             catalog,

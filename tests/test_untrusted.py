@@ -9,7 +9,8 @@ import pytest
 from keras import layers, ops
 
 from triplet_fashion.base_network import base_network
-from triplet_fashion.runs.checkpoints import Checkpoint, continue_from, read_state, write_state
+from triplet_fashion.runs.checkpoints import Checkpoint, continue_from
+from triplet_fashion.runs.state import read_state, write_state
 from triplet_fashion.persistence import load_bundle, load_model, save_bundle, save_model
 from triplet_fashion.storage.untrusted import checked_weights, load_keras_file
 
@@ -331,7 +332,8 @@ import re, sys, zipfile, io
 from pathlib import Path
 import numpy as np, h5py, keras
 from triplet_fashion.base_network import base_network
-from triplet_fashion.runs.checkpoints import continue_from, read_state
+from triplet_fashion.runs.checkpoints import continue_from
+from triplet_fashion.runs.state import read_state
 from triplet_fashion.persistence import load_model
 folder = Path(sys.argv[1])
 keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]).save(folder/'small.keras')

@@ -107,7 +107,7 @@ def _shared_out(runs):
     return lambda batches: pool.map(one, batches)
 
 def fixed_batches(
-    run, # function from exactly `size` rows to as many; or a list of such, which work at the same time
+    run, # function from exactly `size` rows to as many; or a list of such, which work together
     size, # rows
 ): # function from any number of rows to as many, for any number of threads
     "Return a function that feeds `run` batches of one size, the last one filled up."
@@ -226,8 +226,6 @@ def _onnxruntime(model, shape, threads):
     return fixed_batches([run]*(n + 1), shape[0])   # one more than threads, as above
 
 # %% ../nbs/14_engines.ipynb #172e39f0
-def _last_weights(model): return next((l for l in reversed(model.layers) if l.weights), None)
-
 def _under_policy(model, policy, last):
     "Return a copy under another policy; `last` of its layers, and those after it, in float32."
     after = False
@@ -248,7 +246,7 @@ def in_precision(
     """Return the same network under another dtype policy.
 
     Its last layer with weights, and what follows it, are in float32."""
-    last = _last_weights(model)
+    last = next((layer for layer in reversed(model.layers) if layer.weights), None)
     copy = _under_policy(model, policy, None if isinstance(last, keras.Model) else last)
     copy.set_weights(model.get_weights())
     return refinalize_normalization(copy)
@@ -319,7 +317,7 @@ class InferenceEngine:
         dtype='float32', # that `run` takes
         batch_size=32, # photos at once
         why='', # this engine
-        weights=None, # digest of those `run` computes with, or a function that gives it; None: not known
+        weights=None, # digest of those of `run`, or a function that gives it; None: unknown
     ):
         self.name, self.run, self.why = name, run, why
         self.shape, self.dtype, self.batch_size = tuple(shape), dtype, batch_size
@@ -409,7 +407,7 @@ def check_engine(
     return name
 
 # %% ../nbs/14_engines.ipynb #3a903701
-_FEW = 200*224*224   # pixels of all photos, below which building an engine takes longer than it saves
+_FEW = 200*224*224   # pixels of all photos, below which building an engine saves no time
 _DEPTHWISE = 'DepthwiseConv1D', 'DepthwiseConv2D', 'SeparableConv1D', 'SeparableConv2D'
 
 def has_depthwise(
@@ -441,11 +439,18 @@ def choose_engine(
     | with depthwise convolutions | many | 'litert' |
     | others, with half precision | many | 'openvino-bf16' where installed |
     | others | any | 'tf'; with half precision 'tf-bf16' |
+
+    Example:
+
+        >>> photo = keras.Input((8, 8, 3))
+        >>> net = keras.Model(photo, keras.layers.GlobalAveragePooling2D()(photo))
+        >>> choose_engine(net, photos=10).engine
+        'tf'
     """
     half = precision == 'bfloat16'
     plain = 'tf-bf16' if half else 'tf'
     shape = model.input_shape[1:] if shape is None else shape
-    pixels = int(np.prod([s for s in shape[:2] if s]))
+    pixels = int(np.prod([*filter(None, shape[:2])]))
     if tf.config.list_physical_devices('GPU'):
         return EngineChoice(plain, 'on a GPU TensorFlow computes')
     if photos is not None and photos*pixels < _FEW:
@@ -468,7 +473,7 @@ def make_engine(
     model, # Keras model with one input and one output
     name='auto', # one of `ENGINES`; 'auto': what `choose_engine` says
     sample=None, # photos to check the engine on, RGB 0..255 (n, h, w, 3); None: noise
-    tolerance=None, # largest difference to Keras, a share of its largest number; None: 3e-4, half precision 0.05
+    tolerance=None, # largest share of Keras' largest number; None: 3e-4, half precision 0.05
     batch_size=32, # photos at once
     precision=None, # 'bfloat16': half precision may take part
     threads=None, # None: one for each core
@@ -478,7 +483,15 @@ def make_engine(
 
     Where the engine of the rule fails or differs, a warning says so and TensorFlow computes.
     Raises ValueError for an unknown engine, ImportError for one that is not installed,
-    RuntimeError where one that was asked for by name fails or differs."""
+    RuntimeError where one that was asked for by name fails or differs.
+
+    Example:
+
+        >>> photo = keras.Input((8, 8, 3))
+        >>> net = keras.Model(photo, keras.layers.GlobalAveragePooling2D()(photo))
+        >>> make_engine(net, 'tf')(np.full((2, 8, 8, 3), 7, 'uint8')).tolist()
+        [[7.0, 7.0, 7.0], [7.0, 7.0, 7.0]]
+    """
     _check_one_photo_model(model)
     asked = check_engine(name, precision)
     x = np.ascontiguousarray(_sample(model, sample, batch_size), input_dtype(model))
@@ -615,7 +628,7 @@ def compare_engines(
     model, # Keras model with one input and one output
     sample=None, # photos to compute, RGB 0..255 (n, h, w, 3); None: 32 pictures of noise
     engines=None, # names of engines; None: all of `ENGINES` in the precision asked for
-    tolerance=None, # largest difference to Keras, a share of its largest number; None: 3e-4, half precision 0.05
+    tolerance=None, # largest share of Keras' largest number; None: 3e-4, half precision 0.05
     precision=None, # 'bfloat16': half precision takes part
     threads=None, # None: one for each core
 )->EngineReport:

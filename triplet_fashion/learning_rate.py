@@ -21,19 +21,30 @@ from .training import TrainingRun
 # %% ../nbs/20_learning_rate.ipynb #4bfc08a1
 @dataclass
 class RateSearch:
-    "Losses at rising learning rates."
+    """Losses at rising learning rates.
+
+    Example:
+
+        >>> rates = [10.**k for k in range(-5, 0)]
+        >>> RateSearch(rates, losses=[5, 5, 4, 2, 9], smooth=[5, 5, 4, 3, 6], best=.01).best
+        0.01
+    """
     rates: list # learning rate of each step
     losses: list # of each step
     smooth: list # the same, each averaged with its neighbours
     best: float # where the smooth loss falls fastest
 
-    def plot(self, ax=None):
+    def plot(self,
+        ax=None, # matplotlib axes; None: new ones
+    ): # the axes
+        "Draw the loss by learning rate, the best one marked."
         import matplotlib.pyplot as plt
         ax = ax or plt.subplots(figsize=(5, 2.6), layout='constrained')[1]
         ax.plot(self.rates, self.losses, '.', ms=3, color='0.7')
         ax.plot(self.rates, self.smooth)
         ax.axvline(self.best, color='black', lw=.8, ls='--')
-        ax.annotate(f' {self.best:.1e}', (self.best, 1), xycoords=('data', 'axes fraction'), va='top', fontsize=8)
+        place = dict(xycoords=('data', 'axes fraction'), va='top', fontsize=8)
+        ax.annotate(f' {self.best:.1e}', (self.best, 1), **place)
         ax.set(xscale='log', xlabel='learning rate', ylabel='loss')
         ax.spines[['top', 'right']].set_visible(False)
         return ax
@@ -47,10 +58,9 @@ def _steepest(rates, losses):
     last = max(2, int(np.argmin(smooth)) + 1)
     return smooth.tolist(), rates[int(np.argmin(np.gradient(smooth[:last], np.log(rates[:last]))))]
 
-# %% ../nbs/20_learning_rate.ipynb #37514b54
+# %% ../nbs/20_learning_rate.ipynb #fe9a8323
 _RATE, _STEPS = NumberRange(above=0), NumberRange(least=10, whole=True)
 
-# %% ../nbs/20_learning_rate.ipynb #fe9a8323
 def _check_range(lowest, highest, steps, changes):
     "Raise where a range test cannot be made of what was given."
     for k, x in (('lowest', lowest), ('highest', highest)):

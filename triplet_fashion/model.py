@@ -139,23 +139,40 @@ def draw_model(
     ax.axis('off')
     return ax
 
+# %% ../nbs/10_model.ipynb #b0a2d0f1
+_BOUNDED = 'sigmoid', 'hard_sigmoid', 'softmax'   # activations with outputs in [0, 1]
+
+def output_layer(
+    model, # embedding network, or the three-input network around it
+): # Keras layer
+    "Return the layer that makes the embeddings."
+    last = model.layers[-1]
+    if not isinstance(last, (UnstackTriplets, layers.Concatenate)): return last
+    return output_layer([o for o in model.layers if isinstance(o, keras.Model)][-1])
+
+def output_activation(
+    model, # as in `output_layer`
+)->str|None:
+    "Return the name of the activation that the embeddings come out of; None where there is none."
+    return getattr(getattr(output_layer(model), 'activation', None), '__name__', None)
+
+def has_bounded_outputs(
+    model, # as in `output_layer`
+)->bool:
+    "Tell whether the embeddings lie in [0, 1], by the activation they come out of."
+    return output_activation(model) in _BOUNDED
+
 # %% ../nbs/10_model.ipynb #1ee75e28
-_bounded = 'sigmoid', 'hard_sigmoid', 'softmax'   # activations with outputs in [0, 1]
-
-def _last_layer(model):
-    "The layer that makes the codes."
-    models = [l for l in model.layers if isinstance(l, keras.Model)]
-    return model.layers[-1] if not isinstance(model.layers[-1], (UnstackTriplets, layers.Concatenate)) else _last_layer(models[-1])
-
 def _check_loss(model, loss):
     "Complain where the loss cannot fit the outputs."
-    width, last = model.output_shape[-1], _last_layer(model)
+    width, last = model.output_shape[-1], output_layer(model)
     if len(model.inputs) != 3 or width % 3:
         raise ValueError(f'compile_triplet: {model.name} has {len(model.inputs)} inputs and is {width} wide; triplet_model(net) makes the three-input network')
     N = getattr(loss, 'N', None)
     if N not in (None, width//3): raise ValueError(f'compile_triplet: the loss has N={N}, the codes have {width//3} numbers: leave N out')
-    ends = getattr(getattr(last, 'activation', None), '__name__', None)
-    if isinstance(loss, LosslessTripletLoss) and (isinstance(last, layers.UnitNormalization) or ends and ends not in _bounded):
+    ends = output_activation(model)
+    is_unbounded = isinstance(last, layers.UnitNormalization) or ends and ends not in _BOUNDED
+    if isinstance(loss, LosslessTripletLoss) and is_unbounded:
         raise ValueError(f"compile_triplet: the lossless loss wants codes in [0, 1], {last.name} ends in {ends or 'vectors of length 1'}: "
                          "build the base with activation='sigmoid', or pass loss=TripletLoss()")
 

@@ -104,8 +104,9 @@ def _check_watching(valid, callbacks, restore_best, watch_share):
     waiting += [name for name, figure in monitored.items() if figure.startswith('val_')]
     if watch_share and waiting:
         raise ValueError(f'watch_share={watch_share} with {waiting[0]}: which epochs are looked at '
-                         'depends on how fast the machine is, and so would the network. Leave one of '
-                         'them out, or watch by a RetrievalCallback(every=...) among the callbacks')
+                         'depends on how fast the machine is, and so would the network. Leave one '
+                         'of them out, or watch by a RetrievalCallback(every=...) among the '
+                         'callbacks')
 
 # %% ../../nbs/runs/02_callbacks.ipynb #1945d887
 def check_arguments(

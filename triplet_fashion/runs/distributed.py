@@ -14,7 +14,8 @@ import tensorflow as tf
 from fastcore.basics import patch
 
 from ..base_network import refinalize_normalization
-from .checkpoints import StepRunner, training_variables
+from .checkpoints import StepRunner
+from .state import training_variables
 
 # %% ../../nbs/runs/05_distributed.ipynb #f67f8072
 _TF_CONFIG = ('{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
@@ -36,7 +37,7 @@ def _word_for_here():
 
 # %% ../../nbs/runs/05_distributed.ipynb #4204bc23
 def resolve_strategy(
-    runner, # None, 'mirrored', 'multi', 'auto' (what TF_CONFIG and the devices call for), or a strategy
+    runner, # None, 'mirrored', 'multi', 'auto' (as TF_CONFIG and devices are), or a strategy
     devices=None, # of a mirrored one, such as ['GPU:0', 'GPU:1']; None: all GPUs
 ): # `tf.distribute.Strategy`, or None for one device
     "Return the strategy that a word stands for. ValueError for one that is unknown."
@@ -70,7 +71,8 @@ def _place(spec, kind, index):
     "Return (index of a machine, how many there are) from a cluster and the machine's task."
     kinds = [k for k in ('chief', 'worker') if k in spec]
     if kind not in kinds: return 0, 1
-    return sum(len(spec[k]) for k in kinds[:kinds.index(kind)]) + int(index), sum(len(spec[k]) for k in kinds)
+    sizes, before = [len(spec[k]) for k in kinds], kinds.index(kind)
+    return sum(sizes[:before]) + int(index), sum(sizes)
 
 # %% ../../nbs/runs/05_distributed.ipynb #7af34e55
 def task_index()->tuple: # (index, machines)
@@ -79,17 +81,14 @@ def task_index()->tuple: # (index, machines)
     task = json.loads(os.environ['TF_CONFIG']).get('task', {}) if spec else {}
     return _place(spec, task.get('type'), task.get('index', 0))
 
-# %% ../../nbs/runs/05_distributed.ipynb #7cbd2e37
-def _machines(strategy):
-    "Return (index of this machine, how many there are)."
+# %% ../../nbs/runs/05_distributed.ipynb #60011107
+def worker_shard(
+    strategy, # `tf.distribute.Strategy`, or None for one device
+)->tuple: # (i, n): this machine takes the i-th of n shards of each batch
+    "Return which shard of each batch is this machine's."
     resolver = getattr(strategy, 'cluster_resolver', None)
     if resolver is None or not resolver.cluster_spec(): return 0, 1
     return _place(resolver.cluster_spec().as_dict(), resolver.task_type, resolver.task_id)
-
-# %% ../../nbs/runs/05_distributed.ipynb #60011107
-def worker_shard(strategy)->tuple: # (i, n): this machine takes the i-th of n shards of each batch
-    "Return which shard of each batch is this machine's."
-    return (0, 1) if strategy is None else _machines(strategy)
 
 # %% ../../nbs/runs/05_distributed.ipynb #63342bd0
 def is_chief(strategy)->bool:
@@ -100,7 +99,7 @@ def is_chief(strategy)->bool:
 def all_gather_rows(
     x, # rows of this replica, (n, ...), as many on each
 ): # rows of all replicas, (replicas*n, ...), in the order of the replicas
-    "Rows of all replicas; the gradient reaches those of one's own. Inside `strategy.run`."
+    "Return the rows of all replicas; the gradient reaches one's own. Inside `strategy.run`."
     here = tf.distribute.get_replica_context()
     if here.num_replicas_in_sync == 1: return x
     x = tf.identity(x)   # which gives it a place on a device
@@ -109,7 +108,8 @@ def all_gather_rows(
     def gather(x):
         n, i = tf.shape(x)[0], here.replica_id_in_sync_group
         return here.all_gather(tf.identity(x), axis=0), lambda g: g[i*n:(i + 1)*n]
-    return tf.ensure_shape(gather(x), (x.shape[0] and x.shape[0]*here.num_replicas_in_sync, *x.shape[1:]))
+    rows = x.shape[0] and x.shape[0]*here.num_replicas_in_sync
+    return tf.ensure_shape(gather(x), (rows, *x.shape[1:]))
 
 # %% ../../nbs/runs/05_distributed.ipynb #ab328b54
 class WorkerLost(ConnectionError):
@@ -136,7 +136,7 @@ class DistributedRunner(StepRunner):
             raise ValueError('CrossBatchMemory: its memory is kept once in a process, so give each '
                              'worker a process of its own, with one device')
         if not model.optimizer.built: model.optimizer.build(model.trainable_variables)
-        with self.strategy.scope(): self.twin = _twin(model)
+        with self.strategy.scope(): self.copy = _replicated_copy(model)
         self._train = tf.function(self._step, reduce_retracing=True, autograph=False)
 
     def of_model(self, model, identity=None):
@@ -149,54 +149,56 @@ class DistributedRunner(StepRunner):
         return made if self.is_chief else make(said)
 
 # %% ../../nbs/runs/05_distributed.ipynb #caba5bd9
-def _twin(model):
+def _replicated_copy(model):
     "Return the same network and optimizer, made within a strategy, with the same loss."
-    twin = keras.models.clone_model(model)
-    layers = (o._flatten_layers(include_self=False) for o in (model, twin))
+    copy = keras.models.clone_model(model)
+    layers = (o._flatten_layers(include_self=False) for o in (model, copy))
     for a, b in zip(*layers):
         b.trainable = a.trainable
-        if isinstance(b, keras.layers.BatchNormalization): b.synchronized = True   # of the whole batch
+        is_batchnorm = isinstance(b, keras.layers.BatchNormalization)
+        if is_batchnorm: b.synchronized = True   # of the whole batch
     optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
-    twin.compile(optimizer, model.loss, jit_compile=False)
-    optimizer.build(twin.trainable_variables)
-    optimizer._all_reduce_sum_gradients = list   # they are summed before they are clipped, as in one process
-    return twin
+    copy.compile(optimizer, model.loss, jit_compile=False)
+    optimizer.build(copy.trainable_variables)
+    # gradients are summed before they are clipped, as in one process
+    optimizer._all_reduce_sum_gradients = list
+    return copy
 
 # %% ../../nbs/runs/05_distributed.ipynb #179fb6d6
 @patch
 def _pairs(self:DistributedRunner):
     "Return the variables of the model with those of its replicated copy."
-    own = [*self.model.variables, *self.model.optimizer.variables]
-    return zip(own, [*self.twin.variables, *self.twin.optimizer.variables], strict=True)
+    own, copied = ([*o.variables, *o.optimizer.variables] for o in (self.model, self.copy))
+    return zip(own, copied, strict=True)
 
 # %% ../../nbs/runs/05_distributed.ipynb #46c427ed
 @patch
 def sync(self:DistributedRunner):
-    for own, twin in self._pairs(): own.assign(np.asarray(twin))
+    for own, copied in self._pairs(): own.assign(np.asarray(copied))
 
 # %% ../../nbs/runs/05_distributed.ipynb #25d56685
 @patch
 def epoch(self:DistributedRunner, data):
     with self.strategy.scope():
-        for own, twin in self._pairs(): twin.assign(np.asarray(own))
-        refinalize_normalization(self.twin)
+        for own, copied in self._pairs(): copied.assign(np.asarray(own))
+        refinalize_normalization(self.copy)
     return iter(data)
 
 # %% ../../nbs/runs/05_distributed.ipynb #d86e96f9
 @patch
 def _replica(self:DistributedRunner, x, y):
     "Return the loss of the whole batch, after a step on this replica's part of it."
-    here, weights = tf.distribute.get_replica_context(), self.twin.trainable_variables
+    here, weights = tf.distribute.get_replica_context(), self.copy.trainable_variables
     n = here.num_replicas_in_sync
     divided = getattr(self.model.loss, 'reduction', 'mean') not in ('sum', 'none', None)
     with tf.GradientTape() as tape:
-        embeddings, labels = all_gather_rows(self.twin(x, training=True)), all_gather_rows(y)
+        embeddings, labels = all_gather_rows(self.copy(x, training=True)), all_gather_rows(y)
         # of weights: each replica answers for its share
-        own = tf.add_n(self.twin.losses)/n if self.twin.losses else 0.
-        loss = (self.twin.compute_loss(y=labels, y_pred=embeddings) - own)*(n if divided else 1)
+        own = tf.add_n(self.copy.losses)/n if self.copy.losses else 0.
+        loss = (self.copy.compute_loss(y=labels, y_pred=embeddings) - own)*(n if divided else 1)
         shared = loss + own
     grads = here.all_reduce(tf.distribute.ReduceOp.SUM, tape.gradient(shared, weights))
-    self.twin.optimizer.apply_gradients(zip(grads, weights))
+    self.copy.optimizer.apply_gradients(zip(grads, weights))
     return loss + own*n
 
 # %% ../../nbs/runs/05_distributed.ipynb #3121fe0c
@@ -213,8 +215,8 @@ def _share(self:DistributedRunner, batch):
     def one(x):
         n = len(x)//self.local
         if n*self.local != len(x):
-            raise ValueError(f'a batch with {len(x)} rows on this machine does not divide among its '
-                             f'{self.local} devices')
+            raise ValueError(f'a batch with {len(x)} rows on this machine does not divide among '
+                             f'its {self.local} devices')
         def part(context): return x[(context.replica_id_in_sync_group % self.local)*n:][:n]
         return self.strategy.experimental_distribute_values_from_function(part)
     return tf.nest.map_structure(one, batch)
@@ -233,17 +235,16 @@ _GONE = (tf.errors.UnavailableError, tf.errors.InternalError, tf.errors.AbortedE
          tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
 # %% ../../nbs/runs/05_distributed.ipynb #7f54ae53
-def _is_said(line):
-    "Tell whether a line of an error says what happened, and not where."
-    return line.strip() and not line.startswith((' ', 'Graph execution', 'Detected at'))
+_WHERE = ' ', 'Graph execution', 'Detected at'   # how lines begin that say where it happened
 
 # %% ../../nbs/runs/05_distributed.ipynb #feba4de3
 def as_worker_lost(
     error, # of TensorFlow
 ): # the error to raise
-    "Return `WorkerLost` for an error of another machine, and the error itself for this machine's own."
+    "Return `WorkerLost` for an error of another machine, and this machine's own as it is."
     if not isinstance(error, _GONE): return error
-    said = [line.strip() for line in str(error).splitlines() if _is_said(line)]
+    lines = [line.strip() for line in str(error).splitlines() if not line.startswith(_WHERE)]
+    said = [line for line in lines if line]
     return WorkerLost(
         'a worker is lost, or cannot be reached: its own messages say why. Start all workers again '
         'with the same command; with run_dir=FOLDER on a disk that all of them see they go on from '

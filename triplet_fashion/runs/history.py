@@ -71,7 +71,14 @@ def plot_history(
     """Draw what a history holds, by epoch.
 
     The loss with its landmarks, retrieval of watched photos, distances within products (d+) and
-    between them (d-), the learning rate."""
+    between them (d-), the learning rate.
+
+    Example:
+
+        >>> figure = plot_history({'loss': [2., 1.5, 1.2], 'learning_rate': [1e-3, 1e-3, 1e-4]})
+        >>> [ax.get_title() for ax in figure.axes]
+        ['loss', 'learning rate']
+    """
     import matplotlib.pyplot as plt
     history, levels = run, {}
     if not isinstance(run, dict):
@@ -90,10 +97,10 @@ def plot_history(
 
 # %% ../../nbs/runs/01_history.ipynb #23bc4710
 def concat_histories(
-    first, # list of numbers by name, with 'loss'
+    first, # list of numbers by name, with 'loss'; {} where nothing was before
     second, # the same of the stage after it
 )->dict: # one list by name, NaN where a stage has no such number
     "Join the histories of two stages."
-    n, m = len(first['loss']), len(second['loss'])
+    n, m = len(first.get('loss', [])), len(second['loss'])
     names = {**first, **second}
     return {k: first.get(k, [math.nan]*n) + second.get(k, [math.nan]*m) for k in names}

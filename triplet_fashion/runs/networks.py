@@ -58,7 +58,7 @@ def choose_recipe(
 
 # %% ../../nbs/runs/06_networks.ipynb #4e6d8ab9
 def _only_size(backbone):
-    "Return (height, width) of the only photos that a backbone takes; None where it takes others too."
+    "Return (height, width) of the photos that a backbone takes; None where it takes any."
     if str(backbone).endswith('.keras'): backbone = open_backbone(os.fspath(backbone))
     shape = getattr(backbone, 'input_shape', None)
     is_fixed = isinstance(backbone, keras.Model) and isinstance(shape, tuple) and len(shape) == 4

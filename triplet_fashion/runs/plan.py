@@ -11,6 +11,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from triplet_fashion.base_network import head_of, is_frozen
+
 # %% ../../nbs/runs/07_plan.ipynb #bec2a032
 def _network_name(net, recipe):
     "Return the name of the backbone, or of what stands for one in a network that is given."
@@ -33,23 +35,23 @@ def _count(weights):
 # %% ../../nbs/runs/07_plan.ipynb #2f1efcf3
 def make_plan(
     net, # embedding network
-    learner, # the part of it that learns, a Keras model
     recipe, # `Recipe` as it fits the photos
     asked, # `Recipe` as it was asked for
     info, # of the batches, see `pk_dataset`
     features_folder=None, # where features of a frozen backbone are kept
 )->dict: # text or number by what it says
     "Return what is about to happen."
-    is_frozen, kept, second = learner is not net, {}, {}
-    if is_frozen and features_folder: kept['features are kept in'] = str(features_folder)
-    if is_frozen and recipe.unfreeze:
+    frozen, kept, second = is_frozen(net), {}, {}
+    learner = head_of(net) if frozen else net
+    if frozen and features_folder: kept['features are kept in'] = str(features_folder)
+    if frozen and recipe.unfreeze:
         second['then'] = (f'the upper {recipe.unfreeze:.0%} of the backbone learn for '
                           f'{recipe.tune_epochs} epochs, on {recipe.copies} augmented copies of '
                           'each photo')
     height, width = net.input_shape[1:3]
     return {
         'recipe': recipe.described,
-        'they look like': recipe.about_photos(info['photos'], info['products'], is_frozen),
+        'they look like': recipe.about_photos(info['photos'], info['products'], frozen),
         'photos': info['photos'],
         'products': info['products'],
         'products with one photo, left out': len(info['left_out']),
@@ -57,10 +59,11 @@ def make_plan(
         'steps an epoch': info['steps'],
         'a step': _step_text(recipe, asked),
         'network': _network_name(net, recipe)
-                   + ' (frozen; its features are computed once)'*is_frozen,
+                   + ' (frozen; its features are computed once)'*frozen,
         **kept,
         'photos in, numbers out': f'{height} x {width} pixels, {net.output_shape[-1]}',
-        'parameters': f'{_count(net.weights)}, of them learning {_count(learner.trainable_weights)}',
+        'parameters': f'{_count(net.weights)}, '
+                      f'of them learning {_count(learner.trainable_weights)}',
         **second}
 
 # %% ../../nbs/runs/07_plan.ipynb #6633cf54

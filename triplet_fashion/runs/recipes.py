@@ -371,7 +371,13 @@ def named(cls:Recipe,
 )->Recipe:
     """Return the recipe of that name with `changes`.
 
-    Raises ValueError for an unknown recipe, and where `Recipe.replace` does."""
+    Raises ValueError for an unknown recipe, and where `Recipe.replace` does.
+
+    Example:
+
+        >>> Recipe.named('deep', tune_epochs=3)
+        Recipe.named('deep', tune_epochs=3)
+    """
     _check_name(name)
     cls.check_known(changes)
     if name == 'deep' and net_is_frozen is False:

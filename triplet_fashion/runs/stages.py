@@ -25,7 +25,7 @@ from triplet_fashion.encoder import FeatureCache
 from triplet_fashion.model import build_optimizer, compile_triplet, triplet_model
 
 from triplet_fashion.runs.callbacks import LearningRateLogger
-from triplet_fashion.runs.diagnostics import CollapseMonitor
+from triplet_fashion.runs.monitor import CollapseMonitor
 from triplet_fashion.runs.recipes import Recipe
 from triplet_fashion.engines import ENGINES, LazyEngine
 
@@ -114,7 +114,8 @@ class Stage:
         "Return what the stage is made of, for checkpoints and other machines."
         settings = {k: v for k, v in self.recipe.get_config().items() if k != 'name'}
         settings |= dict(seed=self.seed, weights_from=self.weights_from)
-        return checkpoints.run_identity(settings, self.net, self.train.catalog, self.valid, self.model)
+        return checkpoints.run_identity(
+            settings, self.net, self.train.catalog, self.valid, self.model)
 
     def open_batches(self, epoch, step):
         "Return the batches from a step of an epoch on."
@@ -127,8 +128,9 @@ def _watch(self:Stage, restore_best, share, verbose):
     "Return what watches retrieval, whose best epoch counts on from the stage before."
     if self.valid is None: return None
     after = None if self.before is None else self.before.retrieval
-    return evaluation.RetrievalCallback(self.net, self.valid, share=share, restore=restore_best,
-                             verbose=int(bool(verbose)), embedder=self.embedder, after=after)
+    return evaluation.RetrievalCallback(
+        self.net, self.valid, share=share, restore=restore_best, verbose=int(bool(verbose)),
+        embedder=self.embedder, after=after)
 
 # %% ../../nbs/runs/08_stages.ipynb #8a78b08d
 @patch
@@ -136,13 +138,15 @@ def _in_this_stage(self:Stage, callback):
     "Return a callback of the user as this stage needs it."
     if self.before is None: return callback
     if isinstance(callback, keras.callbacks.CSVLogger): callback.append = True
-    return callback.within(self.name or 'tuned') if isinstance(callback, checkpoints.EpochWeights) else callback
+    if isinstance(callback, checkpoints.EpochWeights): return callback.within(self.name)
+    return callback
 
 # %% ../../nbs/runs/08_stages.ipynb #203d2153
 @patch
 def _own_callbacks(self:Stage, callbacks):
     "Return the callbacks of the user that this machine runs."
-    some = [c for c in callbacks if self.runner.is_chief or not isinstance(c, checkpoints.EpochWeights)]
+    for_chief = checkpoints.EpochWeights
+    some = [c for c in callbacks if self.runner.is_chief or not isinstance(c, for_chief)]
     return [self._in_this_stage(c) for c in some]
 
 # %% ../../nbs/runs/08_stages.ipynb #08b3d488
@@ -150,8 +154,8 @@ def _own_callbacks(self:Stage, callbacks):
 def _checkpoint(self:Stage):
     "Return the checkpoints of the stage; None where the run keeps none."
     if self.folder is None: return None
-    return self.folder.checkpoint(self.name, about=self.identity, net=self.net,
-                                  writes=self.runner.is_chief)
+    return self.folder.checkpoint(
+        self.name, about=self.identity, net=self.net, writes=self.runner.is_chief)
 
 # %% ../../nbs/runs/08_stages.ipynb #325f3a06
 @patch
@@ -162,15 +166,18 @@ def run(self:Stage,
     restore_best=False, # end with the weights of the epoch that was best on the photos watched
     watch_share=None, # of the time for looks at them; None: any
 ):
-    "Train, from the newest checkpoint where there is one. FloatingPointError for what is not finite."
+    """Train, from the newest checkpoint where there is one.
+
+    Raises FloatingPointError for a loss, weights or embeddings that are not finite."""
     watch = self.retrieval = self._watch(restore_best, watch_share, verbose)
     monitors = [] if monitor is None else [
         CollapseMonitor(self.probe, on_trouble=monitor, logs=('d+', 'd-'))]
     calls = [*monitors, *([watch] if watch else []), LearningRateLogger(),
              *self._own_callbacks(callbacks), keras.callbacks.TerminateOnNaN()]
     runner = self.runner.of_model(self.model, lambda: self.identity)
-    log = checkpoints.run_epochs(self.model, self.open_batches, self.recipe.epochs, calls, self._checkpoint(),
-                     self.validation, verbose, self.first_epoch, runner)
+    log = checkpoints.run_epochs(
+        self.model, self.open_batches, self.recipe.epochs, calls, self._checkpoint(),
+        self.validation, verbose, self.first_epoch, runner)
     for m in monitors: log |= m.history
     if self.opened is not None and (said := generator.bad_report(self.opened)):
         warnings.warn(said, stacklevel=3)
@@ -242,14 +249,6 @@ class StagePhotos(NamedTuple):
     valid: TrainingSet|None
     unreadable: list # [(path, problem)]
 
-# %% ../../nbs/runs/08_stages.ipynb #e282a73d
-def _without_missing(catalog):
-    "Return (the photos that are still there, [(path, problem)] of the others)."
-    gone = np.array([not os.path.exists(p) for p in catalog.paths], bool)
-    if not gone.any(): return catalog, []
-    names = [str(catalog.paths[i]) for i in np.flatnonzero(gone)]
-    return catalog.subset(~gone), [(name, 'missing: no such file') for name in names]
-
 # %% ../../nbs/runs/08_stages.ipynb #ce172661
 def photos_to_read(
     catalog, # `Catalog` to learn from
@@ -258,7 +257,9 @@ def photos_to_read(
     """Return photos that are read for each batch.
 
     A broken one that is learned from is replaced as it is read; of those watched it is left out."""
-    catalog, missing = _without_missing(catalog)
+    gone = np.array([not os.path.exists(p) for p in catalog.paths], bool)
+    missing = [(str(catalog.paths[i]), 'missing: no such file') for i in np.flatnonzero(gone)]
+    if missing: catalog = catalog.subset(~gone)
     if valid is None: return StagePhotos(TrainingSet(catalog), None, missing)
     valid, unreadable = evaluation.readable_photos(valid)
     return StagePhotos(TrainingSet(catalog), TrainingSet(valid), missing + unreadable)
@@ -347,23 +348,26 @@ def stage_photos(
     progress=False, # show it
 )->StagePhotos: # features where the backbone is frozen, else photos to read
     "Return what the first stage of a network learns from."
-    if not is_frozen(net): return photos_to_read(catalog, valid)
-    return head_features(net, catalog, valid, cache, runner, progress)
+    if is_frozen(net): return head_features(net, catalog, valid, cache, runner, progress)
+    return photos_to_read(catalog, valid)
 
 # %% ../../nbs/runs/08_stages.ipynb #270fedbf
 def first_stage(
     net, # embedding network
     recipe, # `Recipe` fitted to the photos
-    train, # `TrainingSet`
-    *how, # valid, seed and steps, as the stage takes them
-)->Stage:
+    photos, # `StagePhotos`
+    seed=0, # of batches and augmentation
+    steps=1, # of the stage in all
+)->Stage: # with the name of its folder in a `RunFolder`
     "Return the stage of the head where there are features, else that of the whole network."
-    make = whole_stage if train.features is None else head_stage
-    return make(net, recipe, train, *how)
+    make = whole_stage if photos.train.features is None else head_stage
+    stage = make(net, recipe, photos.train, photos.valid, seed, steps)
+    if recipe.unfreeze: stage.name = checkpoints.HEAD_STAGE   # another one follows
+    return stage
 
 # %% ../../nbs/runs/08_stages.ipynb #d7db0718
 def cache_of_features(
-    feature_cache, # `FeatureCache`, folder, None: in the folder of the run, else the user's; False: memory
+    feature_cache, # `FeatureCache`, folder, None: the run's folder, else the user's; False: memory
     folder=None, # `RunFolder`
 )->FeatureCache:
     "Return where the features of a frozen backbone are kept."
@@ -392,12 +396,6 @@ def _in_blocks(model, rows, n=256):
     blocks = [model.predict_on_batch(block(i)) for i in range(0, len(rows), n)]
     return np.concatenate([np.asarray(o) for o in blocks])
 
-# %% ../../nbs/runs/08_stages.ipynb #3efa6f99
-def _some_of(rows, labels, seed, n=256):
-    "Return rows of about `n` photos drawn at random, float32, and their labels."
-    some = np.sort(np.random.default_rng(seed).permutation(len(labels))[:n])
-    return np.asarray(rows[some, 0], 'float32'), labels[some]
-
 # %% ../../nbs/runs/08_stages.ipynb #d86efb57
 def _tuned_from_photos(head, recipe, steps):
     "Return the second stage where the whole backbone learns, from photos."
@@ -407,29 +405,37 @@ def _tuned_from_photos(head, recipe, steps):
     return dataclasses.replace(stage, valid=head.valid)
 
 # %% ../../nbs/runs/08_stages.ipynb #a3495c2e
-def _tuned_from_features(head, recipe, steps, cache, runner, progress):
-    "Return the second stage where the upper part learns, from what the lower one gives."
-    lower, upper = cut_network(unfreeze(head.net, recipe.unfreeze))
+def _features_below(lower, head, recipe, cache, runner, progress):
+    "Compute what the lower part gives of photos and their copies, and of the photos watched."
     catalog, valid, copies = head.train.catalog, head.valid, recipe.copies
     if progress:
         shape = ' x '.join(map(str, lower.output_shape[1:]))
-        print(f'what is frozen gives {shape} numbers a photo: computed once, {copies} copies of each',
-              flush=True)
+        print(f'what is frozen gives {shape} numbers a photo: computed once, '
+              f'{copies} copies of each', flush=True)
     photos = len(catalog)*(1 + copies) + (0 if valid is None else len(valid))
     part = FrozenPart(lower, photos, cache, runner, progress)
     augmented = dict(copies=copies, augment=recipe.augment or True, seed=head.seed)
     found = part.features(catalog, {}, augmented if copies > 1 else {})
-    plain, rows = found.value
-    seen = None if valid is None else part.features(valid, {})
-    unreadable = found.unreadable + ([] if seen is None else seen.unreadable)
-    if unreadable: warnings.warn(evaluation.left_out_report(unreadable), stacklevel=4)
+    watched = None if valid is None else part.features(valid, {})
+    unreadable = found.unreadable + ([] if watched is None else watched.unreadable)
+    if unreadable: warnings.warn(evaluation.left_out_report(unreadable), stacklevel=5)
+    return found, watched
+
+# %% ../../nbs/runs/08_stages.ipynb #ec35d1c5
+def _tuned_from_features(head, recipe, steps, *how):
+    "Return the second stage where the upper part learns, from what the lower one gives."
+    lower, upper = cut_network(unfreeze(head.net, recipe.unfreeze))
+    found, watched = _features_below(lower, head, recipe, *how)
+    (plain, rows), copies, labels = found.value, recipe.copies, found.catalog.labels
+    some = np.sort(np.random.default_rng(head.seed).permutation(len(labels))[:256])
     recipe = dataclasses.replace(recipe.fitted_to(found.catalog), augment=False)
     train = TrainingSet(found.catalog, rows if copies > 1 else rows[:, 0], copies)
-    return Stage(
-        head.net, compile_model(upper, recipe, steps), recipe, train,
-        None if seen is None else seen.catalog, seed=head.seed,
-        probe=_some_of(plain, found.catalog.labels, head.seed),
-        embedder=seen and (lambda photos: _in_blocks(upper, seen.value[0])))
+    stage = Stage(
+        head.net, compile_model(upper, recipe, steps), recipe, train, None, seed=head.seed,
+        probe=(np.asarray(plain[some, 0], 'float32'), labels[some]))
+    if watched is None: return stage
+    def embedder(photos): return _in_blocks(upper, watched.value[0])
+    return dataclasses.replace(stage, valid=watched.catalog, embedder=embedder)
 
 # %% ../../nbs/runs/08_stages.ipynb #8f818222
 def fine_tuning_stage(
@@ -445,5 +451,5 @@ def fine_tuning_stage(
     make, how = _tuned_from_features, (cache, runner or checkpoints.StepRunner(), progress)
     if recipe.unfreeze == 1: make, how = _tuned_from_photos, ()
     stage = make(head, recipe, recipe.tune_epochs*steps, *how)
-    stage.before, stage.first_epoch = head, first_epoch
-    return stage
+    return dataclasses.replace(
+        stage, name=checkpoints.TUNED_STAGE, before=head, first_epoch=first_epoch)
