@@ -1,7 +1,7 @@
-"""Python processes that start at once: forked from one that has imported TensorFlow and runs nothing else.
+"""Python processes that start at once: forked from one that has imported TensorFlow, no more.
 
-TensorFlow has no threads before its first operation, so that each of them is as good as new. What a
-process must not have imported, or what it costs to import it, is no matter for this: `subprocess.run`.
+TensorFlow has no threads before its first operation, so that each of them is as good as new.
+What a process must not have imported, or what an import costs, is for `subprocess.run`.
 """
 
 import gc

@@ -4,6 +4,8 @@ import ast
 import base64
 import configparser
 import filecmp
+import importlib.util
+import io
 import json
 import os
 import re
@@ -194,23 +196,16 @@ def test_room(path):
     assert any(f'#| default_exp {name}' in s for s in src[1:3])
 
 
-def imports(name):
-    "The modules of the package that a module needs to be imported; what would turn back is imported inside functions."
-    package = [LIB, *name.split('.')[:-1]]
-    tree = ast.parse((ROOT / LIB / f'{name.replace(".", "/")}.py').read_text(encoding='utf-8'))
-    for node in tree.body:
-        if isinstance(node, ast.Import):
-            names = [a.name.removeprefix(f'{LIB}.') for a in node.names]
-            yield from (n for n in names if n in MODULES)
-        if not isinstance(node, ast.ImportFrom):
-            continue
-        start = package[: len(package) - node.level + 1] if node.level else []
-        module = '.'.join([*start, *filter(None, [node.module])])
-        names = [f'{module}.{a.name}'.removeprefix(f'{LIB}.') for a in node.names]
-        yield from (n for n in names if n in MODULES)  # from .runs import plan
-        name = module.removeprefix(f'{LIB}.')
-        if name in MODULES:
-            yield name
+def script(name):
+    "Return a script of `.ci` as a module."
+    path = ROOT / '.ci' / f'{name}.py'
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+layers = script('layers')
 
 
 @pytest.mark.parametrize('path', EXPORTS, ids=lambda p: p.stem)
@@ -222,7 +217,7 @@ def test_imports_go_down(path):
     below, training = [p for p in ROOMS if p.stem < '19'], [p for p in ROOMS if p.stem >= '19']
     internals = [p for p in INTERNALS if p not in runs]
     order, name = [EXPORTS[p] for p in [*internals, *below, *runs, *training]], EXPORTS[path]
-    for other in imports(name):
+    for other in layers.imports(name):
         if path in internals:
             assert other in [EXPORTS[p] for p in internals] and other != name, (
                 f'{name} imports from {other}'
@@ -231,6 +226,28 @@ def test_imports_go_down(path):
             assert order.index(other) < order.index(name), (
                 f'{name} imports from {other}, a room below it'
             )
+
+
+def test_every_module_stands_in_one_layer():
+    listed = [name for _, modules in layers.layers() for name in modules]
+    assert sorted(listed) == MODULES, 'the list of layers in CONTRIBUTING.md'
+
+
+def test_no_import_leads_to_a_layer_above():
+    level = {m: i for i, (_, modules) in enumerate(layers.layers()) for m in modules}
+    up = [(m, o) for m in MODULES for o in layers.imports(m) if level[o] > level[m]]
+    assert not up
+
+
+def test_the_picture_of_the_layers_is_the_current_one(copy):
+    ok(python('.ci/layers.py', '--check'))
+    assert layers.PICTURE.stat().st_size < 100_000
+    tables = copy / LIB / 'tables.py'
+    tables.write_text(tables.read_text() + 'from .storage import files\n')
+    out = python('.ci/layers.py', '--check', cwd=copy)
+    assert out.returncode == 1 and 'python .ci/layers.py' in out.stderr
+    ok(python('.ci/layers.py', cwd=copy))
+    ok(python('.ci/layers.py', '--check', cwd=copy))
 
 
 # ---- the gate
@@ -424,23 +441,19 @@ def test_readme_takes_stored_pictures_along(copy):
 
 def test_stored_pictures_are_small():
     "Photos become JPEG, plots keep PNG with fewer colours; both keep the width that they were drawn for."
-    import importlib.util
-    import io
-
-    path = ROOT / '.ci' / 'store_outputs.py'
-    spec = importlib.util.spec_from_file_location('store_outputs', path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    store_outputs = script('store_outputs')
     smooth = np.add.outer(np.arange(200), np.arange(300))[..., None] // 2 % [251, 241, 239]
     photo = (smooth + np.random.default_rng(0).integers(0, 5, smooth.shape)).astype(np.uint8)
     plot = np.full((200, 300, 3), 255, np.uint8)
     plot[50:52] = plot[:, 70:72] = [31, 119, 180]
 
     def stored(pixels):
-        png = script.base64_of(Image.fromarray(pixels), 'PNG', dpi=(200, 200), compress_level=1)
+        png = store_outputs.base64_of(
+            Image.fromarray(pixels), 'PNG', dpi=(200, 200), compress_level=1
+        )
         data = {'image/png': png}
         sizes = {'image/png': dict(width=300, height=200)}
-        script.compress_picture(data, sizes)
+        store_outputs.compress_picture(data, sizes)
         ((mime, text),) = data.items()
         with Image.open(io.BytesIO(base64.b64decode(text))) as im:
             return mime, sizes, im.convert('RGB')

@@ -42,7 +42,9 @@ def tree():
 
 @pytest.fixture(scope='module')
 def built(tmp_path_factory):
-    "The site, what the builder said, and the checkout before it. `.ci/run` says where it wants the site."
+    """The site, what the builder said, and the checkout before it.
+
+    `.ci/run` says where it wants the site."""
     for name in 'nbdev', 'smalldocs', 'ziamath':
         pytest.importorskip(
             name,
@@ -102,13 +104,13 @@ def test_every_notebook_has_its_page_in_order(site):
 
 def test_source_links_lead_to_the_definition(site):
     seen = 0
+    link = (
+        r'href="(?:\.\./)?source/([\w/]+)\.html#L(\d+)" class="source-link"'
+        r'.*?<h3[^>]*>([^<]+)<'
+    )
     for path in (p for p in NOTEBOOKS if re.match(r'\d\d_', p.name)):
         text = (site / page_of(path)).read_text(encoding='utf-8')
-        for file, line, name in re.findall(
-            r'href="(?:\.\./)?source/([\w/]+)\.html#L(\d+)" class="source-link".*?<h3[^>]*>([^<]+)<',
-            text,
-            re.S,
-        ):
+        for file, line, name in re.findall(link, text, re.S):
             code = (
                 (ROOT / 'triplet_fashion' / f'{file}.py').read_text(encoding='utf-8').splitlines()
             )
@@ -138,7 +140,10 @@ def checker():
     return module.check
 
 
-GOOD = '<html><head><title>{0}</title></head><body><main><h2 id="a">A</h2><a href="{1}">x</a><svg></svg></main></body></html>'
+GOOD = (
+    '<html><head><title>{0}</title></head><body><main><h2 id="a">A</h2><a href="{1}">x</a>'
+    '<svg></svg></main></body></html>'
+)
 
 
 def test_checker_is_content_with_a_good_site(tmp_path):
@@ -220,24 +225,35 @@ async function search(words) {
   box.focus(); box.value = words;
   box.dispatchEvent(new Event('input', {bubbles: true}));
   for (let i = 0; i < 50 && !d.querySelector('.search-result'); i++) await wait(100);
-  return [...d.querySelectorAll('.search-result')].map(a => a.getAttribute('href') || a.querySelector('a')?.getAttribute('href'));
+  const href = a => a.getAttribute('href') || a.querySelector('a')?.getAttribute('href');
+  return [...d.querySelectorAll('.search-result')].map(href);
 }
 async function look() {
   const res = {wide: [], pictures: [], fetched: [], pages: 0};
   for (const page of PAGES) for (const width of [390, 1280]) {
     const f = await open(page, width), d = f.contentDocument;
     res.pages += 1;
-    const scrolls = e => e.tagName != 'MAIN' && (getComputedStyle(e).overflowX != 'visible' || scrolls(e.parentElement));
-    for (const e of d.querySelectorAll('main *'))   // the page itself clips, so that it never scrolls
-      if (e.getBoundingClientRect().right > width + 1 && !scrolls(e.parentElement)) res.wide.push([page, width, e.tagName, e.className]);
-    for (const img of d.images) { await img.decode().catch(() => 0); if (!img.naturalWidth) res.pictures.push([page, img.src.slice(0, 80)]); }
-    for (const e of f.contentWindow.performance.getEntriesByType('resource'))
-      if (!e.name.startsWith(location.origin) && !e.name.startsWith('data:')) res.fetched.push([page, e.name]);
+    const clips = e => getComputedStyle(e).overflowX != 'visible';
+    const scrolls = e => e.tagName != 'MAIN' && (clips(e) || scrolls(e.parentElement));
+    for (const e of d.querySelectorAll('main *')) { // the page itself clips, so it never scrolls
+      const beyond = e.getBoundingClientRect().right > width + 1;
+      if (beyond && !scrolls(e.parentElement))
+        res.wide.push([page, width, e.tagName, e.className]);
+    }
+    for (const img of d.images) {
+      await img.decode().catch(() => 0);
+      if (!img.naturalWidth) res.pictures.push([page, img.src.slice(0, 80)]);
+    }
+    for (const {name} of f.contentWindow.performance.getEntriesByType('resource')) {
+      const own = name.startsWith(location.origin) || name.startsWith('data:');
+      if (!own) res.fetched.push([page, name]);
+    }
   }
   res.found = await search('WORDS');
   return res;
 }
-look().catch(e => ({error: String(e)})).then(res => fetch('result', {method: 'POST', body: JSON.stringify(res)}));
+const tell = res => fetch('result', {method: 'POST', body: JSON.stringify(res)});
+look().catch(e => ({error: String(e)})).then(tell);
 </script>"""
 
 
