@@ -39,7 +39,17 @@ def _mean_of(x, mask):
 # %% ../nbs/02_contrastive.ipynb #df5b5b4a
 @keras.saving.register_keras_serializable(package='triplet_fashion')
 class SupConLoss(BatchLoss):
-    "Supervised contrastive loss over a labelled batch (Khosla 2020): `loss(labels, embeddings)`."
+    """Supervised contrastive loss over a labelled batch: `loss(labels, embeddings)`.
+
+    Raises ValueError for a temperature that means nothing. From Khosla 2020.
+
+    Example:
+
+        >>> labels = ['coat', 'coat', 'hat', 'hat']
+        >>> apart, mixed = [[1., 0.], [1., 0.], [0., 1.], [0., 1.]], [[1., 0.], [0., 1.]]*2
+        >>> bool(SupConLoss()(labels, apart) < 0.01 < SupConLoss()(labels, mixed))
+        True
+    """
     def __init__(self,
         temperature=0.1, # what cosines are divided by: small looks at the nearest only
         reduction='sum_over_batch_size', # Keras' own
@@ -70,7 +80,18 @@ def _mine_pairs(s, pairs, margin):
 # %% ../nbs/02_contrastive.ipynb #ee4a8368
 @keras.saving.register_keras_serializable(package='triplet_fashion')
 class MultiSimilarityLoss(BatchLoss):
-    "Multi-similarity loss over a labelled batch (Wang 2019): `loss(labels, embeddings)`."
+    """Multi-similarity loss over a labelled batch: `loss(labels, embeddings)`.
+
+    Raises ValueError for a setting that means nothing. From Wang 2019.
+
+    Example:
+
+        >>> labels = ['coat', 'coat', 'hat', 'hat']
+        >>> apart, mixed = [[1., 0.], [1., 0.], [0., 1.], [0., 1.]], [[1., 0.], [0., 1.]]*2
+        >>> loss = MultiSimilarityLoss()
+        >>> bool(loss(labels, apart) < loss(labels, mixed))
+        True
+    """
     def __init__(self,
         alpha=2., # sharpness among positives
         beta=50., # sharpness among negatives
@@ -108,7 +129,17 @@ class MultiSimilarityLoss(BatchLoss):
 # %% ../nbs/02_contrastive.ipynb #ef2a5913
 @keras.saving.register_keras_serializable(package='triplet_fashion')
 class WeightedLosslessLoss(BatchLoss):
-    "Lossless loss whose push goes to the nearest negatives and is scaled to the pull."
+    """Lossless loss whose push goes to the nearest negatives and is scaled to the pull.
+
+    Embeddings lie in [0, 1]. Raises ValueError for a setting that means nothing.
+
+    Example:
+
+        >>> labels = ['coat', 'coat', 'hat', 'hat']
+        >>> corners = [[0., 0.], [0., 0.], [1., 1.], [1., 1.]]
+        >>> bool(WeightedLosslessLoss()(labels, corners) < 1e-6)
+        True
+    """
     def __init__(self,
         push=0.05, # weight of the negative term beside the positive one
         temperature=0.03, # of the softmax over nearness, in units of N
@@ -145,7 +176,19 @@ class WeightedLosslessLoss(BatchLoss):
 # %% ../nbs/02_contrastive.ipynb #32ff6d5d
 @keras.saving.register_keras_serializable(package='triplet_fashion')
 class CrossBatchMemory(BatchLoss):
-    "A `BatchLoss` that also compares with embeddings of the last batches (XBM, Wang 2020)."
+    """A `BatchLoss` that also compares with embeddings of the last batches.
+
+    Raises ValueError for a loss that is no BatchLoss, or a size below 1. From Wang 2020 (XBM).
+
+    Example:
+
+        >>> loss = CrossBatchMemory(SupConLoss(), size=256)
+        >>> net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+        >>> net.compile('adam', loss)
+        >>> history = net.fit(np.eye(2), np.array([0, 0]), verbose=0)
+        >>> int(loss.filled), loss.embeddings.shape[1]
+        (2, 3)
+    """
     def __init__(self,
         loss, # a `BatchLoss`, such as `SupConLoss` or `BatchTripletLoss`
         size=1024, # embeddings remembered
