@@ -588,7 +588,7 @@ def test_sample_is_spread_and_fixed():
         len(CollapseMonitor(shuffled).sample.inputs) >= 4
     )  # several batches, until there are pairs
     two = CollapseMonitor((x[:16], y[:16]))
-    assert len(np.unique(two.labels)) == 2
+    assert len(np.unique(two.sample.labels)) == 2
 
 
 # labels and settings as users have them

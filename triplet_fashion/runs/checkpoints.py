@@ -83,6 +83,12 @@ def _machine():
     return {'tensorflow': tf.__version__, 'keras': keras.__version__, 'threads': threads}
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #b95afeee
+def _by_number(paths, pattern):
+    "Return the paths whose names match, by the numbers in them, the lowest first."
+    matches = [(re.match(pattern, p.name), p) for p in paths]
+    numbered = [([*map(int, found.groups())], p) for found, p in matches if found]
+    return [p for _, p in sorted(numbered)]
+
 class Checkpoint(keras.callbacks.Callback):
     """Keras callback: the whole state of a training in a folder, for `run_epochs(checkpoint=)`.
 
@@ -121,8 +127,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def files(self)->list: # paths, oldest first
         "Return the checkpoints there are, by epoch and step."
-        found = [(re.fullmatch(r'(\d+)-(\d+)\.npz', p.name), p) for p in self.folder.glob('*.npz')]
-        return [p for _, p in sorted(((int(m[1]), int(m[2])), p) for m, p in found if m)]
+        return _by_number(self.folder.glob('*.npz'), r'(\d+)-(\d+)\.npz\Z')
 
     def locked(self): # context manager
         "Hold the folder while this run trains in it. BlockingIOError where another run does."
@@ -496,11 +501,6 @@ def check_resumable(
                      'or put the layer into the network')
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #c4426e56
-def _epoch_weights(folder):
-    "Return the weights of epochs in a folder, oldest first, by their numbers."
-    found = [(re.match(r'(\d+)-', p.name), p) for p in folder.glob('*.weights.h5')]
-    return [p for _, p in sorted((int(m[1]), p) for m, p in found if m)]
-
 class EpochWeights(keras.callbacks.Callback):
     """Keras callback: writes `folder/{epoch:06d}-{loss:.4f}.weights.h5` after every epoch.
 
@@ -530,7 +530,8 @@ class EpochWeights(keras.callbacks.Callback):
         with atomic_write(path, '.weights.h5', hdf5_size(self.model)) as part:
             self.model.save_weights(part)
         if not self.keep: return
-        others = [p for p in _epoch_weights(self.folder) if p != path]
+        written = _by_number(self.folder.glob('*.weights.h5'), r'(\d+)-')   # oldest first
+        others = [p for p in written if p != path]
         for p in others[:max(0, len(others) + 1 - self.keep)]: p.unlink(missing_ok=True)
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #e37396e1

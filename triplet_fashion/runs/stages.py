@@ -170,10 +170,11 @@ def run(self:Stage,
 
     Raises FloatingPointError for a loss, weights or embeddings that are not finite."""
     watch = self.retrieval = self._watch(restore_best, watch_share, verbose)
-    monitors = [] if monitor is None else [
-        CollapseMonitor(self.probe, on_trouble=monitor, logs=('d+', 'd-'))]
-    calls = [*monitors, *([watch] if watch else []), LearningRateLogger(),
-             *self._own_callbacks(callbacks), keras.callbacks.TerminateOnNaN()]
+    monitors = []
+    if monitor is not None:
+        monitors.append(CollapseMonitor(self.probe, on_trouble=monitor, logs=('d+', 'd-')))
+    calls = monitors + [watch]*(watch is not None) + [LearningRateLogger()]
+    calls += [*self._own_callbacks(callbacks), keras.callbacks.TerminateOnNaN()]
     runner = self.runner.of_model(self.model, lambda: self.identity)
     log = checkpoints.run_epochs(
         self.model, self.open_batches, self.recipe.epochs, calls, self._checkpoint(),
@@ -187,9 +188,11 @@ def run(self:Stage,
 # %% ../../nbs/runs/08_stages.ipynb #16d3646c
 def _embeds_finite(model, probe):
     "Tell whether a model gives finite numbers for a few features, or for noise in place of photos."
-    noise = np.random.default_rng(0).integers(0, 256, (8, *model.inputs[0].shape[1:]))
-    few = np.asarray(probe[0][:8] if isinstance(probe, tuple) else noise, 'float32')
-    found = model([few]*len(model.inputs) if len(model.inputs) > 1 else few, training=False)
+    shape, n = model.inputs[0].shape[1:], len(model.inputs)
+    few = np.random.default_rng(0).integers(0, 256, (8, *shape))
+    if isinstance(probe, tuple): few = probe[0][:8]
+    few = np.asarray(few, 'float32')
+    found = model([few]*n if n > 1 else few, training=False)
     return np.isfinite(np.asarray(keras.ops.cast(found, 'float32'))).all()
 
 # %% ../../nbs/runs/08_stages.ipynb #7805df9a
