@@ -234,7 +234,7 @@ def test_original_scaling_blinds_imagenet_weights(lite0, clothing):
 
 
 def test_no_network_is_said(monkeypatch, tmp_path):
-    "A download that fails, wherever the test runs: the opener answers as it does without a network."
+    "A download that fails, wherever the test runs: the opener answers as without a network."
     import urllib.error
 
     def closed(*args, **kw):
@@ -332,7 +332,7 @@ def test_lite0(lite0):
 
 
 def test_a_file_that_asks_for_more_than_it_holds(tmp_path):
-    "A backbone of a hundred billion numbers in a file of some kilobytes is refused by its description, before memory is asked for."
+    "A hundred billion numbers in a file of some kilobytes are refused before memory is taken."
     import shutil
 
     tiny(pooled=False).save(tmp_path / 'b.keras')
@@ -517,7 +517,7 @@ def test_json_round_trip(small):
 
 
 def test_small_is_quick_and_learns():
-    "Plain convolutions only (depthwise ones are slow on CPU); a handful of steps tells red from blue."
+    "Plain convolutions only (depthwise ones are slow); a handful of steps tells red from blue."
     net = base_network((32, 32, 3), 4, backbone='small', hidden=())
     assert not any(
         isinstance(l, (layers.DepthwiseConv2D, layers.SeparableConv2D))

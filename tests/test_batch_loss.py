@@ -1,4 +1,4 @@
-"""What Keras asks of a loss, asked of `BatchLoss` and a subclass of a user's own, with and without a memory; `PairMask`."""
+"What Keras asks of a loss, asked of `BatchLoss` and a subclass of a user's own; `PairMask`."
 
 from pathlib import Path
 import re

@@ -1,4 +1,4 @@
-"Losses over all pairs of a batch against their formulas, pytorch-metric-learning, and batches that hold nothing to learn; the memory."
+"Losses over all pairs against their formulas and pytorch-metric-learning; the memory."
 
 from functools import partial
 from pathlib import Path
@@ -239,7 +239,7 @@ def test_memory_equals_pytorch_metric_learning(name, loss):
     ids=lambda l: f'{l.name} {getattr(l, "mining", "")} {getattr(l, "kind", "")}',
 )
 def test_memory_is_a_larger_batch(loss):
-    "The anchors of the last batch cost what they cost in one batch of all, and nothing flows into remembered embeddings."
+    "The last batch costs what it costs in one batch of all; no gradient to what is remembered."
     rng = np.random.default_rng(0)
     x, labels = rng.random((18, 4)).astype('float32'), np.tile([0, 1, 2], 6)
     loss = type(loss).from_config({**loss.get_config(), 'reduction': 'sum'})

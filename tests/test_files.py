@@ -1,4 +1,4 @@
-"The one writer under faults: writers that are killed, a full disk, two processes at once, links, and names that are hard to write."
+"The one writer under faults: killed writers, a full disk, two processes, links, hard names."
 
 import errno
 import os
@@ -66,7 +66,7 @@ def started(code, *args):
 
 
 def test_two_writers_and_their_deaths_leave_one_whole_file(tmp_path):
-    "Two processes write one file without pause; one is killed; whoever reads finds 200,000 letters of one writer."
+    "Two processes write one file, one is killed: whoever reads finds the letters of one writer."
     path = tmp_path / 'f.txt'
     a, b = started(WRITER, path, 'a'), started(WRITER, path, 'b')
     seen = set()
@@ -93,7 +93,8 @@ def test_two_writers_and_their_deaths_leave_one_whole_file(tmp_path):
 
 def test_the_leftovers_of_a_living_writer_stay(tmp_path):
     child = started(
-        'import sys, time\nfrom triplet_fashion.storage.files import atomic_write\nwith atomic_write(sys.argv[1]) as part:\n    print(1, flush=True)\n    time.sleep(99)',
+        'import sys, time\nfrom triplet_fashion.storage.files import atomic_write\n'
+        'with atomic_write(sys.argv[1]) as part:\n    print(1, flush=True)\n    time.sleep(99)',
         tmp_path / 'f',
     )
     try:
@@ -139,7 +140,8 @@ def test_a_full_disk_keeps_the_old_file_and_says_what_to_do(need, small_disk):
     write(path, b'old')
     with pytest.raises(
         OSError,
-        match='index.npz could not be written: the disk is full .*free in .*(needs 3.0 MB|needs more).*Make room',
+        match='index.npz could not be written: the disk is full '
+        '.*free in .*(needs 3.0 MB|needs more).*Make room',
     ) as e:
         write(path, b'x' * 3_000_000, need=need)
     assert (
@@ -156,7 +158,8 @@ def test_a_library_that_only_says_no_space_is_understood(tmp_path):
         with atomic_write(tmp_path / 'f.h5', suffix='.weights.h5') as part:
             assert part.name.endswith('.weights.h5')
             raise RuntimeError(
-                'Unable to write dataset (file write failed: errno = 28, error message = No space left on device)'
+                'Unable to write dataset (file write failed: errno = 28, '
+                'error message = No space left on device)'
             )
     with pytest.raises(RuntimeError, match='another fault'):
         with atomic_write(tmp_path / 'f.h5'):
@@ -224,7 +227,10 @@ def test_places_that_cannot_be_written_are_found_first(place, error, tmp_path):
     )
 
 
-LOCKER = 'import sys, time\nfrom triplet_fashion.storage.files import file_lock\nwith file_lock(sys.argv[1], "taken"):\n    print(1, flush=True)\n    time.sleep(99)'
+LOCKER = (
+    'import sys, time\nfrom triplet_fashion.storage.files import file_lock\n'
+    'with file_lock(sys.argv[1], "taken"):\n    print(1, flush=True)\n    time.sleep(99)'
+)
 
 
 def test_a_lock_ends_with_its_process(tmp_path):

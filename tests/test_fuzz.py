@@ -1,10 +1,26 @@
-"""Untrusted files: thousands of damaged or hostile networks, of which each gives a clean error or a network, and nothing else happens.
+"""Untrusted files: each of thousands of hostile networks gives a clean error or a network.
 
-Loads run in a process of their own under an audit hook. `FUZZ=10 pytest tests/test_fuzz.py` tries ten times as many;
-`python tests/test_fuzz.py 17 1` repeats input 17 alone, `python tests/test_fuzz.py 300 1000` tries inputs 300 to 1299.
+Loads run in a process of their own under an audit hook. `FUZZ=10 pytest tests/test_fuzz.py` tries
+ten times as many; `python tests/test_fuzz.py 17 1` repeats input 17 alone, and 300 1000 in place of
+17 1 tries inputs 300 to 1299.
 """
 
-import base64, collections, faulthandler, io, json, marshal, os, random, re, shutil, stat, struct, subprocess, sys, tempfile, zipfile
+import base64
+import collections
+import faulthandler
+import io
+import json
+import marshal
+import os
+import random
+import re
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
 from pathlib import Path
 import pytest
 
@@ -120,7 +136,7 @@ def bytes_edit(r, data):
 
 
 def hostile(r):
-    "Values that a description should not hold: code, what reaches for the system, what is too much."
+    "Values that a description should not hold: code, what reaches for the system, too much."
     target = 'touch CANARY'
     code = base64.b64encode(
         marshal.dumps(compile('__import__("os").system("touch CANARY")', 'evil', 'exec'))
@@ -242,6 +258,62 @@ def places(o, found=None):
     return found
 
 
+KEYS = (
+    'class_name',
+    'module',
+    'registered_name',
+    'config',
+    'batch_shape',
+    'batch_input_shape',
+    'units',
+    'filters',
+    'layers',
+    'name',
+)
+CLASSES = (
+    'Lambda',
+    'os',
+    'system',
+    'builtins',
+    'keras.src.models.functional',
+    'Dense',
+    'Functional',
+    'Sequential',
+    'Bidirectional',
+    'TimeDistributed',
+)
+MORE_KEYS = (
+    'class_name',
+    'module',
+    'shared_object_id',
+    'build_config',
+    'extra',
+    'trainable',
+    'dtype',
+)
+
+
+def change(r, o, k, all_of_them):
+    "Edit one value in a structure, or what is beside it."
+    m = r.random()
+    if m < 0.45:
+        o[k] = hostile(r)
+    elif m < 0.6 and isinstance(o[k], int):
+        o[k] = r.choice([0, -1, 2**20, 2**31, 2**62, 10**30])
+    elif m < 0.6 and isinstance(o[k], str):
+        o[k] = r.choice([*CLASSES, o[k] + '/..'])
+    elif m < 0.75:
+        p, q = r.choice(all_of_them)
+        o[k] = json.loads(json.dumps(p[q]))
+    elif m < 0.9:
+        del o[k]
+    elif isinstance(o, list):
+        o += o[: r.choice([1, 3])]
+    else:
+        value = hostile(r)
+        o[str(r.choice(MORE_KEYS))] = value
+
+
 def json_edit(r, data):
     "One to three edits of a structure."
     m = r.random()
@@ -258,74 +330,75 @@ def json_edit(r, data):
         all_of_them = places(d)
         if not all_of_them:
             break
-        named = [
-            (o, k)
-            for o, k in all_of_them
-            if k
-            in (
-                'class_name',
-                'module',
-                'registered_name',
-                'config',
-                'batch_shape',
-                'batch_input_shape',
-                'units',
-                'filters',
-                'layers',
-                'name',
-            )
-        ]
+        named = [(o, k) for o, k in all_of_them if k in KEYS]
         o, k = r.choice(named if named and r.random() < 0.5 else all_of_them)
-        m = r.random()
-        if m < 0.45:
-            o[k] = hostile(r)
-        elif m < 0.6 and isinstance(o[k], int):
-            o[k] = r.choice([0, -1, 2**20, 2**31, 2**62, 10**30])
-        elif m < 0.6 and isinstance(o[k], str):
-            o[k] = r.choice(
-                [
-                    'Lambda',
-                    'os',
-                    'system',
-                    'builtins',
-                    'keras.src.models.functional',
-                    'Dense',
-                    'Functional',
-                    'Sequential',
-                    'Bidirectional',
-                    'TimeDistributed',
-                    o[k] + '/..',
-                ]
-            )
-        elif m < 0.75:
-            p, q = r.choice(all_of_them)
-            o[k] = json.loads(json.dumps(p[q]))
-        elif m < 0.9:
-            del o[k]
-        elif isinstance(o, list):
-            o += o[: r.choice([1, 3])]
-        else:
-            o[
-                str(
-                    r.choice(
-                        [
-                            'class_name',
-                            'module',
-                            'shared_object_id',
-                            'build_config',
-                            'extra',
-                            'trainable',
-                            'dtype',
-                        ]
-                    )
-                )
-            ] = hostile(r)
+        change(r, o, k, all_of_them)
     return json.dumps(d).encode()
+
+
+def h5_extra(r, f, name, kind):
+    "Add to an HDF5 file what Keras never writes: links, circles, what lies elsewhere."
+    import h5py, numpy as np
+
+    if kind == 1:
+        f['extra'] = h5py.SoftLink(r.choice(['/', '/extra', '/' + name]))
+    elif kind == 2:
+        f['extra'] = h5py.ExternalLink('/etc/passwd', '/x')
+    elif kind == 3:
+        f['extra'] = f['/']  # a circle
+    elif kind == 4:
+        f.create_dataset('extra', (10 ** r.choice([6, 9, 12]),), 'f4')  # declared, not held
+    elif kind == 5:
+        zeros = np.zeros(10**6, 'f4')
+        f.create_dataset('extra', (10**6,), 'f4', compression='gzip', data=zeros)
+    elif kind == 6:
+        f.create_dataset('extra', (10,), 'f4', external=[('/etc/passwd', 0, 40)])
+    elif kind == 7:
+        f['extra'] = np.array(['a', 'b'], object)
+    elif kind == 8:
+        f['extra'] = np.dtype('f4')
+    else:
+        f['extra'] = f[name].ref
+
+
+def h5_change(r, f, names, name, kind):
+    "Remove, replace, rename or mislabel what an HDF5 file holds."
+    import h5py, numpy as np
+
+    if kind == 0:
+        del f[name]
+    elif kind == 9:
+        del f[name]
+        f[name] = r.choice(
+            [
+                np.zeros(3, 'f4'),
+                np.zeros((2, 2), 'i8'),
+                np.float64(3),
+                np.full((5,), np.nan, 'f2'),
+                np.zeros(0),
+            ]
+        )
+    elif kind == 10:
+        value = r.choice(
+            ['', 'x', 3, [1.0, 2.0], ['a', 'b'], '{"class_name": "Lambda"}', b'[' * 9000]
+        )
+        f.attrs[r.choice(['layer_names', 'model_config', 'weight_names'])] = value
+    elif kind == 11:
+        with_attrs = [n for n in names if len(f[n].attrs)]
+        if with_attrs:
+            o = f[r.choice(with_attrs)]
+            value = r.choice(['', 'x', 3, ['../x', '/etc'], [b'a', b'a'], h5py.Empty('f4')])
+            o.attrs[r.choice(list(o.attrs))] = value
+    elif name == 'layers':
+        f.move(name, 'x')
+    else:
+        target = r.choice(['layers', 'moved', '가', 'model_weights']) + r.choice(['', '/x'])
+        f.move(name, target)
 
 
 def h5_edit(r, data):
     "A file changed by HDF5's own means."
-    import h5py, numpy as np
+    import h5py
 
     out = io.BytesIO(data)
     with h5py.File(out, 'r+') as f:
@@ -333,57 +406,10 @@ def h5_edit(r, data):
         f.visit(names.append)
         name = r.choice(names)
         kind = r.randrange(14)
-        if kind == 0:
-            del f[name]
-        elif kind == 1:
-            f['extra'] = h5py.SoftLink(r.choice(['/', '/extra', '/' + name]))
-        elif kind == 2:
-            f['extra'] = h5py.ExternalLink('/etc/passwd', '/x')
-        elif kind == 3:
-            f['extra'] = f['/']  # a circle
-        elif kind == 4:
-            f.create_dataset('extra', (10 ** r.choice([6, 9, 12]),), 'f4')  # declared, not held
-        elif kind == 5:
-            f.create_dataset(
-                'extra', (10**6,), 'f4', compression='gzip', data=np.zeros(10**6, 'f4')
-            )
-        elif kind == 6:
-            f.create_dataset('extra', (10,), 'f4', external=[('/etc/passwd', 0, 40)])
-        elif kind == 7:
-            f['extra'] = np.array(['a', 'b'], object)
-        elif kind == 8:
-            f['extra'] = np.dtype('f4')
-        elif kind == 9:
-            del f[name]
-            f[name] = r.choice(
-                [
-                    np.zeros(3, 'f4'),
-                    np.zeros((2, 2), 'i8'),
-                    np.float64(3),
-                    np.full((5,), np.nan, 'f2'),
-                    np.zeros(0),
-                ]
-            )
-        elif kind == 10:
-            f.attrs[r.choice(['layer_names', 'model_config', 'weight_names'])] = r.choice(
-                ['', 'x', 3, [1.0, 2.0], ['a', 'b'], '{"class_name": "Lambda"}', b'[' * 9000]
-            )
-        elif kind == 11:
-            with_attrs = [n for n in names if len(f[n].attrs)]
-            if with_attrs:
-                o = f[r.choice(with_attrs)]
-                o.attrs[r.choice(list(o.attrs))] = r.choice(
-                    ['', 'x', 3, ['../x', '/etc'], [b'a', b'a'], h5py.Empty('f4')]
-                )
-        elif kind == 12:
-            f.move(
-                name,
-                r.choice(['layers', 'moved', '가', 'model_weights']) + r.choice(['', '/x'])
-                if name != 'layers'
-                else 'x',
-            )
+        if kind in (0, 9, 10, 11, 12):
+            h5_change(r, f, names, name, kind)
         else:
-            f['extra'] = f[name].ref
+            h5_extra(r, f, name, kind)
     return out.getvalue()
 
 
@@ -468,7 +494,7 @@ def edit(r, name, data):
 
 
 def signed(files, old):
-    "A bundle whose checksums are right again, as one who means harm writes it; of version 1 now and then."
+    "A bundle whose checksums are right again, as an attacker writes it; version 1 now and then."
     import hashlib
 
     try:
@@ -493,8 +519,32 @@ def signed(files, old):
     return files | {'manifest.json': json.dumps(d).encode()}
 
 
+def spoil_entry(r, z, entry, data, kind):
+    "Return an entry of an archive and its contents, spoiled in one way; None where it is left out."
+    n = entry.filename
+    if kind == 0:
+        elsewhere = ['../x', '../../x', '/tmp/x', 'a/../../x', '..\\x', 'C:\\x']
+        entry.filename = r.choice([*elsewhere, './' + n, n + '/', '', n + '\0.exe', 'x/' + n])
+    elif kind == 1:
+        entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+        data = b'/etc/passwd'
+    elif kind == 2:
+        z.writestr(entry, data)
+        entry = zipfile.ZipInfo(n)
+    elif kind == 3:
+        data = bytes(10 ** r.choice([6, 8]))
+        entry.compress_type = zipfile.ZIP_DEFLATED
+    elif kind == 4:
+        entry.compress_type = r.choice([zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    elif kind == 5:
+        entry = None
+    return entry, data
+
+
 def pack(r, files, spoil):
-    "A zip archive; with names that lead elsewhere, links, doubles, bombs, or lies about sizes where `spoil` says so."
+    """A zip archive; where `spoil` says so, one that is not what it seems.
+
+    Its names lead elsewhere, it has links, doubles, bombs, or lies about sizes."""
     out = io.BytesIO()
     kind = r.randrange(7) if spoil else None
     with zipfile.ZipFile(out, 'w') as z:
@@ -505,36 +555,9 @@ def pack(r, files, spoil):
         for n, data in files.items():
             entry = zipfile.ZipInfo(n)
             if n == evil:
-                if kind == 0:
-                    entry.filename = r.choice(
-                        [
-                            '../x',
-                            '../../x',
-                            '/tmp/x',
-                            'a/../../x',
-                            '..\\x',
-                            'C:\\x',
-                            './' + n,
-                            n + '/',
-                            '',
-                            n + '\0.exe',
-                            'x/' + n,
-                        ]
-                    )
-                if kind == 1:
-                    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
-                    data = b'/etc/passwd'
-                if kind == 2:
-                    z.writestr(entry, data)
-                    entry = zipfile.ZipInfo(n)
-                if kind == 3:
-                    data = bytes(10 ** r.choice([6, 8]))
-                    entry.compress_type = zipfile.ZIP_DEFLATED
-                if kind == 4:
-                    entry.compress_type = r.choice([zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-                if kind == 5:
-                    continue
-            z.writestr(entry, data)
+                entry, data = spoil_entry(r, z, entry, data, kind)
+            if entry is not None:
+                z.writestr(entry, data)
     d = bytearray(out.getvalue())
     if kind == 6:
         for sign, at in (b'PK\3\4', 18), (b'PK\1\2', 20):
@@ -588,66 +611,77 @@ def case(number, sources, folder):
 # the process that loads them
 
 
+HOME = (
+    *{
+        os.path.realpath(p)
+        for p in (
+            sys.prefix,
+            sys.base_prefix,
+            os.path.dirname(os.__file__),
+            Path(__file__).parents[1],
+        )
+    },
+    '<frozen',
+    '<string>',
+    '<__array_function__',
+)
+FORBIDDEN = (
+    'os.system',
+    'os.exec',
+    'os.fork',
+    'os.posix_spawn',
+    'os.spawn',
+    'socket.',
+    'pickle.',
+    'urllib.',
+    'ftplib.',
+    'webbrowser.',
+    'ctypes.dlopen',
+)
+
+
+def writes(args):
+    "Tell whether a file is opened for writing."
+    flags = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+    return set(args[1] or '') & set('wax+') or (args[2] or 0) & flags
+
+
+def is_bad(event, args, inside, allowed):
+    "Tell whether an audit event is more than a load may do."
+    if event == 'open':
+        return writes(args) and not inside(args[0])
+    if event == 'subprocess.Popen':
+        return list(args[1][:3]) != allowed
+    if event in ('os.rename', 'os.link', 'os.symlink'):
+        return not inside(args[1])
+    if event in ('os.remove', 'os.mkdir', 'os.rmdir', 'os.chmod', 'os.truncate'):
+        return args[-1] in (-1, None) and not inside(args[0])
+    if event == 'exec':
+        name = args[0].co_filename
+        return not os.path.realpath(name).startswith(HOME) and not name.startswith(HOME)
+    if event == 'marshal.loads':
+        caller = sys._getframe(2).f_code.co_filename  # of the hook
+        return not caller.startswith('<frozen importlib')
+    return event.startswith(FORBIDDEN)
+
+
 def watch(work, seen):
     "From here on what a load does beyond reading is noted in `seen`."
     from triplet_fashion.storage.untrusted import TEXT_READER
 
-    home = tuple(
-        {
-            os.path.realpath(p)
-            for p in (
-                sys.prefix,
-                sys.base_prefix,
-                os.path.dirname(os.__file__),
-                Path(__file__).parents[1],
-            )
-        }
-    ) + ('<frozen', '<string>', '<__array_function__')
+    allowed = [sys.executable, '-c', TEXT_READER]
 
     def inside(p):
-        return isinstance(p, int) or os.path.realpath(os.fsdecode(p)).startswith(
-            (str(work), '/dev/null')
-        )
+        if isinstance(p, int):
+            return True
+        return os.path.realpath(os.fsdecode(p)).startswith((str(work), '/dev/null'))
 
     def hook(event, args):
         if seen is None or not seen['on']:
             return
-        seen['on'], bad = False, False
+        seen['on'] = False
         try:
-            if event == 'open':
-                bad = (
-                    set(args[1] or '') & set('wax+')
-                    or (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-                ) and not inside(args[0])
-            elif event == 'subprocess.Popen':
-                bad = list(args[1][:3]) != [sys.executable, '-c', TEXT_READER]
-            elif event in ('os.rename', 'os.link', 'os.symlink'):
-                bad = not inside(args[1])
-            elif event in ('os.remove', 'os.mkdir', 'os.rmdir', 'os.chmod', 'os.truncate'):
-                bad = args[-1] in (-1, None) and not inside(args[0])
-            elif event == 'exec':
-                bad = not os.path.realpath(args[0].co_filename).startswith(home) and not args[
-                    0
-                ].co_filename.startswith(home)
-            elif event == 'marshal.loads':
-                bad = not sys._getframe(1).f_code.co_filename.startswith('<frozen importlib')
-            elif event.startswith(
-                (
-                    'os.system',
-                    'os.exec',
-                    'os.fork',
-                    'os.posix_spawn',
-                    'os.spawn',
-                    'socket.',
-                    'pickle.',
-                    'urllib.',
-                    'ftplib.',
-                    'webbrowser.',
-                    'ctypes.dlopen',
-                )
-            ):
-                bad = True
-            if bad:
+            if is_bad(event, args, inside, allowed):
                 seen['events'].append(f'{event} {str(args)[:300]}')
         finally:
             seen['on'] = True

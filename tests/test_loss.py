@@ -1,4 +1,4 @@
-"""Triplet losses against float64 NumPy written from the formula, over the whole domain, in every precision and compiler."""
+"Triplet losses against float64 NumPy from the formula, in every precision and compiler."
 
 import inspect, math
 import numpy as np, pytest
@@ -31,7 +31,7 @@ def golden_classic(y, margin=0.2, squared=True):
 
 
 def domain(N, seed=0):
-    "Triplets from everywhere in [0, 1]^3N: both ends by powers of ten, corners, equal embeddings, sigmoids of every steepness."
+    "Triplets from everywhere in [0, 1]^3N: both ends, corners, equal embeddings, steep sigmoids."
     rng = np.random.default_rng(seed)
     t = np.concatenate([[0], np.logspace(-9, -0.4, 60), 1 - np.logspace(-0.4, -9, 60), [1]])[
         :, None
@@ -430,7 +430,7 @@ HALF = {'bfloat16': 2.0**-8, 'float16': 2.0**-11}  # half a unit in the last pla
 
 
 def rounded_like(grad, ref, kind):
-    "Is `grad` the exact gradient `ref`, rounded once to `kind` (its largest number where it does not fit)?"
+    "Tell whether `grad` is the exact gradient `ref`, rounded once to `kind` or its largest number."
     top, least = (
         (float(getattr(tf.as_dtype(kind), k)) for k in ('max', 'min')),
         {'bfloat16': 1e-30, 'float16': 6.1e-8}[kind],
@@ -447,7 +447,7 @@ def rounded_like(grad, ref, kind):
     [(1, False), (2, False), (16, False), (128, False), (2048, False), (2, True), (128, True)],
 )
 def test_half_outputs_value_and_gradient(N, xla):
-    "Outputs that are bfloat16 or float16 themselves: the value to 1e-6, the gradient exact but for the rounding of its type."
+    "Outputs in bfloat16 or float16: the value to 1e-6, the gradient exact but for its rounding."
     y = domain(N, seed=1)[:: 16 if N == 2048 else 4]
     betas = N, 1.5 * N, 10 * N
     for kind in HALF:
@@ -490,7 +490,7 @@ def golden_classic_gradient(y, margin, squared):
 )
 @pytest.mark.parametrize('squared', (True, False))
 def test_classic_over_the_domain(N, squared, xla):
-    "Value and gradient from every precision, equal embeddings and |a-n| = 1e-6 among them, embeddings outside [0, 1] too."
+    "Value and gradient from every precision, of equal and of nearly equal embeddings, too."
     y = domain(N, seed=2)[:: 16 if N == 2048 else 4]
     y = np.concatenate([y, 4 * y - 2])
     margins = 0.2, 1.7 * N
@@ -563,7 +563,7 @@ def test_every_reduction_against_float64(cls, fn, reduction):
     ],
 )
 def test_policies_fit_save_reload(tmp_path, policy, loss):
-    "Fit under a dtype policy, save the compiled model, reopen it, and go on: the same losses as without the detour."
+    "Fit under a dtype policy, save the compiled model, reopen it, go on: the same losses."
     keras.utils.set_random_seed(0)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)

@@ -1,4 +1,4 @@
-"""In-batch mining against brute force over all triplets, pytorch-metric-learning's figures, and empty or degenerate batches."""
+"In-batch mining against brute force and pytorch-metric-learning's figures; empty batches."
 
 from pathlib import Path
 import numpy as np, pytest

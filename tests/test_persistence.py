@@ -305,7 +305,7 @@ def against_keras_2(
 
 
 def test_resnet50_of_the_seed(tmp_path):
-    "The seed's networks at a small size, written by Keras 2 itself: ResNet50, 1,024 relu, sigmoid; three inputs."
+    "The original notebook's networks at a small size, written by Keras 2 itself."
     k = referee()
     net = k.Sequential(
         [
@@ -329,7 +329,7 @@ def test_resnet50_of_the_seed(tmp_path):
 
 @pytest.mark.parametrize('freeze,activation', [(0, 'tanh'), (7, 'linear'), (99, 'softmax')])
 def test_old_bases(tmp_path, freeze, activation):
-    "Other sizes and activations, backbones frozen in part: Keras 2 writes the weights of those in another order."
+    "Backbones frozen in part: Keras 2 writes the weights of those in another order."
     k = referee()
     sys.path.insert(0, str(OLD.parent))
     import keras2_nets
@@ -342,7 +342,7 @@ def test_old_bases(tmp_path, freeze, activation):
 
 
 def test_old_functional_idioms(tmp_path):
-    "A backbone called with training=False, x*2 + 1 between layers, a layer called twice, two outputs of which one is used."
+    "training=False, x*2 + 1 between layers, a layer called twice, an output that is not used."
     k = referee()
     sys.path.insert(0, str(OLD.parent))
     import keras2_nets
@@ -422,7 +422,7 @@ def test_every_layer_that_is_let_in(name, tmp_path):
 
 
 def test_every_activation(tmp_path):
-    "All functions of Keras 2 on layers of their own; one of them, hard_sigmoid, means another function today."
+    "All functions of Keras 2; one of them, hard_sigmoid, means another function today."
     k = referee()
     names = [
         n
@@ -481,7 +481,8 @@ def test_broken_json(net, tmp_path, content):
         '3',
         '"x"',
         'null',
-        '{"module": "keras.layers", "class_name": "Dense", "config": {"units": 3}, "registered_name": null}',
+        '{"module": "keras.layers", "class_name": "Dense", "config": {"units": 3}, '
+        '"registered_name": null}',
     ],
 )
 def test_json_of_something_else(tmp_path, content):
@@ -631,7 +632,7 @@ def test_kill_in_bundle(net, tmp_path, monkeypatch, k):
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs processes that fork')
 def test_killed_at_any_moment(fresh_python, tmp_path):
-    "Processes that save without end, each killed within the time of four saves: a whole bundle every time, and nothing beside it after the next."
+    "Processes that save without end are killed: a whole bundle every time, and no leftovers."
     code = '''
 import itertools, os, random, signal, sys, time, keras
 from triplet_fashion.persistence import bundle_info, save_bundle
@@ -660,7 +661,7 @@ assert os.listdir(sys.argv[1]) == ['b.tfz'], os.listdir(sys.argv[1])
 
 
 def test_readers_during_saves(tmp_path):
-    "Whoever reads while a bundle is saved over and over gets one of its states, whole, and is in nobody's way."
+    "Whoever reads while a bundle is saved over and over gets one of its states, whole."
     nets = [
         keras.Sequential(
             [
@@ -756,7 +757,7 @@ def test_two_names_for_two_files(net, tmp_path):
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='needs the resource module')
 def test_full_disk(fresh_python, tmp_path):
-    "A real process whose writes fail after so many bytes, wherever that is: the old bundle stays, with nothing beside it."
+    "A process whose writes fail after so many bytes: the old bundle stays, nothing beside it."
     code = '''
 import os, resource, signal, sys, keras
 from triplet_fashion.persistence import load_bundle, save_bundle
@@ -771,7 +772,8 @@ for name in 'b', 'b.tfz':
         else: sys.exit(f'{path} was written with room for {n} bytes')
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,)*2)
         assert load_bundle(path)[1] == {'note': 'old'}, n
-    assert sorted(os.listdir(sys.argv[1])) == ['b', 'b.tfz'][:1 + bool(path.suffix)], os.listdir(sys.argv[1])
+    there = sorted(os.listdir(sys.argv[1]))
+    assert there == ['b', 'b.tfz'][:1 + bool(path.suffix)], there
     save_bundle(path, net, note='new')
     assert load_bundle(path)[1] == {'note': 'new'}
 '''
@@ -846,7 +848,7 @@ def test_a_layer_that_holds_code_is_warned_of(tmp_path):
     net = keras.Model(i, layers.Flatten()(layers.Lambda(lambda z: z / 255, name='by_hand')(i)))
     with pytest.warns(
         UserWarning,
-        match=r"the layer by_hand of .* is a Lambda.*custom_objects=\{'Lambda': keras.layers.Lambda\}",
+        match=r"the layer by_hand of .* is a Lambda.*_objects=\{'Lambda': keras.layers.Lambda\}",
     ):
         save_bundle(tmp_path / 'b', net)
     with pytest.warns(UserWarning, match='by_hand'):
@@ -1093,7 +1095,7 @@ def test_truncated_bundles(net, tmp_path, file, keep):
 
 
 def test_one_file_holds_everything(net, tmp_path):
-    "A .tfz with index, data and threshold opens elsewhere, and the index finds what it found before."
+    "A .tfz with index, data and threshold opens elsewhere; the index finds what it found."
     from triplet_fashion.verification import fit_threshold
     from triplet_fashion.search import ImageIndex
 
@@ -1163,11 +1165,13 @@ def test_fingerprint_tells_catalogues_apart(drawn):
         ('{"format": "triplet_fashion bundle", "version": 2, "name": "\\ud800"}', 'half a letter'),
         ('{"format": "triplet_fashion bundle", "version": 1, "meta": {"loss": NaN}}', 'NaN'),
         (
-            '{"format": "triplet_fashion bundle", "version": 1, "files": {"model.weights.h5": {"bytes": "x", "sha256": ""}}}',
+            '{"format": "triplet_fashion bundle", "version": 1, '
+            '"files": {"model.weights.h5": {"bytes": "x", "sha256": ""}}}',
             'no list of files',
         ),
         (
-            '{"format": "triplet_fashion bundle", "version": 1, "files": {"model.weights.h5": {"bytes": true, "sha256": ""}}}',
+            '{"format": "triplet_fashion bundle", "version": 1, '
+            '"files": {"model.weights.h5": {"bytes": true, "sha256": ""}}}',
             'no list of files',
         ),
         (
@@ -1185,7 +1189,7 @@ def test_manifests_that_say_strange_things(net, tmp_path, text, words):
 
 
 def test_packed_archives(net, tmp_path):
-    "LZMA and bzip2 are refused before they are unpacked: a damaged stream of theirs ends in errors of its own."
+    "LZMA and bzip2 are refused before they are unpacked: damaged ones end in errors of their own."
     held = parts(save_bundle(tmp_path / 'b', net))
 
     def packed(name, method):
@@ -1211,7 +1215,7 @@ def test_names_that_are_not_for_load_model(net, tmp_path):
 
 
 def test_json_that_asks_for_too_much(net, tmp_path, monkeypatch):
-    "A line of text that would keep Keras busy for hours is refused at once; what a network needs is not."
+    "A line of text that would keep Keras busy for hours is refused; what a network needs is not."
     from keras import ops
 
     i = keras.Input((8, 8, 3))
@@ -1235,7 +1239,7 @@ def test_json_that_asks_for_too_much(net, tmp_path, monkeypatch):
 
 
 def test_layers_back_to_front(net, tmp_path):
-    "Keras looks through all layers once for each that stands before its input: a thousand in reverse kept it for minutes."
+    "Keras looks through all layers once for each before its input: a thousand took minutes."
     x = i = keras.Input((4,))
     for k in range(150):
         x = layers.ReLU(name=f'l{k}')(x)
@@ -1349,7 +1353,7 @@ def test_texts_of_many_groups_are_read_in_one_go(tmp_path, monkeypatch):
     ],
 )
 def test_a_name_you_know_from_a_module_you_do_not(module, name, kw):
-    "What Keras looks up is the registered name, then the module's: one of one's own names in another module is not one's own."
+    "Keras looks up the registered name, then the module's: a known name elsewhere is not known."
     part = dict(module=module, class_name=name, config='system' if name == 'function' else {}, **kw)
     with pytest.raises(ValueError, match='n.json uses'):
         check_class(part, {'Mine': Known, 'of_a_test>Known': Known}, 'n.json')

@@ -1,4 +1,4 @@
-"Every door that a network's file comes in by refuses the same harm, by the file's name and without taking memory."
+"Every door that a network's file comes in by refuses the same harm, naming the file."
 
 import io, json, os, re, sys, zipfile
 
@@ -339,7 +339,9 @@ folder = Path(sys.argv[1])
 keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]).save(folder/'small.keras')
 load_model(folder/'small.keras')
 
-def peak(): return int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) >> 10
+def peak():
+    status = Path('/proc/self/status').read_text()
+    return int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) >> 10
 def reset(): Path('/proc/self/clear_refs').write_text('5')
 
 def zeros(n, head=b''):
@@ -358,9 +360,15 @@ with zipfile.ZipFile(folder/'bomb.npz', 'w', zipfile.ZIP_DEFLATED, compresslevel
         for block in zeros(1 << 29, head.getvalue()): f.write(block)
 
 net = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
-for name, door in dict(load_model=lambda: load_model(folder/'bomb.keras'), backbone=lambda: base_network((8, 8, 3), 4, str(folder/'bomb.keras')),
-                       weights=lambda: base_network((8, 8, 3), 4, net, weights=str(folder/'bomb.keras')), continue_keras=lambda: continue_from(net, folder/'bomb.keras'),
-                       read_state=lambda: read_state(folder/'bomb.npz'), continue_npz=lambda: continue_from(net, folder/'bomb.npz')).items():
+bomb, state = folder/'bomb.keras', folder/'bomb.npz'
+doors = dict(
+    load_model=lambda: load_model(bomb),
+    backbone=lambda: base_network((8, 8, 3), 4, str(bomb)),
+    weights=lambda: base_network((8, 8, 3), 4, net, weights=str(bomb)),
+    continue_keras=lambda: continue_from(net, bomb),
+    read_state=lambda: read_state(state),
+    continue_npz=lambda: continue_from(net, state))
+for name, door in doors.items():
     reset()
     before = peak()
     try: door()
@@ -372,7 +380,7 @@ for name, door in dict(load_model=lambda: load_model(folder/'bomb.keras'), backb
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc')
 def test_bombs_take_no_memory_at_any_door(fresh_python, tmp_path):
-    "Files of a few megabytes that unpack to half a gigabyte: no door takes 300 MB before it refuses them."
+    "Files that unpack to half a gigabyte: no door takes 300 MB before it refuses them."
     done = fresh_python.run(MEMORY, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
 
