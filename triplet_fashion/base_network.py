@@ -527,6 +527,7 @@ def freeze(
     if not inner.trainable_variables: inner.trainable = False
     return net
 
+# %% ../nbs/03_base_network.ipynb #0901e6b7
 def unfreeze(
     net, # made by `base_network`
     share=1., # of the backbone's layers with weights, from the top down
