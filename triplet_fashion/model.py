@@ -164,17 +164,22 @@ def has_bounded_outputs(
 
 # %% ../nbs/10_model.ipynb #1ee75e28
 def _check_loss(model, loss):
-    "Complain where the loss cannot fit the outputs."
+    "Raise ValueError where the loss cannot fit the outputs."
     width, last = model.output_shape[-1], output_layer(model)
     if len(model.inputs) != 3 or width % 3:
-        raise ValueError(f'compile_triplet: {model.name} has {len(model.inputs)} inputs and is {width} wide; triplet_model(net) makes the three-input network')
+        raise ValueError(f'compile_triplet: {model.name} has {len(model.inputs)} inputs and is '
+                         f'{width} wide; triplet_model(net) makes the three-input network')
     N = getattr(loss, 'N', None)
-    if N not in (None, width//3): raise ValueError(f'compile_triplet: the loss has N={N}, the codes have {width//3} numbers: leave N out')
+    if N not in (None, width//3):
+        raise ValueError(f'compile_triplet: the loss has N={N}, the codes have {width//3} numbers: '
+                         'leave N out')
+    if not isinstance(loss, LosslessTripletLoss): return
     ends = output_activation(model)
-    is_unbounded = isinstance(last, layers.UnitNormalization) or ends and ends not in _BOUNDED
-    if isinstance(loss, LosslessTripletLoss) and is_unbounded:
-        raise ValueError(f"compile_triplet: the lossless loss wants codes in [0, 1], {last.name} ends in {ends or 'vectors of length 1'}: "
-                         "build the base with activation='sigmoid', or pass loss=TripletLoss()")
+    if isinstance(last, layers.UnitNormalization) or ends and ends not in _BOUNDED:
+        raise ValueError(
+            f'compile_triplet: the lossless loss wants codes in [0, 1], {last.name} ends in '
+            f"{ends or 'vectors of length 1'}: build the base with activation='sigmoid', "
+            'or pass loss=TripletLoss()')
 
 # %% ../nbs/10_model.ipynb #50ba53e9
 _FLOATS = tf.float32, tf.bfloat16, tf.float16
