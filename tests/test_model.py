@@ -32,7 +32,7 @@ def photos():
 
 
 @pytest.mark.parametrize('joint', [True, False])
-def test_row_7_of_the_seed(joint):
+def test_row_7_of_the_original_notebook(joint):
     model = triplet_model(res_base_network((224, 224, 3), 128, weights=None), joint)
     assert [i.name for i in model.inputs] == ['anchor', 'positive', 'negative']
     assert [i.shape for i in model.inputs] == [(None, 224, 224, 3)] * 3 and model.output_shape == (

@@ -145,7 +145,7 @@ def test_keras_2_weights_into_our_architecture(net, tmp_path):
     )
 
 
-# the seed's own files: what Keras 2 wrote, and what it answered
+# the original notebook's own files: what Keras 2 wrote, and what it answered
 
 OLD = Path(__file__).parent / 'referees' / 'keras2_nets'
 answers = np.load(OLD / 'answers.npz')
@@ -304,7 +304,7 @@ def against_keras_2(
     return back
 
 
-def test_resnet50_of_the_seed(tmp_path):
+def test_resnet50_of_the_original_notebook(tmp_path):
     "The original notebook's networks at a small size, written by Keras 2 itself."
     k = referee()
     net = k.Sequential(
