@@ -20,9 +20,9 @@ from .base_network import is_frozen
 from .catalog import Catalog
 from .encoder import FeatureCache
 from .runs.checkpoints import EpochWeights, RunFolder, StepRunner, check_resumable
-from .runs.monitor import CollapseMonitor  # noqa: F401, for users
 from .runs.distributed import step_runner
 from .runs.history import concat_histories, plot_history
+from .runs.monitor import CollapseMonitor  # noqa: F401, for users
 from .runs.recipes import Recipe
 
 # %% ../nbs/19_training.ipynb #77e090aa
