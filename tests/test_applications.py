@@ -497,7 +497,7 @@ def test_anchor_tests_refuse(net, photos):
 
 def test_real_photos(clothing):
     "Photos of real shops pass through; their colours alone tell little."
-    from triplet_fashion.metrics import color_histogram
+    from triplet_fashion.evaluation import color_histogram
 
     cat = Catalog.from_dir(clothing / 'validation')
     images, labels = load_test_data(cat, (64, 64), limit=60)

@@ -1,4 +1,4 @@
-"Colours counted beside the features of a backbone: by definition, at every scaling, in every engine and file, and what the head makes of them."
+"Colours counted beside the features of a backbone: by definition, at every scaling, in every file."
 
 import keras
 import numpy as np
@@ -273,7 +273,7 @@ def blind(backbone, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def dyed(tmp_path_factory):
-    "Draw four cloths, coarse to fine, in ten colours as bright as each other, three photos of each."
+    "Draw four cloths, coarse to fine, in ten equally bright colours, three photos of each."
     folder = tmp_path_factory.mktemp('dyed')
     hues = rng.permutation(
         [(r, g, 360 - r - g) for r in (60, 90, 120, 150, 180) for g in (80, 140)]

@@ -1,4 +1,4 @@
-"The linear discriminant: what it is by definition, what it does to unseen products, and where it is in a network."
+"The linear discriminant: its definition, unseen products, and where it is in a network."
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ rng = np.random.default_rng(0)
 
 
 def shop(products, d=40, views=4, seed=0):
-    "Return features and labels of products that differ in ten directions, in photos that differ far more in the others."
+    "Return features and labels: products differ in ten directions, photos far more in the others."
     r = np.random.default_rng(seed)
     labels = np.repeat(np.arange(products), views)
     x = np.concatenate(

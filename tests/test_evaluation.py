@@ -1,4 +1,4 @@
-"Evaluation: products compared by name, photos that do not find themselves, what is watched in training and what that costs."
+"Evaluation: products by name, photos that do not find themselves, watching and its cost."
 
 import os
 
@@ -11,12 +11,14 @@ from triplet_fashion.evaluation import (
     BASELINES,
     RetrievalCallback,
     baselines,
+    color_histogram,
     evaluate,
     evaluate_benchmark,
+    raw_pixels,
     scoreboard,
 )
 from triplet_fashion.encoder import Encoder, FeatureCache
-from triplet_fashion.metrics import color_histogram, knn_accuracy, retrieval_metrics
+from triplet_fashion.metrics import knn_accuracy, retrieval_metrics
 from triplet_fashion.verification import Verification, pair_distances
 from triplet_fashion.photos.loading import load_images
 from triplet_fashion.training import fit, plot_history
@@ -25,9 +27,34 @@ SMALL = dict(size=(32, 32), out_dims=16, verbose=0)
 colours = BASELINES['colour histogram']
 
 
+def test_baselines():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 40, 30, 3), dtype=np.uint8)
+    thumbs, hist = raw_pixels(images), color_histogram(images, bins=4)
+    assert (
+        thumbs.shape == (3, 768)
+        and hist.shape == (3, 64)
+        and thumbs.dtype == hist.dtype == np.float32
+    )
+    np.testing.assert_allclose(
+        raw_pixels(images, (8, 6))[1, :3], images[1, :5, :5].mean((0, 1)) / 255, rtol=1e-5
+    )
+    np.testing.assert_allclose(raw_pixels(images.astype('float32')), thumbs, rtol=1e-6)
+    np.testing.assert_allclose(hist.sum(1), 1, rtol=1e-6)
+    bins = [(images[2] // 64 == c).all(-1).mean() for c in np.ndindex(4, 4, 4)]
+    np.testing.assert_allclose(hist[2], bins, rtol=1e-6)
+    np.testing.assert_array_equal(color_histogram(images.astype('float32'), 4), hist)
+    np.testing.assert_array_equal(color_histogram(np.full((1, 2, 2, 3), 255.0))[0, -1], 1)
+    with pytest.raises(ValueError, match='smaller than the thumbnail'):
+        raw_pixels(images[:, :10])
+    for f in (raw_pixels, color_histogram):
+        with pytest.raises(ValueError, match=r'\(n, h, w, 3\)'):
+            f(images[0])
+
+
 @pytest.fixture(scope='module')
 def shops(tmp_path_factory):
-    "A catalogue, the same files listed in other folders' company so that every id differs, and other products under the same ids."
+    "A catalog, the same files under other ids, and other products under the same ids."
     home = tmp_path_factory.mktemp('shops')
     mine = draw_catalog(home / 'mine', n_products=8, n_views=4, seed=0)
     shifted = Catalog(mine.paths, mine.labels + 1, ['(0000)first', *mine.class_names])
@@ -165,7 +192,9 @@ def test_a_later_stage_counts_on_from_the_best_of_the_first(shops, monkeypatch):
 
     mine, *_ = shops
     figures = iter([0.3, 0.7, 0.5, 0.6, 0.8])
-    monkeypatch.setattr(module, '_look', lambda self: {'R@1': 0, 'MAP@R': next(figures)})
+    monkeypatch.setattr(
+        module, 'retrieval_metrics', lambda *a, **kw: {'R@1': 0, 'MAP@R': next(figures)}
+    )
     net = small()
 
     def stage(epochs, after=None):
@@ -190,11 +219,11 @@ def test_the_cost_of_watching_is_measured(shops, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(module, 'time', type('Clock', (), {'perf_counter': lambda: now[0]}))
 
-    def look(self):
+    def look(*args, **kw):
         now[0] += 3
         return {'R@1': 0, 'MAP@R': 0.5}
 
-    monkeypatch.setattr(module, '_look', look)
+    monkeypatch.setattr(module, 'retrieval_metrics', look)
     watch = RetrievalCallback(small(), mine, every=2)
     assert watch.cost is None
     for e in range(6):
@@ -212,7 +241,7 @@ def test_the_cost_of_watching_is_measured(shops, monkeypatch):
     [[f'(000{i})coat' for i in range(4)], [4006381333931 + i for i in range(4)], [-1, 0, 7, 2**40]],
 )
 def test_labels_are_whatever_the_user_has(names):
-    "Text, EAN codes of 13 digits, lists and arrays score what class ids do, and products of training are known by them."
+    "Text, EAN codes, lists and arrays score what class ids do, and say what training has seen."
     x, ids = np.random.default_rng(0).normal(size=(24, 6)), np.repeat(np.arange(4), 6)
     want = evaluate(x, ids, x[::-1], ids[::-1], ks=(1, 2), seen=[0, 3])
     labels = [names[i] for i in ids]
@@ -262,7 +291,7 @@ def test_a_folder_does_wherever_a_catalog_does(shops):
 
 @pytest.fixture
 def damaged(tmp_path):
-    "Photos of which one has vanished and one has broken since they were listed, and those that are left."
+    "Photos of which one has vanished and one has broken since, and those that are left."
     shelf = draw_catalog(tmp_path / 'shelf', n_products=4, n_views=4, seed=0)
     os.unlink(shelf.paths[1])
     with open(shelf.paths[6], 'r+b') as f:
@@ -429,7 +458,7 @@ def test_photos_that_only_the_histogram_reads_change_no_other_row(damaged, recwa
 
 
 def test_the_histogram_is_judged_on_the_photos_of_the_others(damaged):
-    "A photo that a network cannot read is in no row; that of the histogram says the same as where it was asked for."
+    "A photo that a network cannot read is in no row, that of the histogram included."
     shelf, good = damaged
     with pytest.warns(UserWarning, match='2 photos could not be read'):
         rows = scoreboard({'network': small()}, shelf)
@@ -442,7 +471,7 @@ def test_the_histogram_is_judged_on_the_photos_of_the_others(damaged):
 
 
 def test_a_scoreboard_says_what_is_no_better_than_what_learned_nothing(drawn):
-    "The first embedding is judged by the best plain row, asked for or not; products seen and unseen by their own."
+    "The first embedding is judged by the best plain row of the same products, asked for or not."
     worse = scoreboard({'mine': blind}, drawn)
     assert (
         "'mine'" in worse.warning

@@ -22,10 +22,10 @@ from triplet_fashion.explore import (
 )
 from triplet_fashion.explore import triplet_rows, worst_triplets, write_projector
 from triplet_fashion.failures import failures
-from triplet_fashion.metrics import color_histogram
-from triplet_fashion.neighbors import Triplets, hard_triplets
+from triplet_fashion.evaluation import color_histogram
 from triplet_fashion.photos.loading import load_images
 from triplet_fashion.search import Hit, Hits, HitsList, ImageIndex
+from triplet_fashion.triplets import Triplets, hard_triplets
 
 quick = settings(max_examples=30, deadline=None, derandomize=True)
 LONG = '(5598)' + 'Zippered_Faux_Leather_Joggers_' * 6

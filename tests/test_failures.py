@@ -1,4 +1,4 @@
-"failures against brute force: what is worst, who is a hub, who is confused, which pairs a threshold gets wrong."
+"failures against brute force: the worst, the hubs, the confused, what a threshold gets wrong."
 
 import csv
 import itertools
@@ -95,7 +95,7 @@ def test_a_gallery_of_its_own(cloud):
 
 
 def test_no_query_finds_itself_in_a_gallery_that_holds_it(cloud):
-    "The same photos as queries and as gallery, in another order: what is found is what each finds among the others."
+    "The same photos as queries and as gallery, in another order: nothing else is found."
     x, labels, ids = cloud
     order = np.random.default_rng(1).permutation(60)
     other = x[order], labels[order], [ids[i] for i in order]
@@ -164,7 +164,7 @@ def test_hubs_are_counted(cloud):
 
 
 def test_a_hub_is_found():
-    "Sixty points on a sphere in many dimensions and one at its centre: the centre is everybody's neighbour."
+    "Sixty points on a sphere and one at its centre: the centre is everybody's neighbour."
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 200))
     x = np.concatenate([x / np.linalg.norm(x, axis=1, keepdims=True), np.zeros((1, 200))])

@@ -16,7 +16,7 @@ from triplet_fashion.base_network import backbone_of, base_network, freeze, head
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.cutting import cut_network
 from triplet_fashion.encoder import Encoder, FeatureCache, compute_features, encode, features
-from triplet_fashion.evaluation import without_unreadable
+from triplet_fashion.photos.unreadable import without_unreadable
 from triplet_fashion.generator import augmentation, image_dataset, pk_dataset
 from triplet_fashion.photos.image import PhotoError
 from triplet_fashion.photos.loading import Preprocessing

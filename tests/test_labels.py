@@ -1,4 +1,4 @@
-"Labels as users have them: any type and size, gaps, both Unicode forms; and two columns matched by what they say."
+"Labels as users have them: any type and size, gaps, Unicode; two columns matched by what they say."
 
 import unicodedata
 
@@ -67,7 +67,8 @@ def test_a_missing_label_is_no_product(labels):
         return
     with pytest.raises(
         ValueError,
-        match=f'^labels: {sum(missing)} of {len(labels)} photos have no label, the first at position {missing.index(True)}',
+        match=f'^labels: {sum(missing)} of {len(labels)} photos have no label, '
+        f'the first at position {missing.index(True)}',
     ):
         Labels(labels)
 

@@ -1,4 +1,4 @@
-"The exact search against brute force: ties, copies, ids, blocks, threads, memory; and hard triplets."
+"The exact search against brute force: ties, copies, ids, blocks, threads, memory; hard triplets."
 
 import itertools
 import sys
@@ -12,13 +12,9 @@ from test_metrics import METRICS, distances, problems, ranking
 from triplet_fashion import neighbors
 from triplet_fashion.labels import join_labels
 from triplet_fashion.metrics import random_triplets, retrieval_metrics, triplet_accuracy
-from triplet_fashion.neighbors import (
-    NeighborSearch,
-    Relevance,
-    hard_triplets,
-    has_triplets,
-    nearest,
-)
+from triplet_fashion.neighbors import NeighborSearch, nearest
+from triplet_fashion.ranking import Relevance
+from triplet_fashion.triplets import hard_triplets, has_triplets
 
 few = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -77,7 +73,7 @@ def test_chunks_change_nothing(shape):
 @pytest.mark.parametrize('metric', METRICS)
 @pytest.mark.parametrize('spread', [1, 1e-3, 1e-6])
 def test_blocks_groups_and_repairs_are_exact(metric, spread):
-    "Several blocks, groups of many columns, copies, near-copies, a common offset: everything against float64 distances in full."
+    "Several blocks, groups of many columns, copies, an offset: against all distances in float64."
     rng = np.random.default_rng(0)
     g = rng.normal(size=(40_000, 6))
     g[rng.integers(0, 40_000, 4000)] = g[rng.integers(0, 40_000, 4000)]
@@ -221,7 +217,7 @@ def test_distances_beyond_float32_are_refused(metric, far):
 
 @pytest.mark.parametrize('metric', METRICS)
 def test_a_prepared_gallery_answers_as_nearest_does(metric):
-    "Whatever came before: all-zero queries and huge numbers, which need another preparation, change nothing for the next."
+    "All-zero queries and huge numbers need another preparation, and change nothing for the next."
     rng = np.random.default_rng(0)
     g, q = rng.normal(size=(500, 6)).astype('float32'), rng.normal(size=(20, 6)).astype('float32')
     g[::50] = g[7]

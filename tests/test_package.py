@@ -55,10 +55,14 @@ LIGHT = [
     'photos.drawing',
     'catalog',
     'datasets',
+    'groups',
     'neighbors',
+    'ranking',
+    'triplets',
     'metrics',
     'verification',
     'failures',
+    'scores',
     'cli',
 ]
 NOT_FOR_USERS = [

@@ -126,7 +126,7 @@ def test_fit_threshold_judges_on_other_products():
 
 
 def test_verification_intervals_redraw_products():
-    "With few products the interval is wide, however many pairs; without knowing them it is far too narrow."
+    "With few products the interval is wide; without knowing them it is far too narrow."
     rng = np.random.default_rng(0)
     y = np.repeat(np.arange(8), 20)
     x = rng.normal(size=(8, 4))[y] + rng.normal(size=(160, 4)) * 0.6
@@ -225,7 +225,7 @@ def test_no_pair_is_measured_twice(labels, n):
     st.booleans(),
 )
 def test_thresholds_are_the_best_there_are(same, different, scale, half):
-    "Of all answers a threshold can give, the chosen one gives the best: for distances in float32 too, which NumPy compares with a float rounded to float32."
+    "The chosen threshold is the best of all: in float32 too, where NumPy rounds to compare."
     s, d = (
         np.array(o, np.float32 if half else float) * np.float32(scale)
         if half

@@ -24,6 +24,21 @@ def _as_names(names):
                          'each class needs one')
     return [found.names[i] for i in found.ids]
 
+# %% ../nbs/internals/06_class_names.ipynb #07d4d528
+def names_of(
+    labels, # of photos, (n,)
+    class_names, # list or {class: name}; None: the labels are the names
+)->list: # (n,)
+    "Return the name of each label. Raise ValueError where one has none."
+    labels = np.asarray(labels).tolist()
+    if class_names is None: return labels
+    names = class_names if hasattr(class_names, 'keys') else dict(enumerate(class_names))
+    missing = [c for c in dict.fromkeys(labels) if c not in names]
+    if missing:
+        raise ValueError(f'class_names has no name for the label {missing[0]!r} '
+                         f'({len(missing)} such)')
+    return [names[c] for c in labels]
+
 # %% ../nbs/internals/06_class_names.ipynb #dbe107d8
 class ClassNames:
     """The classes that labels mean: their names, and the key that each is called by.

@@ -378,11 +378,11 @@ def _scored(judged):
 def _worst_blocks(judged):
     "Return the worst triplets as blocks of a page; a sentence where there are none."
     from triplet_fashion.explore import triplet_rows
-    from triplet_fashion import neighbors
+    from triplet_fashion import triplets
     queries = judged.queries
-    if not neighbors.has_triplets(queries.labels):
+    if not triplets.has_triplets(queries.labels):
         return ['There are none: a triplet takes a product with two photos, and a second product.']
-    worst = neighbors.hard_triplets(judged.embeddings[0], queries.labels).hardest(queries.labels, 6)
+    worst = triplets.hard_triplets(judged.embeddings[0], queries.labels).hardest(queries.labels, 6)
     rows = triplet_rows(queries.paths, worst, queries.labels, queries.class_names)
     return [(rows, 'Anchor, its farthest positive, its nearest negative.')]
 

@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 from .display import (
     Html, Table, Tile, format_value, html_report, text_style, thumbnail, tile_rows)
-from .neighbors import hard_triplets, has_triplets, nearest
+from .neighbors import nearest
 from .storage.files import atomic_write, check_folder
+from .triplets import hard_triplets, has_triplets
 
 # %% ../nbs/25_explore.ipynb #1aa23a74
 def _caption(label, class_names):

@@ -19,6 +19,7 @@ from . import evaluation
 from .base_network import is_frozen
 from .catalog import Catalog
 from .encoder import FeatureCache
+from .photos.unreadable import left_out_report
 from .runs.checkpoints import EpochWeights, RunFolder, StepRunner, check_resumable
 from .runs.distributed import step_runner
 from .runs.history import concat_histories, plot_history
@@ -102,7 +103,7 @@ class TrainingRun:
             self.net, self.train, self.valid, self.cache, self.runner, progress)
         if found.unreadable:
             self.fit_to(found.train.catalog, found.valid and found.valid.catalog)
-            warnings.warn(evaluation.left_out_report(found.unreadable), stacklevel=4)
+            warnings.warn(left_out_report(found.unreadable), stacklevel=4)
         return found
 
     def _in_turn(self, stage):

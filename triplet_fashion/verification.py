@@ -7,15 +7,18 @@ __all__ = ['pair_distances', 'calibrate_threshold', 'Verification', 'verificatio
 
 # %% ../nbs/11_verification.ipynb #7e0a0003
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from fastcore.basics import patch
 
-from .labels import Labels, join_labels
 from .display import Table
+from .groups import Groups
+from .labels import Labels, join_labels
 from .metrics import percentile_interval, random_triplets
-from .neighbors import Groups, NeighborSearch, check_embeddings, whole_number
+from .neighbors import NeighborSearch, check_embeddings, whole_number
+from .triplets import has_triplets
 
 # %% ../nbs/11_verification.ipynb #f445f104
 def _each_once(drawn, runs, n):
@@ -25,7 +28,8 @@ def _each_once(drawn, runs, n):
         first, second = runs.members(np.arange(photos))
         pairs = runs.order[first], second
     pairs = np.sort(np.stack(pairs), axis=0)
-    once = np.unique(pairs[0]*photos + pairs[1], return_index=True)[1]
+    keys = pairs[0]*photos + pairs[1]
+    once = np.unique(keys, return_index=True)[1]
     return pairs[:,np.sort(once)]
 
 def _draw_pairs(labels, n, seed):
@@ -33,7 +37,8 @@ def _draw_pairs(labels, n, seed):
     a, p, o = random_triplets(labels, n, seed)
     ids = Labels(labels).ids
     order, start, count = Groups.of(ids)
-    at, stop = np.arange(len(order)), (start + count)[ids[order]]
+    at, end_of_class = np.arange(len(order)), start + count
+    stop = end_of_class[ids[order]]
     rest_of_class = Groups(order, at + 1, stop - at - 1)
     later_classes = Groups(order, stop, len(order) - stop)
     return _each_once((a, p), rest_of_class, n), _each_once((a, o), later_classes, n)
@@ -50,12 +55,21 @@ def pair_distances(
           # the class of the same ones (s,) and both of the different ones (d, 2)
     """Compute distances of pairs of one class (never a photo with itself) and of two.
 
-    No pair comes twice: all there are, or `n` draws where there are more, class by class."""
+    No pair comes twice: all there are, or `n` draws where there are more, class by class.
+    Raises ValueError where no class has two photos, or there is only one class.
+
+    Example:
+
+        >>> same, different = pair_distances([[0.], [1.], [3.]], list('aab'), metric='euclidean')
+        >>> same.tolist(), different.tolist()
+        ([1.0], [3.0, 2.0])
+    """
     queries = NeighborSearch(x, metric, 'x').queries()
     labels = Labels(labels, len(queries), 'labels').array
     same, different = _draw_pairs(labels, whole_number(n, 'n'), seed)
     found = queries.distances(*same), queries.distances(*different)
-    return (*found, labels[same[0]], labels[different].T) if products else found
+    if not products: return found
+    return (*found, labels[same[0]], labels[different].T)
 
 # %% ../nbs/11_verification.ipynb #cedf5f72
 def check_pair_distances(
@@ -92,13 +106,17 @@ class ErrorRates(NamedTuple):
             above = np.nextafter(np.float32(t[-1]), np.float32(np.inf))
         t = np.append(t, above.astype(float))
         for d, w in zip(distances, weights):   # a pair is below all thresholds after its distance
-            below.append(np.cumsum(np.bincount(np.searchsorted(t, d) + 1, w, len(t))))
+            begins = np.searchsorted(t, d) + 1
+            below.append(np.cumsum(np.bincount(begins, w, len(t))))
         found, matched = below
-        return cls(t, matched/matched[-1], (found[-1] - found)/found[-1])
+        fmr, fnmr = matched/matched[-1], (found[-1] - found)/found[-1]
+        return cls(t, fmr, fnmr)
 
     @property
     def auc(self): # chance that a same pair is closer than a different one
-        return float((np.diff(self.fmr)*(2 - self.fnmr[1:] - self.fnmr[:-1])/2).sum())
+        width = np.diff(self.fmr)
+        height = 2 - self.fnmr[1:] - self.fnmr[:-1]   # of both sides, together
+        return float((width*height/2).sum())
 
     @property
     def crossing(self): # the first threshold where FMR is not below FNMR
@@ -106,9 +124,10 @@ class ErrorRates(NamedTuple):
 
     @property
     def eer(self): # where FMR = FNMR on the straight line between the two thresholds around it
-        i, fmr, fnmr = self.crossing, self.fmr, self.fnmr
-        rise, fall = fmr[i] - fmr[i-1], fnmr[i-1] - fnmr[i]
-        return float(fmr[i-1] + rise*(fnmr[i-1] - fmr[i-1])/(rise + fall))
+        i = self.crossing
+        fmr, fnmr = self.fmr[i-1], self.fnmr[i-1]
+        rise, fall = self.fmr[i] - fmr, fnmr - self.fnmr[i]
+        return float(fmr + rise*(fnmr - fmr)/(rise + fall))
 
     def choose(self, rule, n_same, n_different):
         "Return the threshold that a rule picks, see `calibrate_threshold`."
@@ -116,8 +135,8 @@ class ErrorRates(NamedTuple):
         if rule is None: i = int(np.argmin(fmr + fnmr))
         elif rule == 'eer': i = self.crossing
         elif rule == 'f1':
-            right = (1 - fnmr)*n_same
-            i = int(np.argmax(2*right/(right + fmr*n_different + n_same)))
+            right, wrong = (1 - fnmr)*n_same, fmr*n_different
+            i = int(np.argmax(2*right/(right + wrong + n_same)))
         elif isinstance(rule, str) or not 0 <= rule <= 1:
             raise ValueError(f"fmr={rule!r}: give None, 'eer', 'f1' or a rate from 0 to 1")
         else: return float(t[np.flatnonzero(fmr <= rule)[-1]])
@@ -145,9 +164,21 @@ def calibrate_threshold(
               # a number: at most this share of different pairs is called the same
     products=None # classes of the pairs, (n,) and (m, 2), for the interval
 )->FloatWithInterval: # same if the distance is below it; `.interval` is its 95 % interval
-    "Choose the threshold for 'same if distance < threshold' that suits the job."
+    """Choose the threshold for 'same if distance < threshold' that suits the job.
+
+    Raises ValueError for distances that are NaN or missing, and for a rule that there is not.
+
+    Example:
+
+        >>> same, different = [.1, .2, .3, .6], [.4, .7, .8, .9]
+        >>> round(calibrate_threshold(same, different), 2)   # the most accurate
+        0.35
+        >>> round(calibrate_threshold(same, different, fmr=.25), 2)   # one of the four may pass
+        0.7
+    """
     rates = ErrorRates.of(distances_same, distances_different)
-    t = rates.choose(fmr, np.size(distances_same), np.size(distances_different))
+    sizes = np.size(distances_same), np.size(distances_different)
+    t = rates.choose(fmr, *sizes)
     return FloatWithInterval(t, distances_same, distances_different, fmr, products)
 
 # %% ../nbs/11_verification.ipynb #2030354d
@@ -162,7 +193,8 @@ def _pair_products(products, n, m):
     both = [o for pair in b for o in pair] if isinstance(b, (list, tuple)) else np.ravel(b)
     names = 'products of the same pairs', 'products of the different pairs'
     joined = join_labels(a, both, names, n, 2*m)
-    return joined.values[joined.first], joined.values[joined.second].reshape(m, 2)
+    of_same, of_different = joined.values[joined.first], joined.values[joined.second]
+    return of_same, of_different.reshape(m, 2)
 
 # %% ../nbs/11_verification.ipynb #2030354e
 class Verification:
@@ -220,12 +252,14 @@ class Verification:
         "Yield the weights of the same and of the different pairs in `n` redraws of the products."
         pairs = np.arange(self.same.size), np.arange(self.different.size)[:,None]
         a, b = self.products or pairs
-        names, ids = np.unique(np.concatenate([np.ravel(a), np.ravel(b)]), return_inverse=True)
+        both = np.concatenate([np.ravel(a), np.ravel(b)])
+        names, ids = np.unique(both, return_inverse=True)
         ids, rng = ids.reshape(-1), np.random.default_rng(seed)
         same, different = ids[:len(a)], ids[len(a):].reshape(np.shape(b))
+        k = len(names)
         for _ in range(n):
-            w = rng.multinomial(len(names), np.full(len(names), 1/len(names)))
-            weights = w[same], w[different].prod(axis=1)
+            times = rng.multinomial(k, np.full(k, 1/k))
+            weights = times[same], times[different].prod(axis=1)
             if weights[0].any() and weights[1].any(): yield [o.astype(float) for o in weights]
 
     def _redrawn(self, figure, weights, fmr):
@@ -236,10 +270,11 @@ class Verification:
         if figure == 'threshold': return rates.choose(fmr, *(o.sum() for o in weights))
         if figure != 'accuracy':
             raise ValueError(f"figure {figure!r} is none of 'auc', 'eer', 'accuracy', 'threshold'")
-        i = np.argmin(rates.fmr + rates.fnmr)
+        errors = rates.fmr + rates.fnmr
+        i = np.argmin(errors)
         if self.given:
-            i = min(np.searchsorted(rates.thresholds, self.threshold), len(rates.fmr) - 1)
-        return 1 - (rates.fmr[i] + rates.fnmr[i])/2
+            i = min(np.searchsorted(rates.thresholds, self.threshold), len(errors) - 1)
+        return 1 - errors[i]/2
 
 # %% ../nbs/11_verification.ipynb #f6081ab4
 def verification_report(
@@ -248,7 +283,16 @@ def verification_report(
     threshold=None, # judge this one; None: the best for these very pairs
     products=None # classes of the pairs, (n,) and (m, 2), for `interval`
 )->Verification: # scores, curves and `plot()`
-    "Measure how well a distance separates same pairs from different ones."
+    """Measure how well a distance separates same pairs from different ones.
+
+    Raises ValueError for distances that are NaN or missing.
+
+    Example:
+
+        >>> report = verification_report([.1, .2, .3, .6], [.4, .7, .8, .9], threshold=.5)
+        >>> report.at(.5), report.accuracy   # FMR and FNMR
+        ((0.25, 0.25), 0.75)
+    """
     return Verification(distances_same, distances_different, threshold, products)
 
 # %% ../nbs/11_verification.ipynb #7e0a000a
@@ -293,20 +337,23 @@ def _repr_html_(self:Verification): return self.table()._repr_html_()
 # %% ../nbs/11_verification.ipynb #e6b86b7f
 def _deviate(rates):
     "Return the normal deviates of rates, cut off at 1 in 20,000."
-    from statistics import NormalDist
-    return [NormalDist().inv_cdf(min(max(float(r), 5e-5), 1 - 5e-5)) for r in rates]
+    inverse = NormalDist().inv_cdf
+    return [inverse(min(max(float(r), 5e-5), 1 - 5e-5)) for r in rates]
 
 def _det(ax, self):
     "Draw the DET curve on `ax`."
-    some = np.unique(np.linspace(0, len(self.fmr) - 1, 400).astype(int))
+    some = np.linspace(0, len(self.fmr) - 1, 400).astype(int)
+    some = np.unique(some)
     ax.plot(_deviate(self.fmr[some]), _deviate(self.fnmr[some]))
-    ax.plot(*([v] for v in _deviate(self.at(self.threshold))), 'o', color='black', ms=4)
+    fmr, fnmr = _deviate(self.at(self.threshold))
+    ax.plot([fmr], [fnmr], 'o', color='black', ms=4)
     marks = {.001: '0.1 %', .01: '1 %', .1: '10 %', .5: '50 %', .9: '90 %'}
-    low = max(.2/min(self.same.size, self.different.size), 2e-4)
     for axis, name in ((ax.xaxis, 'false match rate'), (ax.yaxis, 'false non-match rate')):
         axis.set_ticks(_deviate(marks), marks.values(), fontsize=7)
         axis.set_label_text(name)
-    ax.set(xlim=_deviate([low, .95]), ylim=_deviate([low, .95]), aspect='equal', title='DET')
+    fewer = min(self.same.size, self.different.size)
+    ends = _deviate([max(.2/fewer, 2e-4), .95])
+    ax.set(xlim=ends, ylim=ends, aspect='equal', title='DET')
 
 # %% ../nbs/11_verification.ipynb #7e0a000c
 @patch
@@ -315,24 +362,33 @@ def plot(self:Verification,
 ): # three matplotlib axes
     "Draw both distance distributions, the ROC and the DET curve; the dot is the threshold."
     import matplotlib.pyplot as plt
-    fig, (left, middle, right) = plt.subplots(
+    _, axes = plt.subplots(
         1, 3, figsize=figsize, layout='constrained', width_ratios=[1.35, 1, 1])
-    left.hist([self.same, self.different], np.linspace(*self.thresholds[[0, -1]], 41),
-              density=True, histtype='stepfilled', alpha=.6, label=['same', 'different'])
-    left.axvline(self.threshold, color='black', lw=1, ls='--',
-                 label=f'threshold {self.threshold:.3g}')
+    left, middle, right = axes
+    edges = np.linspace(self.thresholds[0], self.thresholds[-1], 41)
+    look = dict(density=True, histtype='stepfilled', alpha=.6)
+    left.hist([self.same, self.different], edges, label=['same', 'different'], **look)
+    label = f'threshold {self.threshold:.3g}'
+    left.axvline(self.threshold, color='black', lw=1, ls='--', label=label)
     left.set(xlabel='distance', ylabel='density')
     left.legend(frameon=False, fontsize=8)
     middle.plot(self.fmr, 1 - self.fnmr)
     middle.plot([0, 1], [0, 1], color='grey', lw=1, ls=':')
     fmr, fnmr = self.at(self.threshold)
     middle.plot(fmr, 1 - fnmr, 'o', color='black', ms=4)
-    middle.set(xlabel='false match rate', ylabel='same pairs found', aspect='equal',
-               title=f'ROC: AUC {self.auc:.3f}, EER {self.eer:.3f}')
+    title = f'ROC: AUC {self.auc:.3f}, EER {self.eer:.3f}'
+    middle.set(xlabel='false match rate', ylabel='same pairs found', aspect='equal', title=title)
     _det(right, self)
     return left, middle, right
 
 # %% ../nbs/11_verification.ipynb #d01faf45
+_JUDGED = {
+    'FMR': 'share of different pairs called the same',
+    'FNMR': 'share of same pairs missed',
+    'accuracy': 'mean of right answers on both kinds; 0.5 by chance',
+    'AUC': 'chance that a same pair is closer than a different one',
+    'EER': 'error where both rates are equal'}
+
 @dataclass(eq=False, repr=False)
 class Threshold:
     "A threshold with its rule, its metric and its interval, judged on other products."
@@ -350,29 +406,30 @@ class Threshold:
     def note(self)->dict: # plain numbers and strings, for JSON
         "Return what to store with a model."
         fmr, fnmr = self.judged.at(self.value)
-        return dict(value=self.value, metric=self.metric, rule=self.rule,
-                    interval=list(self.interval), fmr=fmr, fnmr=fnmr, auc=self.judged.auc,
-                    eer=self.judged.eer, fitted_on=self.products[0], judged_on=self.products[1])
+        choice = dict(value=self.value, metric=self.metric, rule=self.rule)
+        scores = dict(fmr=fmr, fnmr=fnmr, auc=self.judged.auc, eer=self.judged.eer)
+        fitted_on, judged_on = self.products
+        return dict(**choice, interval=list(self.interval), **scores, fitted_on=fitted_on,
+                    judged_on=judged_on)
 
     def table(self)->Table: # figure, chosen on, judged on, meaning
         "Return how the threshold did on the products it was chosen on and on the others."
-        both, low, high = (self.fitted, self.judged), *self.interval
-        fmr, fnmr = zip(*(o.at(self.value) for o in both))
+        low, high = self.interval
         meaning = (f'same if {self.metric} distance < threshold; {100*self.level:g} % interval '
                    f'{low:.4g} to {high:.4g}')
         if self.products[0] < 5: meaning += ', too narrow: few products'
         rows = [['threshold', f'{self.value:.4g}', '', meaning],
-                ['products', *self.products, 'none in both'],
-                ['FMR', *fmr, 'share of different pairs called the same'],
-                ['FNMR', *fnmr, 'share of same pairs missed'],
-                ['accuracy', *(o.accuracy for o in both),
-                 'mean of right answers on both kinds; 0.5 by chance'],
-                ['AUC', *(o.auc for o in both),
-                 'chance that a same pair is closer than a different one'],
-                ['EER', *(o.eer for o in both), 'error where both rates are equal']]
+                ['products', *self.products, 'none in both']]
+        scores = self._scores(self.fitted), self._scores(self.judged)
+        for name, says, *both in zip(_JUDGED, _JUDGED.values(), *scores):
+            rows.append([name, *both, says])
         rule = 'best accuracy' if self.rule is None else self.rule
         if not isinstance(rule, str): rule = f'FMR at most {rule:g}'
         return Table(rows, ['figure', 'chosen on', 'judged on', 'meaning'], f'Rule: {rule}.')
+
+    def _scores(self, report):
+        "Return what the table says of one set of pairs, in its order."
+        return [*report.at(self.value), report.accuracy, report.auc, report.eer]
 
     def plot(self, **kw):
         "Draw the report on the other products, see `Verification.plot`."
@@ -386,13 +443,12 @@ class Threshold:
 def _halves(labels, share, seed):
     "Return masks of two sets of photos without a common class, classes with pairs in both."
     names, size = np.unique(labels, return_counts=True)
-    rng = np.random.default_rng(seed)
-    kinds = names[size > 1], names[size == 1]
-    first = np.isin(labels, np.concatenate(
-        [rng.permutation(kind)[:round(share*len(kind))] for kind in kinds]))
-    sizes = [np.unique(labels[m], return_counts=True)[1] for m in (first, ~first)]
-    if any(len(s) < 2 or s.max() < 2 for s in sizes):
-        raise ValueError(f'labels hold {len(kinds[0])} classes with two photos or more of '
+    rng, several, chosen = np.random.default_rng(seed), names[size > 1], []
+    for kind in (several, names[size == 1]):
+        chosen.append(rng.permutation(kind)[:round(share*len(kind))])
+    first = np.isin(labels, np.concatenate(chosen))
+    if not (has_triplets(labels[first]) and has_triplets(labels[~first])):
+        raise ValueError(f'labels hold {len(several)} classes with two photos or more of '
                          f'{len(names)}: a threshold needs two classes to be chosen on and two '
                          'others to be judged on, each side with a pair')
     return first, ~first
@@ -408,15 +464,27 @@ def fit_threshold(
     seed=0, # of the halves, the pairs and the interval
     level=0.95 # of the interval
 )->Threshold: # value, interval, how it did on other products; `note()` for a bundle
-    "Choose a threshold on some of the products and judge it on the others."
+    """Choose a threshold on some of the products and judge it on the others.
+
+    Raises ValueError where the products are too few to be parted.
+
+    Example:
+
+        >>> rng = np.random.default_rng(0)
+        >>> labels = np.repeat(np.arange(20), 3)   # twenty products, three photos each
+        >>> x = rng.normal(size=(20, 8))[labels] + rng.normal(size=(60, 8))*.1
+        >>> threshold = fit_threshold(x, labels, fmr=.05)
+        >>> threshold.metric, threshold.products, threshold.judged.auc > .9
+        ('cosine', [10, 10], True)
+    """
     x = check_embeddings(x, 'x')
     labels = Labels(labels, len(x), 'labels').array
-    masks, pairs = _halves(labels, share, seed), []
+    masks, value, reports = _halves(labels, share, seed), None, []
     for m in masks:
         *distances, a, b = pair_distances(x[m], labels[m], n, metric, seed, products=True)
-        pairs.append((distances, (a, b)))
-    value = float(calibrate_threshold(*pairs[0][0], fmr))
-    fitted, judged = (Verification(*distances, value, products) for distances, products in pairs)
+        if value is None: value = float(calibrate_threshold(*distances, fmr))
+        reports.append(Verification(*distances, value, (a, b)))
+    fitted, judged = reports
     interval = fitted.interval('threshold', level, 200, seed, fmr)
     counts = [len(np.unique(labels[m])) for m in masks]
     return Threshold(value, metric, fmr, interval, fitted, judged, counts, level)

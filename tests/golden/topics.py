@@ -45,6 +45,7 @@ ARGUMENTS = {
     'monitor': ('doctor',),
     'engine': ('runtime',),
     'feature_cache': ('store',),
+    'embedder': ('way',),
     'runner': ('workers',),
     'measurements': ('looks',),
 }

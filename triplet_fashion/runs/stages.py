@@ -24,6 +24,8 @@ from triplet_fashion.cutting import cut_network
 from triplet_fashion.encoder import FeatureCache
 from triplet_fashion.model import build_optimizer, compile_triplet, triplet_model
 
+from triplet_fashion.photos.unreadable import (
+    ReadablePhotos, left_out_report, readable_photos, without_unreadable)
 from triplet_fashion.runs.callbacks import LearningRateLogger
 from triplet_fashion.runs.monitor import CollapseMonitor
 from triplet_fashion.runs.recipes import Recipe
@@ -264,7 +266,7 @@ def photos_to_read(
     missing = [(str(catalog.paths[i]), 'missing: no such file') for i in np.flatnonzero(gone)]
     if missing: catalog = catalog.subset(~gone)
     if valid is None: return StagePhotos(TrainingSet(catalog), None, missing)
-    valid, unreadable = evaluation.readable_photos(valid)
+    valid, unreadable = readable_photos(valid)
     return StagePhotos(TrainingSet(catalog), TrainingSet(valid), missing + unreadable)
 
 # %% ../../nbs/runs/08_stages.ipynb #2e272f14
@@ -284,7 +286,7 @@ class FrozenPart:
     def features(self,
         catalog, # `Catalog`
         *ways, # arguments of `FeatureCache.get`, a dictionary for each array that is wanted
-    )->evaluation.ReadablePhotos: # `value`: an array (n, copies, ...) for each of `ways`
+    )->ReadablePhotos: # `value`: an array (n, copies, ...) for each of `ways`
         "Compute what the frozen part gives of photos, the chief first."
         names = ['auto', *ENGINES]
         def make(chiefs_engine):
@@ -292,7 +294,7 @@ class FrozenPart:
             def compute(photos):
                 how = dict(engine=engine, progress=self.progress)
                 return [self.cache.get(self.model, photos, **how, **way) for way in ways]
-            return evaluation.without_unreadable(compute, catalog)
+            return without_unreadable(compute, catalog)
         return self.runner.on_chief_first(make, lambda: names.index(self.engine.name))
 
 # %% ../../nbs/runs/08_stages.ipynb #a819982c
@@ -421,7 +423,7 @@ def _features_below(lower, head, recipe, cache, runner, progress):
     found = part.features(catalog, {}, augmented if copies > 1 else {})
     watched = None if valid is None else part.features(valid, {})
     unreadable = found.unreadable + ([] if watched is None else watched.unreadable)
-    if unreadable: warnings.warn(evaluation.left_out_report(unreadable), stacklevel=5)
+    if unreadable: warnings.warn(left_out_report(unreadable), stacklevel=5)
     return found, watched
 
 # %% ../../nbs/runs/08_stages.ipynb #ec35d1c5
