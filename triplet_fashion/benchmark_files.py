@@ -32,6 +32,7 @@ def read_lines(path):
     "Return the lines of a text file."
     with open(path, encoding='utf-8-sig') as f: return f.read().splitlines()
 
+# %% ../nbs/internals/07_benchmark_files.ipynb #30453b2a
 def rows_once(path, rows):
     "Return the rows {line: row} without those that stand there twice, which are told."
     first = {}
@@ -274,6 +275,7 @@ def cut_out(self:GarmentSplit, folder):
     self.garments = [g._replace(photo=target(g)) for g, problem in found if not problem]
     self.lost += [(g.photo, problem) for g, problem in found if problem]
 
+# %% ../nbs/internals/07_benchmark_files.ipynb #b4f5bffe
 @patch
 def count_photos(self:GarmentSplit, source=None):
     "Return how many photos show a garment, of all sources or of one."
@@ -343,6 +345,7 @@ def check(self:EbayList):
                      f'but there are {len(numbers):,} different lines: lines are missing, '
                      f'or there twice')
 
+# %% ../nbs/internals/07_benchmark_files.ipynb #09913f54
 @patch
 def check_next(self:EbayList, other):
     "Refuse a second list that does not begin where this one ends, or that shares a product."

@@ -387,8 +387,8 @@ def read_image(
         >>> Image.new('RGB', (40, 30), 'red').save('red.png')
         >>> read_image('red.png').shape, read_image('red.png', size=(8, 6)).shape
         ((30, 40, 3), (8, 6, 3))
-        >>> read_image('red.png', size=4, fit='pad')[:, 0, 1].tolist()   # white, red, white
-        [255, 0, 0, 255]
+        >>> read_image('red.png', size=8, fit='pad')[:, 0, 1].tolist()   # white, red, white
+        [255, 0, 0, 0, 0, 0, 0, 255]
     """
     if fit not in FITS: raise ValueError(f'fit must be one of {", ".join(FITS)}, not {fit!r}')
     size, given = check_size(size), isinstance(photo, Image.Image)
