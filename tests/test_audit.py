@@ -1,4 +1,5 @@
-"What spoils a training, made on purpose and found: bad files, copies in every place, leaks, with a hash and with embeddings."
+"""What spoils a training, made on purpose and found: bad files, copies in every place, leaks,
+with a hash and with embeddings."""
 
 import csv, os, shutil, subprocess, sys, warnings
 from collections import Counter
@@ -9,17 +10,15 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.photos import audit as module
-from triplet_fashion.photos.audit import (
-    audit_photos,
+from triplet_fashion.photos import audit as audit_module, duplicates
+from triplet_fashion.photos.audit import audit_photos, load_exclusions, photo_facts
+from triplet_fashion.photos.drawing import draw_photo
+from triplet_fashion.photos.duplicates import (
     detail_similarity,
     hamming_distance,
-    load_exclusions,
     near_pairs,
     perceptual_hash,
-    photo_facts,
 )
-from triplet_fashion.photos.drawing import draw_photo
 
 
 def fill(root, *names, content=None):
@@ -115,7 +114,12 @@ def test_what_can_be_read_is_noted_and_looks_the_same(page, tmp_path):
 def test_what_is_noted_as_turned_is_what_says_so(page, tmp_path):
     "A TIFF, which Pillow turns, is noted too; a JPEG whose XMP alone says so is left as it is."
     page.save(tmp_path / 't.tif', exif=exif(6))
-    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    xmp = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+        b'</rdf:RDF></x:xmpmeta>'
+    )
     page.save(tmp_path / 'x.jpg', xmp=xmp)
     assert Image.open(tmp_path / 'x.jpg').getexif()[0x0112] == 6
     assert [n.split(':')[0] for n in photo_facts(tmp_path / 't.tif').notes] == [
@@ -228,8 +232,8 @@ def test_pairs_across_blocks_and_the_nearest_kept(monkeypatch):
     codes[1400:] = codes[:100]
     i, j, d = near_pairs(codes, threshold=20)
     assert (i == np.arange(100)).all() and (j == i + 1400).all() and (d == 0).all()
-    real = module.pair_blocks
-    monkeypatch.setattr(module, 'pair_blocks', lambda n, m, t: real(n, m, t, 7, 13))
+    real = duplicates.pair_blocks
+    monkeypatch.setattr(duplicates, 'pair_blocks', lambda n, m, t: real(n, m, t, 7, 13))
     assert [o.tolist() for o in near_pairs(codes, threshold=20)] == [
         i.tolist(),
         j.tolist(),
@@ -339,21 +343,21 @@ def test_a_product_is_not_merged_with_itself(tmp_path):
 
 def test_a_photo_that_vanishes_during_the_audit(drawn, tmp_path, monkeypatch):
     cat = Catalog.from_dir(shutil.copytree(drawn.root, tmp_path / 'c'))
-    real = module.find_exact_duplicates
+    real = duplicates.find_exact_duplicates
 
     def late(*a):
         os.unlink(cat.paths[3])
         os.unlink(cat.paths[5])
         return real(*a)
 
-    monkeypatch.setattr(module, 'find_exact_duplicates', late)
+    monkeypatch.setattr(duplicates, 'find_exact_duplicates', late)
     assert cat.audit().table == []
 
 
 def test_progress_is_shown_for_many_photos(shop, monkeypatch, capsys):
     shop.audit()
     assert capsys.readouterr().err == ''
-    monkeypatch.setattr(module, 'MANY_PHOTOS', 20)
+    monkeypatch.setattr(audit_module, 'MANY_PHOTOS', 20)
     shop.audit()
     err = capsys.readouterr().err
     assert all(
@@ -393,7 +397,8 @@ def test_audit_of_nothing():
 
 @pytest.fixture
 def shop(drawn, tmp_path):
-    "The drawn catalogue with near copies: of one photo elsewhere, of one within its product, and of a whole product under another name."
+    """The drawn catalogue with near copies: of one photo elsewhere, of one within its product,
+    and of a whole product under another name."""
     root = tmp_path / '옷 가게'
     shutil.copytree(drawn.root, root)
     home = [root / n for n in drawn.class_names]
@@ -503,7 +508,8 @@ def test_blank_photos_are_no_copies(tmp_path):
 
 
 def test_a_placeholder_everywhere_stays_small(tmp_path, page):
-    "One picture saved a little differently in 120 products: pairs grow with the photos, not with their square."
+    """One picture saved a little differently in 120 products: pairs grow with the photos, not
+    with their square."""
     for k in range(120):
         (tmp_path / f'{k:03}').mkdir()
         page.save(tmp_path / f'{k:03}/1.jpg', quality=40 + k % 50, comment=str(k).encode())
@@ -574,7 +580,8 @@ import sys; sys.modules['imagehash'] = None
 from triplet_fashion.catalog import Catalog
 cat = Catalog.from_dir({str(shop.root)!r})[:6]
 audit = cat.audit()
-assert audit.searched is None and 'near copies not looked for' in repr(audit) and 'pip install' in repr(audit)
+assert audit.searched is None
+assert 'near copies not looked for' in repr(audit) and 'pip install' in repr(audit)
 try: cat.audit(near=True)
 except ImportError as e: print(e)
 """
@@ -657,11 +664,12 @@ def test_memory_does_not_grow_with_the_pairs():
 
 
 def test_memory_of_an_audit_hardly_grows_with_the_photos(tmp_path, monkeypatch):
-    "Bytes that Python holds at most: a pass keeps some hundred a photo and none of the pixels, which would be 12,288."
+    """Bytes that Python holds at most: a pass keeps some hundred a photo and none of the
+    pixels, which would be 12,288."""
     import tracemalloc
 
-    real = module.pair_blocks
-    monkeypatch.setattr(module, 'pair_blocks', lambda n, m, t: real(n, m, t, 20, 20))
+    real = duplicates.pair_blocks
+    monkeypatch.setattr(duplicates, 'pair_blocks', lambda n, m, t: real(n, m, t, 20, 20))
     cat = Catalog.from_dir(photos(tmp_path, *(f'{k // 10:02}/{k}.png' for k in range(500))))
     peaks = []
     for part in (cat[:20], cat[:100], cat):  # the first one imports what is needed
@@ -735,7 +743,8 @@ def test_copies_take_time_in_proportion(products, tmp_path):
 
 
 def many_pages(path, n, broken=None):
-    "A TIFF of `n` pages that share one small picture; the next-page link of page `broken` leads outside the file."
+    """A TIFF of `n` pages that share one small picture; the next-page link of page `broken`
+    leads outside the file."""
     import struct
 
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32)).astype(np.uint8).tobytes()

@@ -1,4 +1,5 @@
-"Folders and tables as catalogues, their parts and sums, the drawn catalogue, and moving folders without losing a file."
+"""Folders and tables as catalogues, their parts and sums, the drawn catalogue, and moving
+folders without losing a file."""
 
 import csv, os, shutil, signal, subprocess, sys, time, unicodedata, warnings
 from pathlib import Path
@@ -94,7 +95,8 @@ def test_what_is_left_out_is_counted_with_its_reason(tmp_path):
     os.mkfifo(tmp_path / 'a/pipe.jpg')
     with pytest.warns(
         UserWarning,
-        match="1 photos in 1 sub-folders of product folders, such as 'a/sub', are not used. Move them up",
+        match='1 photos in 1 sub-folders of product folders, '
+        "such as 'a/sub', are not used. Move them up",
     ):
         cat = Catalog.from_dir(tmp_path)
     assert cat.ids == ['a/1.jpg'] and cat.class_names == ['a', 'b'] and list(cat.products) == [0]
@@ -113,8 +115,8 @@ def test_what_is_left_out_is_counted_with_its_reason(tmp_path):
         'a/pipe.jpg': 'not a regular file',
     }
     assert (
-        repr(cat)
-        == f'{tmp_path.name}: 1 photos of 1 products, 1 photos in sub-folders not used, 7 other entries left out'
+        repr(cat) == f'{tmp_path.name}: 1 photos of 1 products, '
+        '1 photos in sub-folders not used, 7 other entries left out'
     )
     assert 'not listed, not a photo by its name' in str(cat.audit())
 
@@ -281,7 +283,12 @@ def test_fifty_thousand_files_in_seconds(tmp_path):
 
 def test_listing_imports_no_tensorflow(tmp_path, root):
     fill(tmp_path, 'a/1.jpg', 'b/1.jpg')
-    code = f"import sys; from triplet_fashion.catalog import Catalog; c = Catalog.from_dir({str(tmp_path)!r}); c.audit(); print(len(c), sorted({{'tensorflow', 'keras', 'matplotlib'}} & set(sys.modules)))"
+    code = f"""
+import sys
+from triplet_fashion.catalog import Catalog
+c = Catalog.from_dir({str(tmp_path)!r})
+c.audit()
+print(len(c), sorted({{'tensorflow', 'keras', 'matplotlib'}} & set(sys.modules)))"""
     assert (
         subprocess.run(
             [sys.executable, '-c', code], capture_output=True, text=True, cwd=root, check=True
@@ -1086,12 +1093,14 @@ def child(k):
             if calls[0] == k:
                 if half: half(*a)
                 os._exit(9)
-            if across and f is rename and str(a[0]).startswith(str(old)): raise OSError(18, 'cross-device')
+            if across and f is rename and str(a[0]).startswith(str(old)):
+                raise OSError(18, 'cross-device')
             return f(*a, **kw)
         return g
     rename = os.rename
     def half(src, dst, **kw): Path(dst).write_bytes(Path(src).read_bytes()[:3])
-    os.mkdir, os.unlink, os.rmdir, os.rename = dies(os.mkdir), dies(os.unlink), dies(os.rmdir), dies(rename)
+    os.mkdir, os.unlink = dies(os.mkdir), dies(os.unlink)
+    os.rmdir, os.rename = dies(os.rmdir), dies(rename)
     shutil.copyfile = dies(shutil.copyfile, half)
     sub_dir(old, new)
     os._exit(0)
@@ -1101,7 +1110,8 @@ for k in range(1, 200):
     for n in FILES:
         (old/n).parent.mkdir(parents=True, exist_ok=True)
         (old/n).write_bytes(n.encode())
-    for attempt, again in enumerate((k, k, 10**9)):   # killed at call k, killed at call k of the second try, then left alone
+    # killed at call k, killed at call k of the second try, then left alone
+    for attempt, again in enumerate((k, k, 10**9)):
         pid = os.fork()
         if not pid: child(again)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -1111,9 +1121,10 @@ for k in range(1, 200):
             assert copies and all(p.read_bytes() == n.encode() for p in copies), (k, n, copies)
         if code == 0: break
     assert code == 0, (k, code)
-    assert {str(p.relative_to(new)) for p in new.rglob('*') if p.is_file()} == {f"{n.split('/')[0]}/{n}" for n in FILES}, k
+    moved = {str(p.relative_to(new)) for p in new.rglob('*') if p.is_file()}
+    assert moved == {f"{n.split('/')[0]}/{n}" for n in FILES}, k
     assert not list(old.iterdir()), k
-    if not attempt: break                  # ran through without being killed: k is past the last call
+    if not attempt: break   # ran through without being killed: k is past the last call
 print('killed', k-1)
 '''
 
@@ -1143,7 +1154,8 @@ old, new, how = sys.argv[1:4]
 real = os.rename
 def rename(a, b, **k):
     time.sleep(.002)
-    if how == 'across' and str(a).startswith(old) and str(b).startswith(new): raise OSError(18, 'cross-device')
+    if how == 'across' and str(a).startswith(old) and str(b).startswith(new):
+        raise OSError(18, 'cross-device')
     return real(a, b, **k)
 os.rename = rename
 print('go', flush=True)
@@ -1153,7 +1165,8 @@ catalog.sub_dir(old, new)
 
 @pytest.mark.parametrize('how', ['rename', 'across'])
 def test_killed_at_random_moments_loses_nothing(how, tmp_path, root):
-    "SIGKILL, again and again, until one run gets through: every file is always in the old place or whole in the new one."
+    """SIGKILL, again and again, until one run gets through: every file is always in the old
+    place or whole in the new one."""
     rng, (old, new) = np.random.default_rng(5), (tmp_path / 'old', tmp_path / 'new')
     names = {f'c{c}/{k}.jpg': rng.bytes(60_000) for c in range(60) for k in range(4)}
 

@@ -141,7 +141,8 @@ def spread(photos, products, first=0):
 
 
 def test_lists_of_the_published_size_are_complete(tmp_path, monkeypatch):
-    "Lists as long as the published ones, photos that need not be there: the counts are those of the papers and of each dataset's own readme."
+    """Lists as long as the published ones, photos that need not be there: the counts are those
+    of the papers and of each dataset's own readme."""
     monkeypatch.setattr(os.path, 'isfile', lambda p: True)
     (tmp_path / 'in/Img/img').mkdir(parents=True)
     rows = [
@@ -191,10 +192,10 @@ def test_lists_of_the_published_size_are_complete(tmp_path, monkeypatch):
 def test_inshop_by_hand(tmp_path):
     "The head of the published list, padded as it is there."
     rows = [
-        'img/WOMEN/Dresses/id_00000002/02_1_front.jpg                           id_00000002 train      ',
-        'img/WOMEN/Dresses/id_00000002/02_2_side.jpg                            id_00000002 train      ',
-        'img/MEN/Denim/id_00000080/01_1_front.jpg                               id_00000080 query      ',
-        'img/MEN/Denim/id_00000080/01_4_full.jpg                                id_00000080 gallery    ',
+        'img/WOMEN/Dresses/id_00000002/02_1_front.jpg                  id_00000002 train      ',
+        'img/WOMEN/Dresses/id_00000002/02_2_side.jpg                   id_00000002 train      ',
+        'img/MEN/Denim/id_00000080/01_1_front.jpg                      id_00000080 query      ',
+        'img/MEN/Denim/id_00000080/01_4_full.jpg                       id_00000080 gallery    ',
     ]
     text(
         tmp_path / 'Eval/list_eval_partition.txt',
@@ -293,7 +294,8 @@ def test_a_line_of_a_list_that_stands_twice_is_told_and_counts_once(name, at):
     with_lines(root, lambda r: [*r, r[0], r[1]])
     with pytest.warns(
         UserWarning,
-        match='2 lines repeat another one, the first in line .*, which repeats line 3: each counts once',
+        match='2 lines repeat another one, the first in line .*, '
+        'which repeats line 3: each counts once',
     ):
         again = READ[name](root)
     assert again.sizes == whole.sizes and {k: o.tolist() for k, o in again.pairs.items()} == {
@@ -328,7 +330,8 @@ def test_consumer2shop_by_hand(tmp_path):
     read = partial(read_consumer2shop, gallery='val+test')
 
     def line(item, a, b, s):
-        return f'img/CLOTHING/Blouse/{item}/comsumer_{a:02}.jpg   img/CLOTHING/Blouse/{item}/shop_{b:02}.jpg  {item} {s}'
+        home = f'img/CLOTHING/Blouse/{item}'
+        return f'{home}/comsumer_{a:02}.jpg   {home}/shop_{b:02}.jpg  {item} {s}'
 
     rows = [
         line('id_1', 1, 1, 'train'),
@@ -531,7 +534,7 @@ def test_deepfashion2_faults(at, tmp_path):
 
 
 def test_pairs_are_all_pairs_of_one_product():
-    from triplet_fashion.datasets import same_product_pairs
+    from triplet_fashion.benchmark_files import same_product_pairs
 
     rng = np.random.default_rng(0)
     for n, m in [(0, 3), (3, 0), (20, 30)]:
@@ -618,7 +621,8 @@ def test_sop_by_hand(tmp_path):
 
 
 def test_totals_where_splits_have_no_published_size(tmp_path, monkeypatch):
-    "Consumer-to-shop's list with as many photos and items as the benchmark has (its page), and with one photo less."
+    """Consumer-to-shop's list with as many photos and items as the benchmark has (its page),
+    and with one photo less."""
     monkeypatch.setattr(os.path, 'isfile', lambda p: True)
     (tmp_path / 'Img/img').mkdir(parents=True)
     each = spread(239557 - 33881, 33881)  # customers' photos, and one of the shop for each item

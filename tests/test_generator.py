@@ -1,4 +1,5 @@
-"Batches: what meets in them, that they repeat by seed, and that bad folders and photos end in words rather than loops."
+"""Batches: what meets in them, that they repeat by seed, and that bad folders and photos end in
+words rather than loops."""
 
 import gc, itertools, time, warnings
 from pathlib import Path
@@ -348,7 +349,8 @@ def test_a_photo_gone_bad_is_stood_in_for_and_named(cache, tmp_path):
 @pytest.mark.filterwarnings('ignore:.*stands in')
 @pytest.mark.parametrize('cache', [True, False])
 def test_the_last_photo_of_a_product_gone_bad(cache, tmp_path):
-    "A product with one photo gives negatives; one with two, of which one is gone, would pair a photo with itself."
+    """A product with one photo gives negatives; one with two, of which one is gone, would pair
+    a photo with itself."""
     cat = flat(tmp_path, [3, 1, 3, 2])
     for p in ('p01/0.png', 'p03/1.png'):
         (tmp_path / p).write_bytes(b'')
@@ -422,7 +424,8 @@ def test_what_stands_in_does_not_depend_on_when_it_was_found(make, tmp_path):
     'recipe,kw', [('original', dict(batch_size=6)), ('scratch', dict(P=4, K=2))]
 )
 def test_training_goes_on_when_a_photo_breaks_between_epochs(recipe, kw, tmp_path, monkeypatch):
-    "Through fit: one is the last photo of its product, one of a product with two. The closing warning counts and names both."
+    """Through fit: one is the last photo of its product, one of a product with two. The closing
+    warning counts and names both."""
     from triplet_fashion.photos import loading
     from triplet_fashion.training import fit
 

@@ -123,18 +123,11 @@ def test_a_tiff_of_32_bits_with_values_of_8(tmp_path):
 
 
 def test_heic_says_what_to_install(tmp_path, monkeypatch):
-    from triplet_fashion.photos import image
-
     (tmp_path / 'phone.heic').write_bytes(b'\0\0\0\x18ftypheic' + bytes(300))
     monkeypatch.setitem(sys.modules, 'pillow_heif', None)
-    image._heif.cache_clear()
-    try:
-        assert (
-            photo_problem(tmp_path / 'phone.heic')
-            == 'unreadable: a HEIC photo, for which Pillow needs pillow-heif: pip install pillow-heif'
-        )
-    finally:
-        image._heif.cache_clear()
+    assert photo_problem(tmp_path / 'phone.heic') == (
+        'unreadable: a HEIC photo, for which Pillow needs pillow-heif: pip install pillow-heif'
+    )
 
 
 def test_transparency_shows_white(tmp_path):
@@ -271,7 +264,8 @@ def wholes():
 @settings(max_examples=250, deadline=2000, derandomize=True)
 @given(data=st.data())
 def test_no_bytes_raise_anything_else(data, wholes, tmp_path_factory):
-    "Bytes changed in the head or anywhere, cut or with something behind: a picture or a PhotoError, in little time."
+    """Bytes changed in the head or anywhere, cut or with something behind: a picture or a
+    PhotoError, in little time."""
     bad = bytearray(wholes[data.draw(st.sampled_from(sorted(wholes)))])
     for _ in range(data.draw(st.integers(0, 8))):
         end = data.draw(st.sampled_from([64, len(bad)]))
@@ -337,7 +331,8 @@ PEAK = """
 import re, sys, warnings
 from pathlib import Path
 from triplet_fashion.photos.image import photo_problem
-def peak(): return int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])   # kB; ru_maxrss would be that of the parent
+def peak():   # kB; ru_maxrss would be that of the parent
+    return int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])
 warnings.simplefilter('ignore')
 before = peak()
 print(photo_problem(sys.argv[1]).split(':')[0], (peak()-before)//1024)
@@ -345,7 +340,8 @@ print(photo_problem(sys.argv[1]).split(':')[0], (peak()-before)//1024)
 
 
 def test_a_bomb_is_refused_before_it_goes_off(tmp_path, root):
-    "A PNG of 144 megapixels, under twice Pillow's limit, says how large it is in its first bytes: nothing needs to be decoded."
+    """A PNG of 144 megapixels, under twice Pillow's limit, says how large it is in its first
+    bytes: nothing needs to be decoded."""
     if not os.path.exists('/proc/self/status'):
         pytest.skip('peak memory of one process is read from /proc')
     Image.new('L', (12_000, 12_000)).save(tmp_path / 'bomb.png')
@@ -422,7 +418,11 @@ def test_real_photos(clothing):
 
 def test_reading_imports_no_tensorflow(tmp_path, scene, root):
     Image.fromarray(scene).save(tmp_path / 's.png')
-    code = f"import sys; from triplet_fashion.photos.image import read_image; read_image({str(tmp_path / 's.png')!r}, 32); print(sorted({{'tensorflow', 'keras', 'matplotlib'}} & set(sys.modules)))"
+    code = f"""
+import sys
+from triplet_fashion.photos.image import read_image
+read_image({str(tmp_path / 's.png')!r}, 32)
+print(sorted({{'tensorflow', 'keras', 'matplotlib'}} & set(sys.modules)))"""
     assert (
         subprocess.run(
             [sys.executable, '-c', code], capture_output=True, text=True, cwd=root, check=True

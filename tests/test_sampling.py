@@ -1,4 +1,5 @@
-"Which photos meet: that they repeat by seed, that all come, and who takes the place of the unreadable. No files, no TensorFlow."
+"""Which photos meet: that they repeat by seed, that all come, and who takes the place of the
+unreadable. No files, no TensorFlow."""
 
 import json
 import subprocess
@@ -266,7 +267,9 @@ def test_seeds_of_augmentation_are_those_of_the_whole_batch():
 
 
 def test_sampling_needs_no_tensorflow():
-    code = "import sys, triplet_fashion.photos.sampling; print({'tensorflow', 'keras', 'PIL'} & set(sys.modules))"
+    code = """
+import sys, triplet_fashion.photos.sampling
+print({'tensorflow', 'keras', 'PIL'} & set(sys.modules))"""
     assert (
         subprocess.run(
             [sys.executable, '-c', code], capture_output=True, text=True, check=True

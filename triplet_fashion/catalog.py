@@ -11,7 +11,6 @@ import os
 import warnings
 from collections import Counter
 from functools import cached_property, lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from fastcore.basics import patch
@@ -21,6 +20,7 @@ from .display import Tile, draw_sheet, thumbnail, tiles_html
 from .labels import Labels, composed
 from .photos.audit import Audit, audit_photos, load_exclusions
 from .photos.image import PHOTO_SUFFIXES, check_non_negative
+from .product_folders import FolderListing, in_order, is_hidden
 from .storage.folders import check_folders, check_moves, move_folder
 from .tables import PhotoTable
 
@@ -109,166 +109,20 @@ class Catalog:
         return text
 
 # %% ../nbs/07_catalog.ipynb #359c723a
-_JUNK = {'thumbs.db', 'desktop.ini', '__macosx', '@eadir', '$recycle.bin',
-         'system volume information', 'lost+found', '__pycache__'}
-
-def _is_hidden(name): return name.startswith('.') or name.lower() in _JUNK
-
-def _in_order(names): return sorted(names, key=lambda name: (composed(name), name))
-
 def listdir_fullpath(
     d,              # a folder
     hidden=False,   # hidden and system files too, as `os.listdir` gives them
 )->list:            # full paths, sorted: the same on every machine
     "Return what a folder holds, as full paths."
-    names = _in_order(os.listdir(d))
-    return [os.path.join(d, name) for name in names if hidden or not _is_hidden(name)]
+    names = in_order(os.listdir(d))
+    return [os.path.join(d, name) for name in names if hidden or not is_hidden(name)]
 
 def class_dict(
     d,        # a folder with one folder per product
 )->dict:      # class id -> folder name, ids from 0 in the order of the names
     "Return the classes of a data folder."
-    return dict(enumerate(os.path.basename(o) for o in listdir_fullpath(d) if os.path.isdir(o)))
-
-# %% ../nbs/07_catalog.ipynb #3e4ad099
-DRAWING_NOTE = '.drawn.json'   # says in a drawn folder what was drawn
-
-class FolderEntries(NamedTuple):
-    "What lies directly in a folder."
-    folders: list   # names
-    photos: list    # paths
-    left_out: list  # (path, reason)
-
-    @classmethod
-    def of(cls, folder):
-        "List a folder, in the order of the names."
-        found = cls([], [], [])
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name == DRAWING_NOTE: continue
-                kind = _kind_of(entry)
-                if kind == 'folder': found.folders.append(entry.name)
-                elif kind == 'photo': found.photos.append(entry.path)
-                else: found.left_out.append((entry.path, kind))
-        return cls(_in_order(found.folders), _in_order(found.photos), found.left_out)
-
-# %% ../nbs/07_catalog.ipynb #5b402b60
-def _kind_of(entry):
-    "Return 'folder', 'photo', or the reason why an entry of a folder is left out."
-    if _is_hidden(entry.name): return 'hidden or system file'
-    try:
-        if entry.is_dir(): return 'folder'
-        is_file = entry.is_file()
-    except OSError: return 'link that leads nowhere'
-    if is_file and entry.name.lower().endswith(PHOTO_SUFFIXES): return 'photo'
-    if is_file: return 'not a photo by its name'
-    return 'link that leads nowhere' if entry.is_symlink() else 'not a regular file'
-
-# %% ../nbs/07_catalog.ipynb #cdb8e280
-class ProductFolder:
-    "The photos of a product, in its folder (flat) and in one of the same name within (nested)."
-    def __init__(self, root, name, layout):
-        self.root, self.name = root, name
-        self.home = os.path.join(root, name)
-        self.left_out = []   # (path, reason)
-        outer = self.entries(self.home)
-        self.photos = list(outer.photos)
-        if layout == 'nested':
-            self.photos = []
-            self.left_out += [(p, 'photo outside the nested folder') for p in outer.photos]
-        same = [d for d in outer.folders if layout != 'flat' and composed(d) == composed(name)]
-        self.deeper = [d for d in outer.folders if d not in same]   # names of folders not used
-        for folder in same: self.add_nested(folder)
-        self.left_out += [(os.path.join(self.home, d), 'sub-folder') for d in self.deeper]
-
-# %% ../nbs/07_catalog.ipynb #fbe9a37f
-@patch
-def add_nested(self:ProductFolder, folder):
-    "Add the photos of the folder within."
-    inner = self.entries(os.path.join(self.home, folder), above=(self.home, self.root))
-    self.photos += inner.photos
-    self.deeper += [os.path.join(folder, name) for name in inner.folders]
-
-@patch
-def entries(self:ProductFolder, folder, above=()):
-    "Note what a folder leaves out, and return the rest; nothing where it cannot be read."
-    try:
-        if any(os.path.samefile(folder, o) for o in above): reason = 'link that goes round'
-        else:
-            found = FolderEntries.of(folder)
-            self.left_out += found.left_out
-            return found
-    except OSError as e: reason = f'folder that cannot be read: {e.strerror}'
-    self.left_out.append((folder, reason))
-    return FolderEntries([], [], [])
-
-# %% ../nbs/07_catalog.ipynb #d389ac0e
-_LAYOUTS = ('auto', 'flat', 'nested')
-
-class FolderListing:
-    "The products below a folder, and what was left out, as (path, reason)."
-    def __init__(self, root, layout):
-        if layout not in _LAYOUTS:
-            raise ValueError(f'layout must be one of {", ".join(_LAYOUTS)}, not {layout!r}')
-        if not os.path.exists(root): raise FileNotFoundError(f'{root}: no such folder')
-        if not os.path.isdir(root):
-            raise NotADirectoryError(f'{root} is a file: a catalog is a folder with one folder '
-                                     'of photos per product')
-        self.root, self.layout = root, layout
-        top = FolderEntries.of(root)
-        self.left_out = list(top.left_out)
-        if not top.folders: raise self.no_folders(len(top.photos))
-        self.left_out += [(p, 'photo outside any product folder') for p in top.photos]
-        self.products = [ProductFolder(root, name, layout) for name in top.folders]
-        for product in self.products:
-            self.left_out += product.left_out
-            if not product.photos:
-                self.left_out.append((product.home, 'product folder without photos'))
-
-# %% ../nbs/07_catalog.ipynb #3a4f4e30
-@patch
-def no_folders(self:FolderListing, n_photos):
-    "Return the error for a root that holds no folders."
-    found = 'is empty' if not self.left_out else 'holds no folders'
-    if n_photos: found = f'holds {n_photos} photos but no folders'
-    return ValueError(f'{self.root} {found}: '
-                      'put the photos of each product into a folder of its own')
-
-@patch
-def check_photos(self:FolderListing):
-    "Refuse product folders without a single photo."
-    if any(product.photos for product in self.products): return
-    n = len(self.products)
-    names = ', '.join(product.name for product in self.products[:3]) + (', ...' if n > 3 else '')
-    what = f'{self.root}: no photos in its {n} folders ({names}) with layout={self.layout!r}'
-    if self.deeper:
-        raise ValueError(f'{what}, only further folders such as {self.deeper[0]!r}: '
-                         'give the folder right above the products')
-    raise ValueError(f'{what}: photos end in {", ".join(PHOTO_SUFFIXES[:5])}, ...')
-
-# %% ../nbs/07_catalog.ipynb #fea9ebd3
-@patch(as_prop=True)
-def deeper(self:FolderListing):
-    "Return the folders in product folders, from the root."
-    return [os.path.join(p.name, folder) for p in self.products for folder in p.deeper]
-
-@patch
-def photos_too_deep(self:FolderListing):
-    "Return the photos below those folders; links and hidden ones are passed over."
-    found = []
-    for folder in self.deeper:
-        for home, folders, files in os.walk(os.path.join(self.root, folder)):
-            folders[:] = _in_order(name for name in folders if not _is_hidden(name))
-            found += [os.path.join(home, name) for name in _in_order(files)
-                      if not _is_hidden(name) and name.lower().endswith(PHOTO_SUFFIXES)]
-    return found
-
-@patch
-def too_deep(self:FolderListing, n_photos):
-    "Return the warning that photos in sub-folders of products are not used."
-    return (f'{self.root}: {n_photos:,} photos in {len(self.deeper):,} sub-folders of product '
-            f'folders, such as {self.deeper[0]!r}, are not used. Move them up into the folder of '
-            'their product; or, where each sub-folder is a product, list the folder above them')
+    folders = [path for path in listdir_fullpath(d) if os.path.isdir(path)]
+    return dict(enumerate(map(os.path.basename, folders)))
 
 # %% ../nbs/07_catalog.ipynb #2beb6c5c
 @patch(cls_method=True)
@@ -277,7 +131,20 @@ def from_dir(cls:Catalog,
     layout='auto',      # 'flat' root/C/*.jpg, 'nested' root/C/C/*.jpg, or 'auto': both
     class_names=None,   # names (or a Catalog) whose ids to share; None: the folders', sorted
 ):                      # the Catalog of every photo, by class and name
-    "List the photos of a folder of product folders."
+    """List the photos of a folder of product folders.
+
+    Raises FileNotFoundError, NotADirectoryError or ValueError for what cannot be a catalog.
+
+    Example:
+
+        >>> from pathlib import Path
+        >>> for photo in ('coat/1.jpg', 'coat/2.jpg', 'hat/1.jpg'):
+        ...     Path('shop', photo).parent.mkdir(parents=True, exist_ok=True)
+        ...     Path('shop', photo).touch()
+        >>> cat = Catalog.from_dir('shop')
+        >>> cat, cat.ids
+        (shop: 3 photos of 2 products, ['coat/1.jpg', 'coat/2.jpg', 'hat/1.jpg'])
+    """
     listing = FolderListing(os.fspath(root), layout)
     names = [product.name for product in listing.products]
     classes = ClassNames.shared(class_names).extended(names)
@@ -314,7 +181,13 @@ def labels_as(self:Catalog,
     """Return what each photo shows as a class id of another catalog, matched by name.
 
     Products that the other one does not have get the ids behind its last one,
-    in the order of `class_names` here."""
+    in the order of `class_names` here.
+
+    Example:
+
+        >>> Catalog(['1.jpg', '2.jpg'], ['hat', 'coat']).labels_as(['hat', 'scarf']).tolist()
+        [0, 2]
+    """
     return ClassNames.of(class_names).keys_of(self.class_names)[self.labels]
 
 # %% ../nbs/07_catalog.ipynb #1cac8704
@@ -329,13 +202,24 @@ def from_csv(cls:Catalog,
     encoding='utf-8-sig',
     files='path',       # name of the column that holds the photos' files
 ):                      # the Catalog, photos in the order of the lines
-    "List the photos of a table with the columns path, label and perhaps split and category."
+    """List the photos of a table with the columns path, label and perhaps split and category.
+
+    Raises ValueError for a table that contradicts itself, FileNotFoundError for missing photos.
+
+    Example:
+
+        >>> from pathlib import Path
+        >>> for photo in ('1.jpg', '2.jpg'): Path(photo).touch()
+        >>> size = Path('shop.csv').write_text('path;label\\n1.jpg;hat\\n2.jpg;coat')
+        >>> Catalog.from_csv('shop.csv').class_names
+        ['coat', 'hat']
+    """
     path = os.fspath(path)
     root = os.fspath(root or os.path.dirname(os.path.abspath(path)))
     if missing not in ('error', 'skip'):
         raise ValueError(f"missing must be 'error' or 'skip', not {missing!r}")
     table = PhotoTable(path, encoding, files, label, has_split=split is not None)
-    names = _in_order({photo.label for photo in table.photos})
+    names = in_order({photo.label for photo in table.photos})
     classes = ClassNames.shared(class_names).extended(names, table.categories)
     photos = table.in_split(split)
     found = list(zip(table.find(photos, root, missing), photos))
@@ -383,7 +267,16 @@ def show(self:Catalog,
 def subset(self:Catalog,
     index,   # positions, a slice, or a mask, bool (n,)
 ):           # a Catalog with the same class ids
-    "Return some of the photos."
+    """Return some of the photos.
+
+    Example:
+
+        >>> cat = Catalog(['1.jpg', '2.jpg', '3.jpg'], ['hat', 'coat', 'hat'])
+        >>> cat.subset(cat.labels == 1).paths
+        ['1.jpg', '3.jpg']
+        >>> cat[:1].class_names
+        ['coat', 'hat']
+    """
     if not isinstance(index, slice):
         index = np.asarray(index)
         if index.dtype == bool and len(index) != len(self):
@@ -400,7 +293,14 @@ def sample(self:Catalog,
     n,        # how many
     seed=0,   # same seed, same photos
 ):            # a Catalog of n photos (all of them where there are fewer), in the order of this one
-    "Return a random part."
+    """Return a random part.
+
+    Example:
+
+        >>> cat = Catalog(['1.jpg', '2.jpg', '3.jpg'], ['hat', 'coat', 'hat'])
+        >>> len(cat.sample(2)), cat.sample(2).paths == cat.sample(2).paths
+        (2, True)
+    """
     order = np.random.default_rng(seed).permutation(len(self))
     return self.subset(np.sort(order[:check_non_negative(n, 'n')]))
 
@@ -408,7 +308,13 @@ def sample(self:Catalog,
 def at_least(self:Catalog,
     k=2,   # photos
 ):         # a Catalog without the products that have fewer
-    "Return the products with `k` or more photos."
+    """Return the products with `k` or more photos.
+
+    Example:
+
+        >>> Catalog(['1.jpg', '2.jpg', '3.jpg'], ['hat', 'coat', 'hat']).at_least(2).paths
+        ['1.jpg', '3.jpg']
+    """
     return self.subset(self.counts()[self.labels] >= check_non_negative(k, 'k'))
 
 # %% ../nbs/07_catalog.ipynb #089a8994
@@ -416,7 +322,16 @@ def at_least(self:Catalog,
 def exclude(self:Catalog,
     paths,   # by path or id; an `Audit`; or a file that lists them, as `Audit.save` writes it
 ):           # a Catalog without them
-    "Return all photos but these."
+    """Return all photos but these.
+
+    Raises ValueError for a list that names none of the photos.
+
+    Example:
+
+        >>> cat = Catalog(['1.jpg', '2.jpg', '3.jpg'], ['hat', 'coat', 'hat'])
+        >>> cat.exclude(['2.jpg']).paths
+        ['1.jpg', '3.jpg']
+    """
     if isinstance(paths, Audit): paths = paths.excluded
     one = isinstance(paths, (str, os.PathLike))
     listed = one and not os.fspath(paths).lower().endswith(PHOTO_SUFFIXES)
@@ -439,7 +354,8 @@ def _photos_to_hold_out(labels, valid, rng):
     mask = np.zeros(len(labels), bool)
     for c in np.unique(labels):
         at = rng.permutation(np.flatnonzero(labels == c))
-        mask[at[:min(len(at)-1, int(valid*len(at) + rng.random()))]] = True
+        n = int(valid*len(at) + rng.random())
+        mask[at[:min(len(at)-1, n)]] = True
     return mask
 
 def _products_to_hold_out(has_pair, valid, rng):
@@ -463,7 +379,17 @@ def split(self:Catalog,
     by='product',   # 'product': whole products; 'photo': photos of every product
     seed=0,         # same seed, same split
 )->tuple:           # (train, valid), two Catalogs
-    "Hold out a part for validation."
+    """Hold out a part for validation.
+
+    Raises ValueError where a single product leaves none to hold out.
+
+    Example:
+
+        >>> cat = Catalog([f'{i}.jpg' for i in range(12)], [i//3 for i in range(12)])
+        >>> train, valid = cat.split(0.25)
+        >>> len(train), len(valid), set(train.products) & set(valid.products)
+        (9, 3, set())
+    """
     if not isinstance(valid, numbers.Real) or not 0 < valid < 1:
         raise ValueError(f'valid must lie between 0 and 1, not {valid!r}')
     if by not in ('product', 'photo'):
@@ -527,7 +453,16 @@ def audit(self:Catalog,
     workers=None,     # threads; None: a few more than there are cores
     **kwargs,         # `against`, `near`, `embeddings`, ...: see `audit_photos`
 )->Audit:             # what was found
-    "Decode every photo and look for what would spoil training."
+    """Decode every photo and look for what would spoil training.
+
+    Example:
+
+        >>> from triplet_fashion.datasets import draw_catalog
+        >>> cat = draw_catalog('drawn', n_products=2, n_views=2)
+        >>> with open(cat.paths[0], 'wb') as photo: size = photo.write(b'<html>')
+        >>> cat.audit().counts
+        {'not an image': 1}
+    """
     return audit_photos(self, progress=progress, min_side=min_side, workers=workers, **kwargs)
 
 # %% ../nbs/07_catalog.ipynb #01b3420e

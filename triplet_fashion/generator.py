@@ -11,19 +11,15 @@ import functools, itertools, os
 
 import numpy as np
 import tensorflow as tf
+from fastcore.basics import patch
 
 from .catalog import Catalog
 from .display import draw_sheet
+from .photos import decoding, keras_generator, loading, sampling
 from .photos.augmentation import ( # noqa: F401, two are handed on to users
     Augment, as_augmentation, augmentation, shard_augmentation)
-from .photos.decoding import no_autograph, photo_error, readable_errors
+from .photos.decoding import photo_error
 from .photos.image import check_size
-from .photos.keras_generator import (
-    FlowLoader, keep_numpy_state, original_triplets, transform_images, usable_photos)
-from .photos.loading import ImageLoader, Preprocessing, ArrayLoader
-from triplet_fashion.photos.sampling import (
-    Batch, PKSampler, TripletSampler, check_whole, draw_triplets, epoch_permutations,
-    replace_unreadable_triplets)
 
 _all_ = ['Augment', 'augmentation', 'photo_error']
 
@@ -31,10 +27,9 @@ _all_ = ['Augment', 'augmentation', 'photo_error']
 def _files_and_labels(photos):
     "Return (files, class ids int32) of a Catalog, a folder or a list of files."
     if isinstance(photos, (str, os.PathLike)): photos = Catalog.of(photos, 'catalog_or_paths')
-    if isinstance(photos, Catalog): paths, labels = photos.paths, photos.labels
-    else:
-        paths = list(photos)
-        labels = np.full(len(paths), -1, np.int32)
+    is_catalog = isinstance(photos, Catalog)
+    paths = photos.paths if is_catalog else list(photos)
+    labels = photos.labels if is_catalog else np.full(len(paths), -1, np.int32)
     if not len(paths): raise ValueError('no photos: image_dataset needs at least one')
     odd = next((o for o in paths if not isinstance(o, (str, os.PathLike))), None)
     if odd is None: return paths, labels
@@ -50,7 +45,8 @@ def _without_autotune(ds):
 def _in_order(positions):
     "Return a tf.data of `Batch` from one of positions, (b,) or (b, 3)."
     epoch = tf.constant(0, tf.int64)
-    return positions.enumerate().map(no_autograph(lambda step, at: Batch(epoch, step, at)))
+    def batch(step, at): return sampling.Batch(epoch, step, at)
+    return positions.enumerate().map(decoding.no_autograph(batch))
 
 # %% ../nbs/09_generator.ipynb #cb60af8a
 def image_dataset(
@@ -59,19 +55,30 @@ def image_dataset(
     batch_size=32,      # photos a batch
     cache=False,        # keep the pixels in memory: True, False, or 'auto' (up to 512 MB)
     fit='stretch',      # as in `read_image`
-)->tf.data.Dataset:     # of (images float32 (b, h, w, 3), labels int32 (b,)); labels are -1 for a list of files
-    """Photos in order, in batches.
+)->tf.data.Dataset:     # of (images float32 (b, h, w, 3), labels int32 (b,)); -1 for plain files
+    """Return photos in order, in batches.
 
-    A photo that cannot be read ends the pass over it with an error of TensorFlow's, which names the file;
-    `photo_error` gives it as a `PhotoError`."""
+    A photo that cannot be read ends the pass over it with an error of TensorFlow's, which names
+    the file; `photo_error` gives it as a `PhotoError`.
+
+    Raises ValueError where there are no photos, TypeError for what is no list of files.
+
+    Example:
+
+        >>> from triplet_fashion.datasets import draw_catalog
+        >>> cat = draw_catalog('drawn', n_products=2, n_views=3)
+        >>> ds = image_dataset(cat, size=(32, 32), batch_size=4)
+        >>> [(images.shape[0], labels.numpy().tolist()) for images, labels in ds]
+        [(4, [0, 0, 0, 1]), (2, [1, 1])]
+    """
     paths, labels = _files_and_labels(catalog_or_paths)
-    check_whole(1, batch_size=batch_size)
-    loader = ImageLoader(paths, Preprocessing(size, fit), cache)
+    sampling.check_whole(1, batch_size=batch_size)
+    loader = loading.ImageLoader(paths, loading.Preprocessing(size, fit), cache)
     known, steps = tf.constant(labels), -(-len(paths)//batch_size)
     def labelled(batch, images): return images, tf.gather(known, batch.positions)
     ds = loader.as_dataset(_in_order(tf.data.Dataset.range(len(paths)).batch(batch_size)))
-    ds = ds.map(no_autograph(labelled)).apply(tf.data.experimental.assert_cardinality(steps))
-    return _without_autotune(ds)
+    ds = ds.map(decoding.no_autograph(labelled))
+    return _without_autotune(ds.apply(tf.data.experimental.assert_cardinality(steps)))
 
 # %% ../nbs/09_generator.ipynb #ec37831d
 def _group_size(labels):
@@ -87,10 +94,12 @@ def show_batch(
     rows=6,             # at most so many rows of photos
     class_names=None,   # names to write beside P x K rows
 ):                      # the matplotlib axes
-    "Draw a batch."
-    images, labels = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (batch, [])
+    "Draw a batch: triplets in three rows, P x K batches in a row for each product."
+    labelled = isinstance(batch, (tuple, list)) and len(batch) == 2
+    images, labels = batch if labelled else (batch, [])
     if isinstance(images, (tuple, list)):
-        names, columns = ['anchor', 'positive', 'negative'], min(n, len(images[0]))
+        names = ['anchor', 'positive', 'negative']
+        columns = min(n, len(images[0]))
         sheet = np.concatenate([some[:n] for some in images])
     else:
         labels = np.asarray(labels)
@@ -102,13 +111,43 @@ def show_batch(
     return draw_sheet(np.clip(sheet, 0, 255).astype(np.uint8), columns, names)
 
 # %% ../nbs/09_generator.ipynb #a9777802
-def _sampled(sampler, fresh):
+class SampledBatches:
+    "Batches of photos: a sampler chooses them, a loader loads them, augmentation changes them."
+    def __init__(self,
+        sampler,        # `TripletSampler` or `PKSampler`
+        loader,         # `ImageLoader` or `ArrayLoader`
+        augment=None,   # as in `pk_dataset`
+        fresh=True,     # new batches at each pass; False: the same ones
+    ):
+        self.sampler, self.loader, self.fresh = sampler, loader, fresh
+        self.columns = sampler.row_shape[0] if sampler.row_shape else 1
+        self.augment = as_augmentation(augment)
+        if self.augment and sampler.count > 1:
+            self.augment = shard_augmentation(
+                self.augment, self.columns, sampler.index, sampler.count)
+
+    def state(self, done):
+        "Return the place after `done` batches, for JSON."
+        step, steps = self.sampler.step, self.sampler.steps
+        if not self.fresh: done = (step + done) % steps - step
+        return self.sampler.state_dict(done)
+
+    def bad_photos(self):
+        "Return the photos that could not be read, as (path, problem)."
+        problems = sorted(self.loader.unreadable.items())
+        return [(str(self.loader.paths[i]), problem) for i, problem in problems]
+
+# %% ../nbs/09_generator.ipynb #df7468a8
+@patch
+def positions(self:SampledBatches):
     "Return a tf.data of `Batch`: an epoch each time, at first from the sampler's place on."
-    passes, size = itertools.count(), sampler.batch_size//sampler.count
-    @readable_errors
+    sampler, passes = self.sampler, itertools.count()
+    size = sampler.batch_size//sampler.count
+    @decoding.readable_errors
     def draw():
         p = next(passes)
-        epoch, first = sampler.epoch + (p if fresh else 0), 0 if p else sampler.step
+        epoch = sampler.epoch + (p if self.fresh else 0)
+        first = 0 if p else sampler.step
         drawn = [sampler.batch(epoch, step).positions for step in range(first, sampler.steps)]
         return np.int64(epoch), np.int64(first), np.concatenate(drawn)
     def one_pass(epoch, first, positions):
@@ -116,41 +155,38 @@ def _sampled(sampler, fresh):
         positions = tf.ensure_shape(positions, (None, *sampler.row_shape))
         def batch(step):
             at = (step - first)*size
-            return Batch(epoch, step, positions[at:at + size])
-        return tf.data.Dataset.range(first, sampler.steps).map(no_autograph(batch))
-    types = tf.int64, tf.int64, tf.int64
-    ds = tf.data.Dataset.range(1).map(no_autograph(lambda _: tf.numpy_function(draw, [], types)))
-    return ds.flat_map(no_autograph(one_pass))
+            return sampling.Batch(epoch, step, positions[at:at + size])
+        return tf.data.Dataset.range(first, sampler.steps).map(decoding.no_autograph(batch))
+    def drawn(_): return tf.numpy_function(draw, [], [tf.int64]*3)
+    ds = tf.data.Dataset.range(1).map(decoding.no_autograph(drawn))
+    return ds.flat_map(decoding.no_autograph(one_pass))
 
 # %% ../nbs/09_generator.ipynb #51c8f00e
-def _batched_dataset(sampler, loader, augment, fresh):
-    "Return a tf.data of (images, labels); for triplets, images are (anchors, positives, negatives)."
-    labels, columns = tf.constant(sampler.labels), sampler.row_shape[0] if sampler.row_shape else 1
-    augment = as_augmentation(augment)
-    if augment and sampler.count > 1:
-        augment = shard_augmentation(augment, columns, sampler.index, sampler.count)
+@patch
+def dataset(self:SampledBatches):
+    "Return a tf.data of (images, labels); images of triplets are (anchors, positives, negatives)."
+    sampler, loader, columns = self.sampler, self.loader, self.columns
+    labels = tf.constant(sampler.labels)
     def finish(batch, images):
-        if augment:
+        if self.augment:
             seed = tf.stack(batch.random_seed(sampler.seed))
-            images = tf.ensure_shape(augment(images, seed), (None, *loader.shape))
+            images = tf.ensure_shape(self.augment(images, seed), (None, *loader.shape))
         if columns == 1: return images, tf.gather(labels, batch.positions)
         return tuple(tf.split(images, columns)), tf.gather(labels, batch.positions[:, 0])
-    ds = loader.as_dataset(_sampled(sampler, fresh), sampler.replace)
-    ds = ds.map(no_autograph(finish), num_parallel_calls=2, deterministic=True)
+    ds = loader.as_dataset(self.positions(), sampler.replace)
+    ds = ds.map(decoding.no_autograph(finish), num_parallel_calls=2, deterministic=True)
     if not sampler.step: ds = ds.apply(tf.data.experimental.assert_cardinality(sampler.steps))
     return _without_autotune(ds)
 
 # %% ../nbs/09_generator.ipynb #256dc836
-def _described(ds, sampler, loader, fresh, left_out, epoch):
-    "Note with a dataset what it is made of."
-    paths = getattr(loader, 'paths', [])
-    def state(done): # batches taken so far
-        if not fresh: done = (sampler.step + done) % sampler.steps - sampler.step
-        return sampler.state_dict(done)
-    def bad_photos(): return [(str(paths[i]), problem) for i, problem in sorted(loader.unreadable.items())]
+@patch
+def described(self:SampledBatches, left_out, epoch):
+    "Return the dataset, with what it is made of noted in `info`, `state` and `bad_photos`."
+    ds, sampler = self.dataset(), self.sampler
     ds.info = dict(steps=sampler.steps, photos=sampler.photos, products=len(sampler.products),
-                   left_out=left_out, epoch=epoch, coverage=sampler.coverage, bad=loader.unreadable)
-    ds.state, ds.bad_photos = state, bad_photos
+                   left_out=left_out, epoch=epoch, coverage=sampler.coverage,
+                   bad=self.loader.unreadable)
+    ds.state, ds.bad_photos = self.state, self.bad_photos
     return ds
 
 def bad_report(
@@ -165,19 +201,20 @@ def bad_report(
 # %% ../nbs/09_generator.ipynb #a8de33c7
 def _catalog_loader(catalog, size, fit, cache, inputs=None, copies=1):
     "Return a loader of the photos of `catalog`, or of `inputs` in their place."
-    check_whole(1, copies=copies)
+    sampling.check_whole(1, copies=copies)
     if inputs is not None:
-        if len(inputs) == len(catalog): return ArrayLoader(inputs, copies)
-        raise ValueError(f'inputs has {len(inputs)} rows, {catalog.name} has {len(catalog)} photos: '
-                         'give one row a photo, in the order of the catalog')
+        if len(inputs) == len(catalog): return loading.ArrayLoader(inputs, copies)
+        raise ValueError(f'inputs has {len(inputs)} rows, {catalog.name} has {len(catalog)} '
+                         'photos: give one row a photo, in the order of the catalog')
     if copies == 1:
-        return ImageLoader(catalog.paths, Preprocessing(size, fit), cache, on_error='replace')
+        preprocessing = loading.Preprocessing(size, fit)
+        return loading.ImageLoader(catalog.paths, preprocessing, cache, on_error='replace')
     raise ValueError(f'copies={copies} counts the copies of each photo in inputs: '
                      'give inputs too, or augment=True')
 
 # %% ../nbs/09_generator.ipynb #b2a29104
 def _require_positives(catalog):
-    "Return (catalog, names of the products with one photo). ValueError where there are no triplets."
+    "Return (catalog, names of products with one photo). ValueError where there are no triplets."
     catalog = Catalog.of(catalog)
     counts, products = catalog.counts(), catalog.products
     few = [catalog.class_names[c] for c in products if counts[c] < 2]
@@ -185,8 +222,8 @@ def _require_positives(catalog):
         raise ValueError(f'{catalog.name} has photos of {len(products)} product: '
                          'a negative needs a second one')
     if len(few) == len(products):
-        raise ValueError(f'{catalog.name}: none of its {len(products)} products has 2 photos or more, '
-                         'as an anchor and a positive need')
+        raise ValueError(f'{catalog.name}: none of its {len(products)} products has 2 photos '
+                         'or more, as an anchor and a positive need')
     return catalog, few
 
 def _begin(sampler, state, first_epoch, first_step):
@@ -200,32 +237,45 @@ def triplet_dataset(
     batch_size=16,     # triplets a batch
     size=(224, 224),   # (height, width), pixels
     steps=None,        # batches an epoch; None: each photo is the anchor once
-    augment=None,      # None, True (see `augmentation`), a Keras layer, or a function (images, seed) -> images
+    augment=None,      # None, True (see `augmentation`), a Keras layer, or (images, seed) -> images
     seed=0,            # same seed, same batches
     cache='auto',      # keep the pixels in memory: True, False, or 'auto' (up to 512 MB)
     fit='stretch',     # as in `read_image`
     fresh=True,        # new triplets at each pass; False: the same ones, as validation wants
     first_epoch=0,     # number of the first pass, to go on where a run stopped
-    inputs=None,       # array (n, ...) taken in place of the photos, such as features computed once; None: the photos
+    inputs=None,       # array (n, ...) in place of the photos, such as features; None: the photos
     first_step=0,      # batches of the first pass to leave out, unread
-    state=None,        # go on where another dataset's `.state(step)` was taken: its seed, epoch and step
-    copies=1,          # of each photo in `inputs`, (n, copies, ...), such as augmented ones: each epoch shows the next
-    shard=(0, 1),      # (i, n): of each batch the i-th of n equal parts, for worker i of n, and read no other photo
-)->tf.data.Dataset:    # of ((anchor, positive, negative), labels): float32 (b, h, w, 3) each, int32 (b,) of the anchors
-    """Triplets of photos: anchor and positive are different photos of a product, the negative one of another product.
+    state=None,        # go on where the `.state(step)` of another dataset was taken
+    copies=1,          # of each photo in `inputs`, (n, copies, ...): each epoch shows the next
+    shard=(0, 1),      # (i, n): the i-th of n equal parts of each batch, for worker i of n
+)->tf.data.Dataset:    # of ((anchor, positive, negative), labels of the anchors int32 (b,))
+    """Return batches of triplets of photos, float32 (b, h, w, 3) each.
 
-    Products with one photo give negatives only; `info` of the dataset counts them in `left_out`."""
+    Anchor and positive are different photos of a product, the negative is one of another product.
+    Products with one photo give negatives only; `info` of the dataset names them in `left_out`.
+
+    Raises ValueError where there are no triplets, or where an argument does not fit the catalog.
+
+    Example:
+
+        >>> from triplet_fashion.datasets import draw_catalog
+        >>> cat = draw_catalog('drawn', n_products=3, n_views=4)
+        >>> ds = triplet_dataset(cat, batch_size=6, size=(32, 32))
+        >>> (anchor, positive, negative), labels = next(iter(ds))
+        >>> len(ds), tuple(anchor.shape), labels.shape[0]
+        (2, (6, 32, 32, 3), 6)
+    """
     catalog, few = _require_positives(catalog)
-    sampler = TripletSampler(
+    sampler = sampling.TripletSampler(
         catalog.labels, batch_size, steps, seed, shard=shard, ids=lambda: catalog.ids)
     _begin(sampler, state, first_epoch, first_step)
     loader = _catalog_loader(catalog, size, fit, cache, inputs, copies)
-    ds = _batched_dataset(sampler, loader, augment, fresh)
-    return _described(ds, sampler, loader, fresh, few, f'{sampler.steps} batches, {sampler.anchors} anchors')
+    batches = SampledBatches(sampler, loader, augment, fresh)
+    return batches.described(few, f'{sampler.steps} batches, {sampler.anchors} anchors')
 
 # %% ../nbs/09_generator.ipynb #993050cc
 def _categories_of(catalog, categories):
-    "Return the category of each class; None where `categories` asks for none, True: the catalog's own."
+    "Return the category of each class; None for none, with True the catalog's own."
     if categories is None or categories is False: return None
     if categories is True: categories = getattr(catalog, 'categories', None)
     if categories is None:
@@ -243,65 +293,111 @@ def pk_dataset(
     K=4,               # photos of each, all different where the product has K
     size=(224, 224),   # (height, width), pixels
     steps=None,        # batches an epoch; None: ceil(photos / (P*K))
-    augment=None,      # None, True (see `augmentation`), a Keras layer, or a function (images, seed) -> images
+    augment=None,      # None, True (see `augmentation`), a Keras layer, or (images, seed) -> images
     seed=0,            # same seed, same batches
     cache='auto',      # keep the pixels in memory: True, False, or 'auto' (up to 512 MB)
     fit='stretch',     # as in `read_image`
     fresh=True,        # new batches at each pass; False: the same ones, as validation wants
     first_epoch=0,     # number of the first pass, to go on where a run stopped
-    inputs=None,       # array (n, ...) taken in place of the photos, such as features computed once; None: the photos
+    inputs=None,       # array (n, ...) in place of the photos, such as features; None: the photos
     first_step=0,      # batches of the first pass to leave out, unread
-    state=None,        # go on where another dataset's `.state(step)` was taken: its seed, epoch and step
-    categories=None,   # True: the catalogue's own, or a list with the category of each class: balance batches over them
+    state=None,        # go on where the `.state(step)` of another dataset was taken
+    categories=None,   # of each class, a list to balance batches over; True: the catalog's own
     per_category=None, # products of one category in a batch; None: a quarter of P, 2 at least
-    copies=1,          # of each photo in `inputs`, (n, copies, ...), such as augmented ones: each epoch shows the next
-    shard=(0, 1),      # (i, n): of each batch the i-th of n equal parts, for worker i of n, and read no other photo
-)->tf.data.Dataset:    # of (images float32 (P*K, h, w, 3), labels int32 (P*K,)), photos of a product side by side
-    """Batches of P products with K photos each.
+    copies=1,          # of each photo in `inputs`, (n, copies, ...): each epoch shows the next
+    shard=(0, 1),      # (i, n): the i-th of n equal parts of each batch, for worker i of n
+)->tf.data.Dataset:    # of (images float32 (P*K, h, w, 3), labels int32 (P*K,))
+    """Return batches of P products with K photos each, those of a product side by side.
 
-    Products with one photo are left out; `info` of the dataset names them in `left_out`, and its `coverage` says within how many steps
-    every product and every photo comes."""
+    Products with one photo are left out; `info` of the dataset names them in `left_out`, and its
+    `coverage` says within how many steps every product and every photo comes.
+
+    Raises ValueError where an argument does not fit the catalog.
+
+    Example:
+
+        >>> from triplet_fashion.datasets import draw_catalog
+        >>> cat = draw_catalog('drawn', n_products=4, n_views=4)
+        >>> ds = pk_dataset(cat, P=2, K=3, size=(32, 32))
+        >>> images, labels = next(iter(ds))
+        >>> tuple(images.shape), np.unique(labels, return_counts=True)[1].tolist()
+        ((6, 32, 32, 3), [3, 3])
+    """
     catalog, few = _require_positives(catalog)
-    sampler = PKSampler(
+    sampler = sampling.PKSampler(
         catalog.labels, P, K, steps, seed, categories=_categories_of(catalog, categories),
         per_category=per_category, shard=shard, ids=lambda: catalog.ids)
     _begin(sampler, state, first_epoch, first_step)
     loader = _catalog_loader(catalog, size, fit, cache, inputs, copies)
-    ds = _batched_dataset(sampler, loader, augment, fresh)
-    return _described(ds, sampler, loader, fresh, few, f'{sampler.steps} batches of {P} x {K} photos')
+    batches = SampledBatches(sampler, loader, augment, fresh)
+    return batches.described(few, f'{sampler.steps} batches of {P} x {K} photos')
 
 # %% ../nbs/09_generator.ipynb #3c32c1cc
-def _epoch_triplets(labels, rng):
-    "Draw triplets, int64 (n, 3): every photo is the anchor once."
-    n = len(labels)
-    anchors = epoch_permutations(np.arange(n), 0, n, int(rng.integers(2**31)))
-    return draw_triplets(anchors, labels, rng)
+class EndlessTriplets:
+    "Batches of triplets for ever, photos through a generator of Keras."
+    def __init__(self,
+        gen,                   # an `ImageDataGenerator` or the like, or None
+        loader,                # `FlowLoader`, or `ImageLoader` for photos that `gen` transforms
+        labels,                # class id of each photo, int (n,)
+        usable,                # which photos are used, bool (n,)
+        batch_size,            # triplets
+        seed=None,
+        like_original=False,   # two products a batch, a photo may meet itself, y = ones
+    ):
+        self.gen, self.loader = gen, loader
+        self.batch_size, self.seed, self.like_original = batch_size, seed, like_original
+        self.usable = np.flatnonzero(usable)
+        self.labels = np.where(usable, labels, -1)
+        self.replace = functools.partial(
+            sampling.replace_unreadable_triplets, labels=self.labels)
 
-def _endless_rows(draw, batch_size, rng):
-    "Yield positions, int64 (batch_size, 3), for ever, from what `draw` gives each time."
-    rows = itertools.chain.from_iterable(draw(rng) for _ in itertools.count())
-    while True: yield np.array(list(itertools.islice(rows, batch_size)))
+    def draw(self, rng):
+        "Draw triplets, int64 (n, 3): those of a batch, or each photo as the anchor once."
+        labels, n = self.labels[self.usable], len(self.usable)
+        if self.like_original:
+            return self.usable[keras_generator.original_triplets(labels, self.batch_size, rng)]
+        anchors = sampling.epoch_permutations(np.arange(n), 0, n, int(rng.integers(2**31)))
+        return self.usable[sampling.draw_triplets(anchors, labels, rng)]
 
-# %% ../nbs/09_generator.ipynb #3bc5f138
-def _flow_batches(rows, loader, replace):
-    "Yield (positions, pixels) for ever, through a generator's own `flow_from_directory`."
-    for some in rows:
-        with keep_numpy_state(): loaded = loader.load_or_replace(some, replace)
+    def positions(self):
+        "Yield positions, int64 (batch_size, 3), for ever."
+        rng = np.random.default_rng(self.seed)
+        rows = itertools.chain.from_iterable(self.draw(rng) for _ in itertools.count())
+        while True: yield np.array(list(itertools.islice(rows, self.batch_size)))
+
+# %% ../nbs/09_generator.ipynb #f29c271c
+@patch
+def by_flow(self:EndlessTriplets):
+    "Yield (positions, pixels) through the generator's own `flow_from_directory`."
+    for rows in self.positions():
+        with keras_generator.keep_numpy_state():
+            loaded = self.loader.load_or_replace(rows, self.replace)
         yield loaded
 
-def _pixel_batches(rows, loader, replace, gen, rng):
-    "Yield (positions, pixels) for ever, through a generator's random transform."
-    positions = tf.TensorSpec((None, 3), tf.int64)
-    ds = tf.data.Dataset.from_generator(lambda: rows, output_signature=positions)
-    ds = _without_autotune(loader.as_dataset(_in_order(ds), replace))
+@patch
+def by_transform(self:EndlessTriplets):
+    "Yield (positions, pixels) through the generator's random transform."
+    rng = np.random.default_rng(None if self.seed is None else [self.seed, 1])
+    spec = tf.TensorSpec((None, 3), tf.int64)
+    ds = tf.data.Dataset.from_generator(self.positions, output_signature=spec)
+    ds = _without_autotune(self.loader.as_dataset(_in_order(ds), self.replace))
     try:
         for batch, images in ds.as_numpy_iterator():
-            yield batch.positions, transform_images(gen, np.array(images), rng)
+            images = keras_generator.transform_images(self.gen, np.array(images), rng)
+            yield batch.positions, images
     except tf.errors.OpError as e: raise photo_error(e) or e from None
+
+@patch
+def __iter__(self:EndlessTriplets):
+    is_flow = isinstance(self.loader, keras_generator.FlowLoader)
+    for positions, images in self.by_flow() if is_flow else self.by_transform():
+        y = self.labels[positions[:, 0]]
+        if self.like_original: y = np.ones((len(positions), 1), np.float32)
+        yield tuple(np.split(images, 3)), y
 
 # %% ../nbs/09_generator.ipynb #dafd9890
 def _uses_flow(gen, like_original):
-    "Tell whether photos come by the generator's `flow_from_directory`. TypeError where it has none."
+    "Tell whether photos come by `gen.flow_from_directory`. TypeError where it has none."
     transforms = hasattr(gen, 'random_transform') and hasattr(gen, 'standardize')
     if gen is None or transforms: return gen is not None and like_original
     if hasattr(gen, 'flow_from_directory'): return True
@@ -310,42 +406,39 @@ def _uses_flow(gen, like_original):
 
 # %% ../nbs/09_generator.ipynb #3448d51f
 def input_triplet_gen(
-    gen,                      # a Keras ImageDataGenerator, anything with `flow_from_directory`, or None for plain pixels
+    gen,                      # a Keras ImageDataGenerator, its like, or None for plain pixels
     data_dir,                 # folder of product folders, flat or nested
     num_classes=None,         # use the first so many products; None: all
     batch_size=16,            # triplets a batch
     target_size=(224, 224),   # (height, width), pixels
     seed=None,                # same number, same batches; None: different each time
-    like_original=False,      # as the notebook of 2020: two products a batch, a photo may meet itself, y = ones
-    cache='auto',             # keep decoded photos in memory: True, False, or 'auto' (up to 512 MB)
-):                            # generator of ((anchor, positive, negative), y): float32 (b, h, w, 3) each; labels int32 (b,)
-    """Endless batches of triplets for `model.fit(..., steps_per_epoch=...)`.
+    like_original=False,      # two products a batch, a photo may meet itself, y = ones
+    cache='auto',             # keep decoded photos in memory: True, False, or 'auto' (512 MB)
+):                            # generator of ((anchor, positive, negative), labels int32 (b,))
+    """Return endless batches of triplets, float32 (b, h, w, 3) each, for `fit`.
 
-    Errors are raised here, before the first batch; a warning counts the products left out."""
-    check_whole(1, batch_size=batch_size)
-    if seed is not None: check_whole(0, seed=seed)
+    Errors are raised here, before the first batch; a warning counts the products left out.
+
+    Example:
+
+        >>> from triplet_fashion.datasets import draw_catalog
+        >>> folder = draw_catalog('drawn', n_products=3, n_views=2).root
+        >>> batches = input_triplet_gen(None, folder, batch_size=4, target_size=(32, 32))
+        >>> (anchor, positive, negative), labels = next(batches)
+        >>> anchor.shape, labels.shape
+        ((4, 32, 32, 3), (4,))
+    """
+    sampling.check_whole(1, batch_size=batch_size)
+    if seed is not None: sampling.check_whole(0, seed=seed)
     catalog, size = Catalog.from_dir(data_dir), check_size(target_size)
-    by_flow = _uses_flow(gen, like_original)
-    if by_flow: loader = FlowLoader(gen, catalog, size, seed)
-    else: loader = ImageLoader(catalog.paths, Preprocessing(size), cache, on_error='replace')
-    labels = loader.labels if by_flow else catalog.labels
+    if _uses_flow(gen, like_original):
+        loader = keras_generator.FlowLoader(gen, catalog, size, seed)
+        labels = loader.labels
+    else:
+        preprocessing = loading.Preprocessing(size)
+        loader = loading.ImageLoader(catalog.paths, preprocessing, cache, on_error='replace')
+        labels = catalog.labels
     least = batch_size if like_original else 2
-    usable = usable_photos(labels, catalog.class_names, least, num_classes, os.fspath(data_dir))
-    return _triplet_batches(gen, loader, labels, usable, batch_size, seed, like_original)
-
-# %% ../nbs/09_generator.ipynb #f29c271c
-def _triplet_batches(gen, loader, labels, usable, batch_size, seed, like_original):
-    "Yield batches of triplets of usable photos, for ever."
-    at = np.flatnonzero(usable)
-    def draw(rng):
-        if like_original: return at[original_triplets(labels[at], batch_size, rng)]
-        return at[_epoch_triplets(labels[at], rng)]
-    rows = _endless_rows(draw, batch_size, np.random.default_rng(seed))
-    known = np.where(usable, labels, -1)
-    replace = functools.partial(replace_unreadable_triplets, labels=known)
-    moves = np.random.default_rng(None if seed is None else [seed, 1])
-    if isinstance(loader, FlowLoader): batches = _flow_batches(rows, loader, replace)
-    else: batches = _pixel_batches(rows, loader, replace, gen, moves)
-    for positions, images in batches:
-        y = np.ones((len(positions), 1), np.float32) if like_original else known[positions[:, 0]]
-        yield tuple(np.split(images, 3)), y
+    usable = keras_generator.usable_photos(
+        labels, catalog.class_names, least, num_classes, os.fspath(data_dir))
+    return iter(EndlessTriplets(gen, loader, labels, usable, batch_size, seed, like_original))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from fastcore.basics import patch
 
 from .image import PhotoError, cpu_count
 from .loading import ArrayLoader, DecodePlan, ImageLoader, Preprocessing
@@ -79,7 +80,8 @@ def decode_photos(
     positions, # of photos, int (n,)
 )->np.ndarray: # uint8 (n, h, w, 3)
     "Decode photos, plain JPEGs by TensorFlow and all others by Pillow."
-    plans, images = loader.plan(positions), np.empty((len(positions), *loader.shape), np.uint8)
+    plans = loader.plan(positions)
+    images = np.empty((len(positions), *loader.shape), np.uint8)
     is_jpeg = plans[:, 0] > 0
     files = [os.fsencode(loader.paths[i]) for i in positions[is_jpeg]]
     try:
@@ -133,19 +135,28 @@ def map_or_else(
                          num_parallel_calls=parallel, deterministic=True)
 
 # %% ../../nbs/photos/03_decoding.ipynb #e3d29d7d
-def _finished(batch, positions, images, shape):
-    "Return (batch of the photos that were read, their pixels), of known shapes."
-    positions.set_shape(batch.positions.shape)
-    return batch._replace(positions=positions), tf.ensure_shape(images, (None, *shape))
+class BatchDecoder:
+    "Decode the photos of batches: in TensorFlow's graph, or through Pillow."
+    def __init__(self,
+        loader:ImageLoader,
+        replace=None, # function (positions, unreadable) -> positions, as a sampler's; None: raise
+    ):
+        self.loader, self.replace = loader, replace
+        self.paths = tf.constant([os.fsencode(path) for path in loader.paths])
 
-def _slow_batch(loader, replace):
-    "Return the function batch -> (batch of photos that are read, pixels), through Pillow."
-    @readable_errors
-    def load(positions): return loader.load_or_replace(positions, replace)
-    def read(batch):
-        good, images = tf.numpy_function(load, [batch.positions], (tf.int64, loader.dtype))
-        return _finished(batch, good, tf.cast(images, tf.float32), loader.shape)
-    return read
+    def finish(self, batch, positions, images):
+        "Return (batch of the photos that were read, their pixels), of known shapes."
+        positions.set_shape(batch.positions.shape)
+        images = tf.ensure_shape(images, (None, *self.loader.shape))
+        return batch._replace(positions=positions), images
+
+    def slow(self, batch):
+        "Return (batch of photos that are read, pixels), through Pillow."
+        @readable_errors
+        def load(positions): return self.loader.load_or_replace(positions, self.replace)
+        types = tf.int64, self.loader.dtype
+        good, images = tf.numpy_function(load, [batch.positions], types)
+        return self.finish(batch, good, tf.cast(images, tf.float32))
 
 # %% ../../nbs/photos/03_decoding.ipynb #a6cbc8b5
 class _Plans(NamedTuple):
@@ -156,48 +167,46 @@ class _Plans(NamedTuple):
     plans: object # of these, int32 (m, 7)
 
 # %% ../../nbs/photos/03_decoding.ipynb #654a0278
-def _planner(loader, replace):
-    "Return the function positions -> `_Plans`, in TensorFlow's graph."
-    def plan(positions):
+@patch
+def plan(self:BatchDecoder, positions):
+    "Return the `_Plans` of a batch, in TensorFlow's graph."
+    loader = self.loader
+    def look(positions):
         good = positions
-        if replace and loader.unreadable: good = replace(positions, loader.unreadable)
+        if self.replace and loader.unreadable: good = self.replace(positions, loader.unreadable)
         wanted = good.T.ravel()
         new = wanted if loader.cache is None else loader.cache.missing(wanted)
         return good, wanted, new, loader.plan(new)
     types = tf.int64, tf.int64, tf.int64, tf.int32
-    def in_graph(positions):
-        p = _Plans(*tf.numpy_function(plan, [positions], types))
-        shape = None, len(DecodePlan._fields)
-        return p._replace(new=tf.ensure_shape(p.new, (None,)), plans=tf.ensure_shape(p.plans, shape))
-    return in_graph
+    found = _Plans(*tf.numpy_function(look, [positions], types))
+    new = tf.ensure_shape(found.new, (None,))
+    plans = tf.ensure_shape(found.plans, (None, len(DecodePlan._fields)))
+    return found._replace(new=new, plans=plans)
 
 # %% ../../nbs/photos/03_decoding.ipynb #b1716d61
-def _one_photo(loader):
-    "Return the function (position, plan) -> pixels, by the decoder that the plan names."
-    paths = tf.constant([os.fsencode(path) for path in loader.paths])
-    def one(position, plan):
-        def by_tensorflow(): return decode_jpeg(paths[position], plan, loader.preprocessing)
-        def by_pillow():
-            image = tf.numpy_function(loader.read, [position], tf.uint8)
-            return tf.ensure_shape(tf.cast(image, tf.float32), loader.shape)
-        return tf.cond(plan[0] > 0, by_tensorflow, by_pillow)
-    return one
+@patch
+def one(self:BatchDecoder, position, plan):
+    "Return the pixels of a photo, by the decoder that its plan names."
+    loader = self.loader
+    def by_tensorflow(): return decode_jpeg(self.paths[position], plan, loader.preprocessing)
+    def by_pillow():
+        pixels = tf.numpy_function(loader.read, [position], tf.uint8)
+        return tf.ensure_shape(tf.cast(pixels, tf.float32), loader.shape)
+    return tf.cond(plan[0] > 0, by_tensorflow, by_pillow)
 
 # %% ../../nbs/photos/03_decoding.ipynb #5b9cded2
-def _fast_batch(loader, replace):
-    "Return the function batch -> (batch of photos that are read, pixels); it fails where a file does."
-    plan, decode = _planner(loader, replace), _one_photo(loader)
+@patch
+def fast(self:BatchDecoder, batch):
+    "Return (batch of photos that are read, pixels); fail where a file does."
+    cache, p = self.loader.cache, self.plan(batch.positions)
+    images = _map_photos(self.one, (p.new, p.plans), self.loader.shape)
     def keep(wanted, new, images):
-        loader.cache.put(new, images)
-        return loader.cache.take(wanted)
-    def read(batch):
-        p = plan(batch.positions)
-        images = _map_photos(decode, (p.new, p.plans), loader.shape)
-        if loader.cache is not None:
-            kept = tf.numpy_function(keep, [p.wanted, p.new, tf.cast(images, tf.uint8)], tf.uint8)
-            images = tf.cast(kept, tf.float32)
-        return _finished(batch, p.positions, images, loader.shape)
-    return read
+        cache.put(new, images)
+        return cache.take(wanted)
+    if cache is not None:
+        new = p.wanted, p.new, tf.cast(images, tf.uint8)
+        images = tf.cast(tf.numpy_function(keep, new, tf.uint8), tf.float32)
+    return self.finish(batch, p.positions, images)
 
 # %% ../../nbs/photos/03_decoding.ipynb #429eddaa
 def decode_batches(
@@ -206,8 +215,8 @@ def decode_batches(
     replace=None, # function (positions, unreadable) -> positions, as a sampler's; None: raise
 ): # tf.data of (`Batch`, images float32 (n, h, w, 3))
     "Load the photos of batches. Positions in the result are of the photos that were read."
-    fast, slow = _fast_batch(loader, replace), _slow_batch(loader, replace)
-    return map_or_else(batches, fast, slow, max(2, cpu_count()))
+    decoder = BatchDecoder(loader, replace)
+    return map_or_else(batches, decoder.fast, decoder.slow, max(2, cpu_count()))
 
 def array_batches(
     loader:ArrayLoader,

@@ -162,7 +162,14 @@ def draw_triplets(
 
 # %% ../../nbs/photos/01_sampling.ipynb #1445689e
 class TripletSampler(Sampler):
-    "Triplets: anchor and positive of one product, the negative of another."
+    """Triplets: anchor and positive of one product, the negative of another.
+
+    Example:
+
+        >>> sampler = TripletSampler([0, 0, 1, 1], batch_size=2)
+        >>> sampler.steps, sampler.batch(epoch=0, step=0).positions.shape
+        (2, (2, 3))
+    """
     row_shape = (3,)
     def __init__(self,
         labels, # class id of each photo, int (n,), 0 or more
@@ -309,7 +316,16 @@ def check_pk(P, K, products):
 
 # %% ../../nbs/photos/01_sampling.ipynb #1e49ae70
 class PKSampler(Sampler):
-    "Batches of P products with K photos each; products with one photo are left out."
+    """Batches of P products with K photos each; products with one photo are left out.
+
+    Example:
+
+        >>> labels = np.array([0, 0, 1, 1, 2, 2, 3])
+        >>> sampler = PKSampler(labels, P=2, K=2)
+        >>> first = labels[sampler.batch(epoch=0, step=0).positions]
+        >>> sampler.steps, len(set(first)), bool(first[0] == first[1])
+        (2, 2, True)
+    """
     def __init__(self,
         labels, # class id of each photo, int (n,), 0 or more
         P:int=8, # products a batch
@@ -440,8 +456,8 @@ def replace_unreadable_groups(
     new, readable = rows.copy(), _Readable(labels, unreadable)
     able = np.flatnonzero(readable.counts >= 2)
     if len(able) < 2:
-        raise ValueError(f'so many photos have turned bad that {len(able)} product is left with two '
-                         'that can be read: look at them with catalog.audit()')
+        raise ValueError(f'so many photos have turned bad that {len(able)} product is left with '
+                         'two that can be read: look at them with catalog.audit()')
     for c in dict.fromkeys(labels[rows[hit]].tolist()):
         own = labels[rows] == c
         if readable.counts[c] >= 2: own &= hit

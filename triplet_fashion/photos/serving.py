@@ -9,33 +9,45 @@ __all__ = []
 from functools import partial
 
 import tensorflow as tf
+from fastcore.basics import patch
 
 from .decoding import decode_reduced, resize_from_neighbours
 
 # %% ../../nbs/photos/06_serving.ipynb #6d479666
 _ROOM = 64   # zeros behind the last byte, so that looking past the end finds nothing
 
-def _bytes_of(data):
-    "The bytes of a file, uint8 (n + 64,)."
-    return tf.pad(tf.io.decode_raw(data, tf.uint8), [[0, _ROOM]])
+class PhotoFile:
+    "The bytes of a photo file in TensorFlow's graph; places are counted in bytes."
+    def __init__(self,
+        data,   # the file, a string tensor
+    ):
+        self.data = data
+        self.bytes = tf.pad(tf.io.decode_raw(data, tf.uint8), [[0, _ROOM]])   # uint8 (n + 64,)
+        self.end = tf.size(self.bytes) - _ROOM
 
-def _number(b, at, n, little=False):
-    "The unsigned numbers in n bytes from `at` on, int32 of its shape."
-    places = tf.expand_dims(at, -1) + tf.range(n)
-    x = tf.cast(tf.gather(b, tf.clip_by_value(places, 0, tf.size(b) - 1)), tf.int32)
-    return tf.reduce_sum(tf.where(little, x, x[..., ::-1])*256**tf.range(n), -1)
+    def look(self, places):
+        "Return the bytes at some places, uint8 of their shape."
+        last = tf.size(self.bytes) - 1
+        return tf.gather(self.bytes, tf.clip_by_value(places, 0, last))
 
-def _length(b, at, n, little=False):
-    "A number that says how far to go: never back, and never so far that sums run over."
-    x = _number(b, at, n, little)
-    return tf.where(x < 0, 2**30, tf.minimum(x, 2**30))
+    def number(self, at, n, little=False):
+        "Return the unsigned numbers in n bytes from `at` on, int32 of its shape."
+        found = self.look(tf.expand_dims(at, -1) + tf.range(n))
+        digits = tf.cast(found, tf.int32)
+        digits = tf.where(little, digits, digits[..., ::-1])
+        return tf.reduce_sum(digits*256**tf.range(n), -1)
+
+    def length(self, at, n, little=False):
+        "Return a number that says how far to go: never back, nor so far that sums run over."
+        x = self.number(at, n, little)
+        return tf.where(x < 0, 2**30, tf.minimum(x, 2**30))
+
+    def says(self, at, text):
+        "Tell whether the bytes `text` stand at `at`."
+        found = self.look(at + tf.range(len(text)))
+        return tf.reduce_all(found == tf.constant(list(text), tf.uint8))
 
 # %% ../../nbs/photos/06_serving.ipynb #b9133665
-def _says(b, at, text):
-    "Tell whether the bytes `text` stand at `at`."
-    places = tf.clip_by_value(at + tf.range(len(text)), 0, tf.size(b) - 1)
-    return tf.reduce_all(tf.gather(b, places) == tf.constant(list(text), tf.uint8))
-
 def _walk(more, step, *state):
     "Go on with `step` while there is `more`; files from anybody end it after some steps."
     return tf.while_loop(more, step, state, parallel_iterations=1, maximum_iterations=10_000)
@@ -45,89 +57,106 @@ _ENTRIES = 512   # of a table that are looked at
 # how a table begins; the last two are wrong, and read all the same
 _TABLES = b'II*\0', b'MM\0*', b'II\0*', b'MM*\0'
 
-def _last_entry(b, start, little):
-    "Where the last entry for the orientation begins in the table at `start`, or -1."
-    table = start + _length(b, start + 4, 4, little)
-    n = tf.minimum(_number(b, table, 2, little), _ENTRIES)
+@patch
+def last_entry(self:PhotoFile, start, little):
+    "Return where the last entry for the orientation begins in the table at `start`, or -1."
+    table = start + self.length(start + 4, 4, little)
+    n = tf.minimum(self.number(table, 2, little), _ENTRIES)
     entries = table + 2 + 12*tf.range(n)
-    mine = (_number(b, entries, 2, little) == 0x0112) & (entries + 12 <= tf.size(b) - _ROOM)
+    is_orientation = self.number(entries, 2, little) == 0x0112
+    mine = is_orientation & (entries + 12 <= self.end)
     return tf.reduce_max(tf.concat([tf.where(mine, entries, -1), [-1]], 0))
 
 # %% ../../nbs/photos/06_serving.ipynb #a7e85b5f
-def _table_orientation(b, start):
-    "The EXIF orientation, 1 to 8, in the note at `start`; 1 where there is none."
-    for _ in range(2): start += 6*tf.cast(_says(b, start, b'Exif\0\0'), tf.int32)
-    little = _says(b, start, b'II')
-    entry = _last_entry(b, start, little)
-    kind, times = _number(b, entry + 2, 2, little), _number(b, entry + 4, 4, little)
-    value = tf.where(kind == 3, _number(b, entry + 8, 2, little), _number(b, entry + 8, 4, little))
-    known = (kind == 3) & ((times == 1) | (times == 2)) | (kind == 4) & (times == 1)
-    known &= (entry >= 0) & tf.reduce_any([_says(b, start, mark) for mark in _TABLES])
+@patch
+def orientation(self:PhotoFile, start):
+    "Return the EXIF orientation, 1 to 8, in the note at `start`; 1 where there is none."
+    for _ in range(2):
+        start += 6*tf.cast(self.says(start, b'Exif\0\0'), tf.int32)
+    little = self.says(start, b'II')
+    entry = self.last_entry(start, little)
+    kind = self.number(entry + 2, 2, little)
+    times = self.number(entry + 4, 4, little)
+    is_short, is_long = kind == 3, kind == 4
+    short, long = (self.number(entry + 8, n, little) for n in (2, 4))
+    value = tf.where(is_short, short, long)
+    known = is_short & ((times == 1) | (times == 2)) | is_long & (times == 1)
+    known &= (entry >= 0) & tf.reduce_any([self.says(start, mark) for mark in _TABLES])
     return tf.where(known & (value >= 1) & (value <= 8), value, 1)
 
 # %% ../../nbs/photos/06_serving.ipynb #dcecccb1
-def _jpeg_note(b):
-    "Where the EXIF note of a JPEG begins; -1 where it has none."
-    end = tf.size(b) - _ROOM
+@patch
+def jpeg_note(self:PhotoFile):
+    "Return where the EXIF note of a JPEG begins; -1 where it has none."
     def step(at, found):
-        mark = _number(b, at + 1, 1)
-        filler = (b[at] != 255) | (mark == 0) | (mark == 255)
+        mark = self.number(at + 1, 1)
+        filler = (self.bytes[at] != 255) | (mark == 0) | (mark == 255)
         alone = (mark == 1) | (mark >= 0xd0) & (mark <= 0xd8)
-        length = tf.where(filler, 1, tf.where(alone, 2, 2 + _number(b, at + 2, 2)))
-        exif = ~filler & (mark == 0xe1) & (length >= 10) & _says(b, at + 4, b'Exif\0\0')
+        segment = 2 + self.number(at + 2, 2)
+        length = tf.where(filler, 1, tf.where(alone, 2, segment))
+        says_exif = (length >= 10) & self.says(at + 4, b'Exif\0\0')
+        exif = ~filler & (mark == 0xe1) & says_exif
         scan = ~filler & (mark == 0xda)
-        return tf.where(scan, end, at + length), tf.where(exif, at + 4, found)
-    return _walk(lambda at, found: (found < 0) & (at < end), step, 2, -1)[1]
+        return tf.where(scan, self.end, at + length), tf.where(exif, at + 4, found)
+    def more(at, found): return (found < 0) & (at < self.end)
+    return _walk(more, step, 2, -1)[1]
 
 # %% ../../nbs/photos/06_serving.ipynb #e4f2b6e2
-def _found(b, text):
-    "Where `text` stands first in a piece of a file; -1 where it does not."
-    n = tf.size(b) - len(text)
-    hit = tf.reduce_all([b[i:n + i] == c for i, c in enumerate(text)], 0)
+def _first_place(piece, text):
+    "Return where `text` stands first in a piece of a file, uint8 (n,); -1 where it does not."
+    n = tf.size(piece) - len(text)
+    hit = tf.reduce_all([piece[i:n + i] == c for i, c in enumerate(text)], 0)
     return tf.where(tf.reduce_any(hit), tf.argmax(hit, output_type=tf.int32), -1)
 
-def _found_behind(b):
-    "Where an EXIF note begins in the last 64 KB of a PNG; -1 where there is none."
-    first = tf.maximum(tf.size(b) - _ROOM - 65536, 0)
-    at = _found(b[first:], b'eXIf')
-    return tf.where(at < 0, -1, first + at + 4)
-
 # %% ../../nbs/photos/06_serving.ipynb #3cdc9918
-def _png_notes(b):
-    "(where the EXIF note of a PNG begins or -1, whether it names a transparent colour)."
-    end = tf.size(b) - _ROOM
+@patch
+def png_notes(self:PhotoFile):
+    "Return (where the EXIF note of a PNG begins or -1, whether it names a transparent colour)."
     def step(at, found, key):
-        found = tf.where(_says(b, at + 4, b'eXIf'), at + 8, found)
-        return at + 12 + _length(b, at, 4), found, key | _says(b, at + 4, b'tRNS')
-    def more(at, *_): return (at < end) & ~_says(b, at + 4, b'IDAT')
+        found = tf.where(self.says(at + 4, b'eXIf'), at + 8, found)
+        key = key | self.says(at + 4, b'tRNS')
+        return at + 12 + self.length(at, 4), found, key
+    def more(at, *_): return (at < self.end) & ~self.says(at + 4, b'IDAT')
+    def behind_the_pixels():
+        first = tf.maximum(self.end - 65536, 0)   # the last 64 KB
+        at = _first_place(self.bytes[first:], b'eXIf')
+        return tf.where(at < 0, -1, first + at + 4)
     _, found, key = _walk(more, step, 8, -1, False)
-    return tf.cond(found < 0, lambda: _found_behind(b), lambda: found), key
+    return tf.cond(found < 0, behind_the_pixels, lambda: found), key
 
 # %% ../../nbs/photos/06_serving.ipynb #f41fe5eb
-def _webp_note(b):
-    "Where the EXIF note of a WebP begins; -1 where it has none."
-    end = tf.size(b) - _ROOM
+@patch
+def webp_note(self:PhotoFile):
+    "Return where the EXIF note of a WebP begins; -1 where it has none."
     def step(at, found):
-        found = tf.where(_says(b, at, b'EXIF'), at + 8, found)
-        length = _length(b, at + 4, 4, True)
+        found = tf.where(self.says(at, b'EXIF'), at + 8, found)
+        length = self.length(at + 4, 4, True)
         return at + 8 + length + length%2, found
-    def more(at, found): return (at < end) & (found < 0)
-    announced = _says(b, 12, b'VP8X') & (_number(b, 20, 1)//8%2 == 1)
+    def more(at, found): return (at < self.end) & (found < 0)
+    is_extended = self.says(12, b'VP8X')
+    announced = is_extended & (self.number(20, 1)//8%2 == 1)
     return tf.where(announced, _walk(more, step, 12, -1)[1], -1)
 
 # %% ../../nbs/photos/06_serving.ipynb #f71b33c0
 def _laid(x): return tf.transpose(x, (1, 0, 2))
 
-_TURNS = (lambda x: x, lambda x: x[:, ::-1], lambda x: x[::-1, ::-1], lambda x: x[::-1],
-          _laid, lambda x: _laid(x)[:, ::-1], lambda x: _laid(x[::-1, ::-1]),
-          lambda x: _laid(x)[::-1])   # by orientation, 1 to 8
+_TURNS = (   # by orientation, 1 to 8
+    lambda x: x,
+    lambda x: x[:, ::-1],
+    lambda x: x[::-1, ::-1],
+    lambda x: x[::-1],
+    _laid,
+    lambda x: _laid(x)[:, ::-1],
+    lambda x: _laid(x[::-1, ::-1]),
+    lambda x: _laid(x)[::-1])
 
-def _upright(b, note, h, w, stored):
-    "Pixels (h, w, 3) of a photo with an EXIF note; `stored` gives them at a size as they lie."
-    turn = tf.where(note < 0, 1, _table_orientation(b, note))
+@patch
+def upright(self:PhotoFile, note, h, w, stored):
+    "Return pixels (h, w, 3) by the EXIF note; `stored` gives them at a size as they lie."
+    turn = tf.where(note < 0, 1, self.orientation(note))
     lying = turn >= 5
     x = stored(tf.where(lying, w, h), tf.where(lying, h, w))
-    return tf.switch_case(turn - 1, [lambda f=f: f(x) for f in _TURNS])
+    return tf.switch_case(turn - 1, [partial(f, x) for f in _TURNS])
 
 # %% ../../nbs/photos/06_serving.ipynb #274c4207
 def _shrunk(x, f, axis):
@@ -136,140 +165,176 @@ def _shrunk(x, f, axis):
     m = -(-n//f)
     fill = [[0, m*f - n if i == axis else 0] for i in range(3)]
     def block_sums(v):
-        shape = tf.concat([tf.shape(v)[:axis], [m, f], tf.shape(v)[axis+1:]], 0)
+        before, behind = tf.shape(v)[:axis], tf.shape(v)[axis+1:]
+        shape = tf.concat([before, [m, f], behind], 0)
         return tf.reduce_sum(tf.reshape(tf.pad(v, fill), shape), axis + 1)
     return block_sums(x)/block_sums(tf.ones_like(x))
 
 def _halvings(times):
-    """Return (k, 2**k): how often a picture is halved first, at most three times.
+    """Return how often a picture is halved first, at most three times.
 
     `times` says how many times too high and too wide it is."""
-    k = tf.reduce_sum(tf.cast(tf.reduce_min(times) >= [1.6, 3.2, 6.4], tf.int32))
-    return k, tf.bitwise.left_shift(1, k)
+    return tf.reduce_sum(tf.cast(tf.reduce_min(times) >= [1.6, 3.2, 6.4], tf.int32))
+
+def _times_larger(shape, h, w):
+    "Return how many times higher and wider a shape is than (h, w), float32 (2,)."
+    return tf.cast(shape, tf.float32)/tf.cast(tf.stack([h, w]), tf.float32)
 
 # %% ../../nbs/photos/06_serving.ipynb #26f02bd9
 def _fitted(x, h, w):
-    "Pixels float32 (H, W, 3) stretched to (h, w), as `read_image` does."
-    times = tf.cast(tf.shape(x)[:2], tf.float32)/tf.cast(tf.stack([h, w]), tf.float32)
-    r = _halvings(times)[1]
-    fy, fx = tf.unstack(r*tf.maximum(1, tf.cast(times/tf.cast(r, tf.float32), tf.int32)))
-    x = tf.cond((fy > 1) | (fx > 1), lambda: tf.round(_shrunk(_shrunk(x, fy, 0), fx, 1)), lambda: x)
+    "Return pixels float32 (H, W, 3) stretched to (h, w), as `read_image` does."
+    times = _times_larger(tf.shape(x)[:2], h, w)
+    r = tf.bitwise.left_shift(1, _halvings(times))
+    more = tf.cast(times/tf.cast(r, tf.float32), tf.int32)
+    fy, fx = tf.unstack(r*tf.maximum(1, more))
+    def shrunk(): return tf.round(_shrunk(_shrunk(x, fy, 0), fx, 1))
+    x = tf.cond((fy > 1) | (fx > 1), shrunk, lambda: x)
     return resize_from_neighbours(x, tf.stack([h, w]))
 
 # %% ../../nbs/photos/06_serving.ipynb #db76ef7f
 def _only_if(good, x, words):
-    "The tensor `x`, or an error that says `words` where `good` is False."
+    "Return the tensor `x`, or fail with an error that says `words` where `good` is False."
     with tf.control_dependencies([tf.debugging.Assert(good, [words])]): return tf.identity(x)
 
 def _on_white(x):
-    "RGBA pixels (H, W, 4) as float32 (H, W, 3)."
+    "Return RGBA pixels (H, W, 4) as float32 (H, W, 3)."
     x = tf.cast(x, tf.float32)
     alpha = x[..., 3:]/255
     return tf.round(x[..., :3]*alpha + 255*(1 - alpha))
 
 # %% ../../nbs/photos/06_serving.ipynb #d4496c60
-def _jpeg(data, b, h, w):
-    "Pixels of a JPEG, upright."
-    shape = tf.io.extract_jpeg_shape(data)
-    readable = (shape[2] < 4) | (_found(b[:65536], b'Adobe') >= 0)   # else decoders disagree
-    shape = _only_if(readable, shape, 'a JPEG of four inks (CMYK) without the mark that says '
-                                      'which way they run: send RGB')
+@patch
+def jpeg(self:PhotoFile, h, w):
+    "Return the pixels of a JPEG, upright."
+    shape = tf.io.extract_jpeg_shape(self.data)
+    is_marked = _first_place(self.bytes[:65536], b'Adobe') >= 0   # else decoders disagree
+    shape = _only_if((shape[2] < 4) | is_marked, shape,
+                     'a JPEG of four inks (CMYK) without the mark that says '
+                     'which way they run: send RGB')
     def stored(h, w):
-        size = tf.cast(shape[:2], tf.float32)
-        k, _ = _halvings(size/tf.cast(tf.stack([h, w]), tf.float32))
-        return _fitted(tf.cast(decode_reduced(data, k), tf.float32), h, w)
-    return _upright(b, _jpeg_note(b), h, w, stored)
+        k = _halvings(_times_larger(shape[:2], h, w))
+        return _fitted(tf.cast(decode_reduced(self.data, k), tf.float32), h, w)
+    return self.upright(self.jpeg_note(), h, w, stored)
 
 # %% ../../nbs/photos/06_serving.ipynb #9868d166
-def _png(data, b, h, w):
-    "Pixels of a PNG, upright and on white."
-    note, key = _png_notes(b)
-    clear = key | (_number(b, 25, 1)//4 == 1)   # colour types 4 and 6
-    x = tf.cond(clear, lambda: _on_white(tf.io.decode_png(data, channels=4)),
-                lambda: tf.cast(tf.io.decode_png(data, channels=3), tf.float32))
-    return _upright(b, note, h, w, lambda h, w: _fitted(x, h, w))
+@patch
+def png(self:PhotoFile, h, w):
+    "Return the pixels of a PNG, upright and on white."
+    note, key = self.png_notes()
+    clear = key | (self.number(25, 1)//4 == 1)   # colour types 4 and 6
+    def on_white(): return _on_white(tf.io.decode_png(self.data, channels=4))
+    def opaque(): return tf.cast(tf.io.decode_png(self.data, channels=3), tf.float32)
+    x = tf.cond(clear, on_white, opaque)
+    return self.upright(note, h, w, partial(_fitted, x))
 
-def _webp(data, b, h, w):
-    "Pixels of a WebP that does not move, upright and on white."
-    moves = _says(b, 12, b'VP8X') & (_number(b, 20, 1)//2%2 == 1)
+@patch
+def webp(self:PhotoFile, h, w):
+    "Return the pixels of a WebP that does not move, upright and on white."
+    is_extended = self.says(12, b'VP8X')
+    moves = is_extended & (self.number(20, 1)//2%2 == 1)
     # TensorFlow 2.21 writes past its memory for some that do
-    data = _only_if(~moves, data, 'a WebP that moves: send its first frame')
+    data = _only_if(~moves, self.data, 'a WebP that moves: send its first frame')
     x = tf.io.decode_webp(data)[0]
     solid = tf.fill(tf.shape(x[..., :1]), tf.constant(255, tf.uint8))
-    x = tf.ensure_shape(_on_white(tf.concat([x, solid], -1)[..., :4]), (None, None, 3))
-    return _upright(b, _webp_note(b), h, w, lambda h, w: _fitted(x, h, w))
+    x = _on_white(tf.concat([x, solid], -1)[..., :4])
+    x = tf.ensure_shape(x, (None, None, 3))
+    return self.upright(self.webp_note(), h, w, partial(_fitted, x))
 
 # %% ../../nbs/photos/06_serving.ipynb #a7fe27c8
 def _with(data, at, new):
-    "A file, a string, with `new` in the place of the bytes at `at`."
-    return tf.strings.join([tf.strings.substr(data, 0, at), new,
-                            tf.strings.substr(data, at + len(new), 2**31 - 1)])
+    "Return a file, a string, with `new` in the place of the bytes at `at`."
+    head = tf.strings.substr(data, 0, at)
+    tail = tf.strings.substr(data, at + len(new), 2**31 - 1)
+    return tf.strings.join([head, new, tail])
 
-def _gif_heads(b):
-    "(where the first frame of a GIF begins, where its control block does or -1)."
-    flags = _number(b, 10, 1)
+@patch
+def gif_heads(self:PhotoFile):
+    "Return (where the first frame of a GIF begins, where its control block does or -1)."
+    flags = self.number(10, 1)
     table = tf.where(flags >= 128, 3*tf.bitwise.left_shift(2, flags%8), 0)
     def step(at, inside, control):   # blocks begin with '!' and hold pieces, each with its length
-        n = _number(b, at, 1)
-        found = ~inside & (_number(b, at + 1, 1) == 0xf9)
-        return (tf.where(inside, at + n + 1, at + 2), ~inside | (n > 0),
-                tf.where(found, at, control))
-    def more(at, inside, _): return (at < tf.size(b) - _ROOM) & (inside | (b[at] == ord('!')))
+        n = self.number(at, 1)
+        found = ~inside & (self.number(at + 1, 1) == 0xf9)
+        following = tf.where(inside, at + n + 1, at + 2)
+        return following, ~inside | (n > 0), tf.where(found, at, control)
+    def more(at, inside, _): return (at < self.end) & (inside | (self.bytes[at] == ord('!')))
     frame, _, control = _walk(more, step, 13 + table, False, -1)
     return frame, control
 
 # %% ../../nbs/photos/06_serving.ipynb #48eff97a
-def _gif(data, b, h, w):
-    "Pixels of a GIF's first frame, on white."
-    frame, control = _gif_heads(b)
-    local = _number(b, frame + 9, 1) >= 128
+@patch
+def gif(self:PhotoFile, h, w):
+    "Return the pixels of a GIF's first frame, on white."
+    frame, control = self.gif_heads()
+    local = self.number(frame + 9, 1) >= 128
     colours = tf.where(local, frame + 10, 13)
-    known = tf.bitwise.left_shift(2, _number(b, tf.where(local, frame + 9, 10), 1)%8)
-    clear = (control >= 0) & (_number(b, control + 3, 1)%2 == 1)
-    index = _number(b, control + 6, 1)
-    def white():
+    flags = self.number(tf.where(local, frame + 9, 10), 1)
+    known = tf.bitwise.left_shift(2, flags%8)
+    clear = (control >= 0) & (self.number(control + 3, 1)%2 == 1)
+    index = self.number(control + 6, 1)
+    def with_white():
         words = 'a GIF whose transparent colour is not in its palette: send PNG'
         place = _only_if(index < known, colours + 3*index, words)
-        return _with(_with(data, place, b'\xff'*3), control + 3, b'\0')
-    shown = tf.cond(clear, white, lambda: data)
-    alone = _with(shown, frame + 1, b'\0'*4)   # at the upper left: TensorFlow makes no room for more
-    x = tf.cast(tf.io.decode_image(alone, channels=3, expand_animations=False), tf.float32)
-    back = tf.where(clear, 255., tf.cast(_number(b, colours + tf.range(3), 1), tf.float32))
-    return _fitted(_on_canvas(tf.ensure_shape(x, (None, None, 3)), b, frame, back), h, w)
+        return _with(_with(self.data, place, b'\xff'*3), control + 3, b'\0')
+    shown = tf.cond(clear, with_white, lambda: self.data)
+    # at the upper left: TensorFlow makes no room for more
+    alone = _with(shown, frame + 1, b'\0'*4)
+    x = tf.io.decode_image(alone, channels=3, expand_animations=False)
+    x = tf.ensure_shape(tf.cast(x, tf.float32), (None, None, 3))
+    first_colour = tf.cast(self.number(colours + tf.range(3), 1), tf.float32)
+    back = tf.where(clear, 255., first_colour)
+    return _fitted(self.on_canvas(x, frame, back), h, w)
 
 # %% ../../nbs/photos/06_serving.ipynb #b09f5c37
-def _on_canvas(x, b, frame, back):
-    "A GIF's first frame where it stands on the canvas, a colour around it."
-    left, top = tf.unstack(_number(b, frame + tf.constant([1, 3]), 2, True))
-    width = tf.maximum(_number(b, 6, 2, True), left + tf.shape(x)[1])
-    height = tf.maximum(_number(b, 8, 2, True), top + tf.shape(x)[0])
+@patch
+def on_canvas(self:PhotoFile, x, frame, back):
+    "Return a GIF's first frame where it stands on the canvas, a colour around it."
+    left, top = tf.unstack(self.number(frame + tf.constant([1, 3]), 2, True))
+    width = tf.maximum(self.number(6, 2, True), left + tf.shape(x)[1])
+    height = tf.maximum(self.number(8, 2, True), top + tf.shape(x)[0])
     return back + tf.image.pad_to_bounding_box(x - back, top, left, height, width)
 
 # %% ../../nbs/photos/06_serving.ipynb #26c80aeb
-def _bmp(data, b, h, w):
-    "Pixels of a BMP of 8, 24 or 32 bits that is not packed."
-    head, bits, packed = (_number(b, at, n, True) for at, n in ((14, 4), (28, 2), (30, 4)))
-    plain = (head >= 40) & (packed == 0) & ((bits == 8) | (bits == 24) | (bits == 32))
-    def palette():
-        places = 14 + head + 4*tf.cast(tf.io.decode_bmp(data), tf.int32)
-        return tf.gather(b, places + tf.constant([2, 1, 0]))
+@patch
+def bmp(self:PhotoFile, h, w):
+    "Return the pixels of a BMP of 8, 24 or 32 bits that is not packed."
+    head = self.number(14, 4, True)
+    bits = self.number(28, 2, True)
+    packed = self.number(30, 4, True)
+    known_bits = (bits == 8) | (bits == 24) | (bits == 32)
+    plain = (head >= 40) & (packed == 0) & known_bits
+    def by_palette():
+        places = 14 + head + 4*tf.cast(tf.io.decode_bmp(self.data), tf.int32)
+        return tf.gather(self.bytes, places + tf.constant([2, 1, 0]))
+    def rgb(): return tf.io.decode_bmp(self.data, channels=3)
+    def rgba(): return tf.io.decode_bmp(self.data, channels=4)[..., :3]
     kind = tf.where(bits == 8, 0, tf.where(bits == 24, 1, 2))
     kind = _only_if(plain, kind, 'a BMP that is packed, or of few bits: send PNG')
-    x = tf.switch_case(kind, [palette, lambda: tf.io.decode_bmp(data, channels=3),
-                              lambda: tf.io.decode_bmp(data, channels=4)[..., :3]])
+    x = tf.switch_case(kind, [by_palette, rgb, rgba])
     return _fitted(tf.cast(x, tf.float32), h, w)
 
 # %% ../../nbs/photos/06_serving.ipynb #5fae8259
-_SIGNS = {'JPEG': (b'\xff\xd8\xff', _jpeg), 'PNG': (b'\x89PNG', _png),
-          'GIF': (b'GIF8', _gif), 'BMP': (b'BM', _bmp)}
-if hasattr(tf.io, 'decode_webp'): _SIGNS['WebP'] = (b'RIFF', _webp)   # TensorFlow 2.20 and later
+# how a file of a kind begins, and what decodes it
+_KINDS = {
+    'JPEG': (b'\xff\xd8\xff', PhotoFile.jpeg),
+    'PNG': (b'\x89PNG', PhotoFile.png),
+    'GIF': (b'GIF8', PhotoFile.gif),
+    'BMP': (b'BM', PhotoFile.bmp)}
+# TensorFlow 2.20 and later
+if hasattr(tf.io, 'decode_webp'): _KINDS['WebP'] = (b'RIFF', PhotoFile.webp)
 
-DECODED_FORMATS = f'{", ".join(_SIGNS)} (BMP of 8 bits or more, not packed)'
+DECODED_FORMATS = f'{", ".join(_KINDS)} (BMP of 8 bits or more, not packed)'
 
-def _refused(data, b, h, w):
-    "Fail, saying what is taken."
-    return _only_if(False, tf.zeros((h, w, 3)), 'a photo of another kind than the SavedModel takes: '
-                    f'{DECODED_FORMATS}; send pixels instead, see read_image')
+@patch
+def pixels(self:PhotoFile, h, w):
+    "Return the pixels of a photo, float32 (h, w, 3). An error where it is of no known kind."
+    def refused():
+        return _only_if(False, tf.zeros((h, w, 3)), 'a photo of another kind than the SavedModel '
+                        f'takes: {DECODED_FORMATS}; send pixels instead, see read_image')
+    known = [self.says(0, sign) for sign, _ in _KINDS.values()]
+    kind = tf.reduce_min(tf.where(known, tf.range(len(known)), len(known)))
+    decoders = [partial(decode, self, h, w) for _, decode in _KINDS.values()]
+    return tf.switch_case(kind, [*decoders, refused])
 
 # %% ../../nbs/photos/06_serving.ipynb #12532c10
 def file_decoder(
@@ -277,12 +342,6 @@ def file_decoder(
 ): # function from files, strings (n,), to pixels, float32 (n, h, w, 3)
     "Return a function of TensorFlow that decodes the bytes of photos. An error where it cannot."
     h, w = map(tf.constant, size)
-    def one(data):
-        b = _bytes_of(data)
-        known = [_says(b, 0, sign) for sign, _ in _SIGNS.values()]
-        kind = tf.reduce_min(tf.where(known, tf.range(len(known)), len(known)))
-        decoders = [partial(f, data, b, h, w) for _, f in _SIGNS.values()]
-        x = tf.switch_case(kind, [*decoders, lambda: _refused(data, b, h, w)])
-        return tf.ensure_shape(x, (*size, 3))
+    def one(data): return tf.ensure_shape(PhotoFile(data).pixels(h, w), (*size, 3))
     def decode(files): return tf.map_fn(one, files, fn_output_signature=tf.float32)
     return tf.function(decode, autograph=False)
