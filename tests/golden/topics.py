@@ -46,7 +46,8 @@ ARGUMENTS = {
     'engine': ('runtime',),
     'feature_cache': ('store',),
     'runner': ('workers',),
-    'measurements': ('looks',),
+    'd_ap': ('near',),
+    'd_an': ('far',),
 }
 
 
