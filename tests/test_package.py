@@ -228,9 +228,9 @@ def test_imports_go_down(path):
     )
     internals = [p for p in INTERNALS if p not in runs + commands]
     cli = [p for p in ROOMS if p.stem >= '26']
-    layers = [*internals, *below, *runs, *training, *commands, *cli]
-    order, name = [EXPORTS[p] for p in layers], EXPORTS[path]
-    for other in imports(name):
+    bottom_up = [*internals, *below, *runs, *training, *commands, *cli]
+    order, name = [EXPORTS[p] for p in bottom_up], EXPORTS[path]
+    for other in layers.imports(name):
         if path in internals:
             assert other in [EXPORTS[p] for p in internals] and other != name, (
                 f'{name} imports from {other}'

@@ -46,6 +46,7 @@ ARGUMENTS = {
     'engine': ('runtime',),
     'feature_cache': ('store',),
     'runner': ('workers',),
+    'measurements': ('looks',),
     'd_ap': ('near',),
     'd_an': ('far',),
 }
