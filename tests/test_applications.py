@@ -229,7 +229,7 @@ def test_triplet_test_counts(net, photos):
     result = triplet_test(a, p, n, net)
     ea, ep, en = (net.predict(x, verbose=0).astype(float) for x in (a, p, n))
     near, far = ((ea - ep) ** 2).sum(1), ((ea - en) ** 2).sum(1)
-    np.testing.assert_allclose(result.near, near, atol=1e-5)
+    np.testing.assert_allclose(result.d_ap, near, atol=1e-5)
     assert result.counts == dict(right=(near < far).sum(), wrong=(near > far).sum(), tied=0)
     assert result.accuracy == pytest.approx(triplet_accuracy(ea, ep, en))
     assert (np.diff((near - far)[result.wrong]) <= 1e-9).all()

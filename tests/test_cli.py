@@ -7,6 +7,8 @@ import numpy as np, pytest
 from PIL import Image
 
 from triplet_fashion import cli
+from triplet_fashion.commands import console, judging, report
+from triplet_fashion.persistence import load_bundle
 
 COMMANDS = (
     'triplet_demo',
@@ -20,9 +22,18 @@ COMMANDS = (
 root = Path(__file__).resolve().parents[1]
 
 
+HELP = """
+import sys
+from triplet_fashion.cli import {0}
+try: {0}.main(['--help'])
+except SystemExit: pass
+assert not {{'tensorflow', 'keras', 'matplotlib'}} & set(sys.modules)
+"""
+
+
 @pytest.mark.parametrize('name', COMMANDS)
 def test_help_answers_at_once_and_without_tensorflow(name):
-    code = f"import sys\nfrom triplet_fashion.cli import {name} as f\ntry: f.main(['--help'])\nexcept SystemExit: pass\nassert not {{'tensorflow', 'keras', 'matplotlib'}} & set(sys.modules)"
+    code = HELP.format(name)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=root)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -35,7 +46,7 @@ def test_help_answers_at_once_and_without_tensorflow(name):
 
 def test_every_option_is_explained():
     for name in COMMANDS:
-        for action in cli._parser(getattr(cli, name))._actions:
+        for action in console.argument_parser(getattr(cli, name))._actions:
             assert action.help, (name, action.dest)
 
 
@@ -101,14 +112,14 @@ def test_a_network_on_a_frozen_backbone_stands_beside_it_and_beside_random_weigh
         verbose=0,
         monitor=None,
     )
-    assert set(cli._beside(run)) == {
+    assert set(judging.baselines_for(run)) == {
         'frozen backbone',
         'untrained network',
         'colour histogram',
         'raw pixels',
         'chance',
     }
-    assert set(cli._beside(run, quick=True)) == {
+    assert set(judging.baselines_for(run, quick=True)) == {
         'frozen backbone',
         'colour histogram',
         'raw pixels',
@@ -127,6 +138,7 @@ from triplet_fashion import cli, evaluation, persistence
 from triplet_fashion.runs.callbacks import LearningRateLogger
 
 photos, out = sys.argv[1:]
+args = '--size 32 --epochs 3 --steps 2 --quiet'.split()
 def strike(*args, **kw): os.kill(os.getpid(), signal.SIGKILL)
 def in_training():
     def after(self, epoch, logs=None): epoch and strike()
@@ -139,26 +151,31 @@ def run(patch=lambda: None, **env):
     if not child:
         os.environ.update(env)
         patch()
-        try: cli.triplet_train.main([photos, '--out', out, '--size', '32', '--epochs', '3', '--steps', '2', '--quiet', '--resume', out + '/kept'])
+        try: cli.triplet_train.main([photos, '--out', out, '--resume', out + '/kept', *args])
         except SystemExit as e: print(e); os._exit(2)
         except BaseException: traceback.print_exc(); os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-cluster = lambda i: json.dumps({'cluster': {'worker': ['localhost:1', 'localhost:2']}, 'task': {'type': 'worker', 'index': i}})
-print([run(in_training), run(while_judging), run(TF_CONFIG=cluster(1)), run(TF_CONFIG=cluster(0)), run()])
+def cluster(i):
+    workers = {'worker': ['localhost:1', 'localhost:2']}
+    return json.dumps({'cluster': workers, 'task': {'type': 'worker', 'index': i}})
+
+killed = run(in_training), run(while_judging)
+print([*killed, run(TF_CONFIG=cluster(1)), run(TF_CONFIG=cluster(0)), run()])
 '''
 
 
 def test_the_same_command_goes_on_wherever_it_was_killed(fresh_python, drawn, tmp_path):
-    "In training; while judging; then, everything trained, as one of two machines whose other is long gone; and it is refused once judged."
+    """In training; while judging; then, everything trained, as one of two machines whose other is
+    long gone; and it is refused once judged."""
     got = fresh_python.run(KILLED, drawn.root, tmp_path / 'run')
     assert '[-9, -9, 0, 0, 2]' in got.stdout, got.stdout[-2000:] + got.stderr[-3000:]
     assert 'already holds a run' in got.stdout
     assert {'network', 'report.html', 'scores.json'} <= {
         p.name for p in (tmp_path / 'run').iterdir()
     }
-    assert len(cli._open_run(tmp_path / 'run')[1]['history']['loss']) == 3
+    assert len(load_bundle(tmp_path / 'run' / 'network')[1]['history']['loss']) == 3
 
 
 def test_more_epochs_from_the_best_checkpoint_with_a_log(drawn, tmp_path):
@@ -196,7 +213,7 @@ def test_more_epochs_from_the_best_checkpoint_with_a_log(drawn, tmp_path):
             '2',
         ]
     )
-    assert len(cli._open_run(tmp_path / 'b')[1]['history']['loss']) == 3
+    assert len(load_bundle(tmp_path / 'b' / 'network')[1]['history']['loss']) == 3
     assert [p.name[:6] for p in sorted((tmp_path / 'b' / 'checkpoints').iterdir())] == [
         '000003',
         '000004',
@@ -235,7 +252,7 @@ def test_eval(run, drawn, capsys, tmp_path):
             [
                 c
                 for c in drawn.products
-                if drawn.class_names[c] in cli._open_run(run)[1]['trained_on']
+                if drawn.class_names[c] in load_bundle(run / 'network')[1]['trained_on']
             ],
         )
     )
@@ -373,17 +390,20 @@ def test_eval_counts_what_has_no_match_in_the_gallery(run, drawn, capsys, tmp_pa
 def test_what_was_judged_is_said(drawn):
     half = np.arange(72) % 2 > 0
     train, rest = drawn.subset(half), drawn.subset(~half)
-    assert cli._protocol(rest, train)[1].endswith(
+    assert judging.training_protocol(rest, train)[1].endswith(
         'The classes were seen in training, these photos were not.'
     )
-    assert cli._protocol(drawn, train)[1].endswith(
+    assert judging.training_protocol(drawn, train)[1].endswith(
         'The classes were seen in training, and so were 36 of these photos.'
     )
-    assert '1 queries have no match there' in cli._protocol(drawn.subset(np.arange(72) > 4))[1]
+    assert (
+        '1 queries have no match there'
+        in judging.training_protocol(drawn.subset(np.arange(72) > 4))[1]
+    )
     with pytest.raises(ValueError, match='every product has one photo'):
-        cli._protocol(drawn.subset([0, 8]))
+        judging.training_protocol(drawn.subset([0, 8]))
     with pytest.raises(ValueError, match='--val'):
-        cli._protocol(drawn.subset([]), drawn)
+        judging.training_protocol(drawn.subset([]), drawn)
 
 
 def test_training_can_keep_the_best_epoch(drawn, tmp_path, capsys):
@@ -403,7 +423,7 @@ def test_training_can_keep_the_best_epoch(drawn, tmp_path, capsys):
             '--restore-best',
         ]
     )
-    out, (net, meta) = capsys.readouterr().out, cli._open_run(tmp_path / 'run')
+    out, (net, meta) = capsys.readouterr().out, load_bundle(tmp_path / 'run' / 'network')
     best = 1 + int(np.argmax(meta['history']['val_MAP@R']))
     assert f'Epoch {best} was kept, the best of 2 on 12 of these photos' in out
     from triplet_fashion.evaluation import evaluate
@@ -480,7 +500,7 @@ def test_an_error_is_one_line(error, capsys):
         raise error
 
     with pytest.raises(SystemExit, match=f'^triplet_fails: {error}$'):
-        cli.command(triplet_fails).main([])
+        console.command(triplet_fails).main([])
 
 
 def test_audit_lists_what_is_wrong(drawn, tmp_path, capsys):
@@ -585,7 +605,7 @@ def test_bad_photos_are_counted_and_left_out_of_a_run(drawn, tmp_path, capsys):
         ]
     )
     assert '80 photos examined, 8 to leave out' in capsys.readouterr().out
-    (loss,) = cli._open_run(tmp_path / 'run')[1]['history']['loss']
+    (loss,) = load_bundle(tmp_path / 'run' / 'network')[1]['history']['loss']
     assert np.isfinite(loss)
 
 
@@ -648,7 +668,7 @@ def test_export_writes_what_another_engine_opens(run, drawn, capsys, tmp_path):
 
     made = cli.triplet_export(str(run), str(tmp_path / 'out'), 'litert', sample=str(drawn.root))
     assert 'network.tflite' in capsys.readouterr().out
-    assert made.note['threshold'] == cli._open_run(run)[1].get('threshold')
+    assert made.note['threshold'] == load_bundle(run / 'network')[1].get('threshold')
     assert load_export(tmp_path / 'out').note == made.note
 
 
@@ -686,7 +706,7 @@ def test_the_words_that_options_take_are_those_of_the_functions_behind_them():
     assert set(cli.triplet_train.kinds['recipe']) == {'auto', *Recipe.names}
     assert set(cli.triplet_export.kinds['format']) == set(FORMATS)
     assert set(cli.triplet_export.kinds['precision']) == {
-        p for _, precisions, *_ in FORMATS.values() for p in precisions
+        precision for form in FORMATS.values() for precision in form.precisions
     }
 
 
@@ -695,7 +715,7 @@ def test_the_words_that_options_take_are_those_of_the_functions_behind_them():
 SHOUT = '''
 import sys
 from pathlib import Path
-from triplet_fashion.cli import command
+from triplet_fashion.commands.console import command
 
 @command
 def shout():
@@ -724,7 +744,7 @@ shout.main(sys.argv[1:])
     ],
 )
 def test_no_console_ends_the_work(env, shell, tmp_path):
-    "Letters that it does not know, a reader that has gone, a stream that is closed, a disk that is full."
+    "Letters that it does not know, a reader that has gone, a closed stream, a full disk."
     (tmp_path / 'shout.py').write_text(SHOUT, encoding='utf-8')
     env = (
         {
@@ -749,7 +769,11 @@ def test_no_console_ends_the_work(env, shell, tmp_path):
 
 def test_help_goes_to_any_console():
     env = os.environ | dict(PYTHONIOENCODING='ascii', PYTHONPATH=str(root))
-    code = 'from triplet_fashion import cli; cli.triplet_audit.__doc__ = "\\xa0 옷"; cli.triplet_audit.main(["--help"])'
+    code = (
+        'from triplet_fashion.cli import triplet_audit as f\n'
+        'f.__doc__ = "\\xa0 옷"\n'
+        'f.main(["--help"])'
+    )
     done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
     assert done.returncode == 0 and r'\uc637' in done.stdout, done.stderr
 
@@ -786,7 +810,7 @@ def failing(error):
     def triplet_fails():
         raise error
 
-    return cli.command(triplet_fails)
+    return console.command(triplet_fails)
 
 
 def test_errors_of_tensorflow_and_of_memory_are_sentences():
@@ -795,7 +819,8 @@ def test_errors_of_tensorflow_and_of_memory_are_sentences():
     broken = tf.errors.InvalidArgumentError(
         None,
         None,
-        '{{function_node __wrapped__X}} a.jpg: Expected image\n\t [[{{node Y}}]] [Op:IteratorGetNext]',
+        '{{function_node __wrapped__X}} a.jpg: Expected image\n'
+        '\t [[{{node Y}}]] [Op:IteratorGetNext]',
     )
     with pytest.raises(
         SystemExit, match='^triplet_fails: TensorFlow could not go on: a.jpg: Expected image$'
@@ -828,7 +853,7 @@ def test_warnings_are_notes(capsys):
     def triplet_warns():
         warnings.warn('7 photos are left out')
 
-    cli.command(triplet_warns).main([])
+    console.command(triplet_warns).main([])
     assert capsys.readouterr().err == 'note: 7 photos are left out\n'
 
 
@@ -949,10 +974,10 @@ def test_a_small_catalogue_gets_its_report(products, views, drawn, tmp_path):
         [None, drawn] if views > 1 else [drawn]
     ):  # alone, photos of one view find nothing
         rows = scoreboard({'random': lambda c: x[id(c)]}, some, gallery)
-        judged = cli.Judged(
+        judged = judging.Judged(
             some, gallery, 'Said.', rows, [x[id(c)] for c in (some, gallery) if c is not None]
         )
-        page = cli.report_page(tmp_path / 'r.html', 'Small', judged).read_text(encoding='utf-8')
+        page = report.report_page(tmp_path / 'r.html', 'Small', judged).read_text(encoding='utf-8')
         assert ('There are none: a triplet takes' in page) == (views == 1 or products == 1)
         triplets = 0 if views == 1 or products == 1 else min(6, products)
         assert page.count('tf-tile tf-query') == min(8, len(some)) + triplets
@@ -1002,7 +1027,7 @@ def test_a_page_that_cannot_be_written_costs_no_figures(trained, tmp_path, monke
     def full(*args, **kw):
         raise OSError(28, 'the disk is full')
 
-    monkeypatch.setattr(cli, 'report_page', full)
+    monkeypatch.setattr(report, 'report_page', full)
     with pytest.raises(SystemExit, match='the disk is full'):
         trained()
     rows = json.loads((tmp_path / 'run' / 'scores.json').read_text())['rows']

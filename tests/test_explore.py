@@ -440,6 +440,15 @@ def test_everything_is_escaped(drawn, tmp_path):
     assert not page.all('script') and '<script' not in text and text.count('&lt;script&gt;') > 20
 
 
+MEASURE = """<p id="out"></p><script>onload = () => {
+    out.textContent = [...document.querySelectorAll('iframe')].map(f => {
+        const d = f.contentDocument, img = [...d.images]
+        const wider = d.documentElement.scrollWidth - d.documentElement.clientWidth
+        return [wider, img.filter(i => !i.naturalWidth).length, img.length].join(' ')
+    }).join(';')
+}</script>"""
+
+
 def test_blocks(drawn, tmp_path):
     def text(*blocks):
         return html_report(tmp_path / 'r.html', 't', [('s', list(blocks))]).read_text()
@@ -494,12 +503,8 @@ def test_a_report_fits_desktop_and_phone(drawn, drawn_x, tmp_path):
         f'<iframe style="width:{w}px;height:800px" srcdoc="{text}"></iframe>'
         for w in (1280, 390, 320)
     )
-    (tmp_path / 'measure.html').write_text(
-        f'''<body>{frames}<p id="out"></p><script>onload = () => {{ out.textContent = [...document.querySelectorAll('iframe')].map(f => {{
-        const d = f.contentDocument, img = [...d.images]
-        return [d.documentElement.scrollWidth - d.documentElement.clientWidth, img.filter(i => !i.naturalWidth).length, img.length].join(' ') }}).join(';') }}</script>''',
-        encoding='utf-8',
-    )
+    page = f'<body>{frames}{MEASURE}'
+    (tmp_path / 'measure.html').write_text(page, encoding='utf-8')
     out = subprocess.run(
         [
             chromium,
@@ -522,7 +527,8 @@ def test_a_report_fits_desktop_and_phone(drawn, drawn_x, tmp_path):
 
 
 def test_the_projector_gets_what_it_reads(drawn, drawn_x, tmp_path):
-    "Numbers, names and thumbnails in one order; odd names stay one line; an unreadable photo is a grey card."
+    """Numbers, names and thumbnails in one order; odd names stay one line; an unreadable photo is a
+    grey card."""
     from PIL import Image
 
     photos, names = (

@@ -1,4 +1,4 @@
-"Exports: every format and precision against Keras on real photos, bytes against read_image, odd names, damage."
+"Exports: every format and precision against Keras, bytes against read_image, odd names, damage."
 
 import io, json, os
 from functools import lru_cache
@@ -10,7 +10,13 @@ keras = pytest.importorskip('keras')
 import tensorflow as tf
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
-from triplet_fashion.export import FORMATS, _batched, export, export_report, load_export
+from triplet_fashion.export import (
+    FORMATS,
+    export,
+    export_report,
+    in_small_batches,
+    load_export,
+)
 from triplet_fashion.model import triplet_model
 from triplet_fashion.persistence import save_bundle
 from triplet_fashion.photos.image import read_image
@@ -44,20 +50,21 @@ def photos(clothing):
 
 @pytest.mark.parametrize('n', [1, 31, 32, 33, 70])
 def test_many_photos_go_through_in_small_groups(n):
-    "Memory does not grow with the number of photos: at most 32 are in the network at a time, and every one comes back in its place."
+    """Memory does not grow with the number of photos: at most 32 are in the network at a time, and
+    every one comes back in its place."""
     sizes = []
 
     def run(x):
         sizes.append(len(x))
         return np.asarray(x).reshape(len(x), -1)[:, :1]
 
-    got = _batched(run)(np.arange(n * 2 * 2 * 3, dtype='float32').reshape(n, 2, 2, 3))
+    got = in_small_batches(run)(np.arange(n * 2 * 2 * 3, dtype='float32').reshape(n, 2, 2, 3))
     np.testing.assert_array_equal(got[:, 0], np.arange(n) * 12)
     assert max(sizes) <= 32 and sum(sizes) == n
 
 
 @pytest.mark.parametrize(
-    'format,precision', [(f, p) for f, (_, ps, *_) in FORMATS.items() for p in ps]
+    'format,precision', [(f, p) for f in FORMATS for p in FORMATS[f].precisions]
 )
 def test_every_way_agrees_with_keras_on_real_photos(net, photos, tmp_path, format, precision):
     need(format)
@@ -104,7 +111,8 @@ def decoded(data, size):
 
 @pytest.mark.parametrize('size', [(48, 40), (224, 224), (30, 90)])
 def test_files_become_the_pixels_of_read_image(photos, size):
-    "Photos as they are, turned eight ways with either byte order, large, grey, palette, transparent, 16 bits, BMP, GIF."
+    """Photos as they are, turned eight ways with either byte order, large, grey, palette,
+    transparent, 16 bits, BMP, GIF."""
     first = Image.open(photos.paths[0]).convert('RGB')
 
     def exif(k, order):
@@ -146,7 +154,8 @@ def tutorial(root):
 
 @pytest.mark.parametrize('size', [(48, 40), (224, 224), (30, 90)])
 def test_the_steps_in_the_tutorial_give_the_pixels_of_read_image(photos, tutorial, size):
-    "Real photos of many sizes, turned eight ways, grey, palette, transparent: at most one level of 255 apart."
+    """Real photos of many sizes, turned eight ways, grey, palette, transparent: a difference of one
+    level of 255 at most."""
     first = Image.open(photos.paths[0]).convert('RGB')
 
     def exif(k):
@@ -262,7 +271,7 @@ def test_an_export_is_whole_or_not_there(net, tmp_path, monkeypatch):
     def full(*a):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setitem(FORMATS, 'litert', (*FORMATS['litert'][:2], full, FORMATS['litert'][3]))
+    monkeypatch.setattr(FORMATS['litert'], 'write', full)
     with pytest.raises(OSError, match='No space'):
         export(net, out, 'litert')
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before and [
@@ -278,7 +287,8 @@ def test_an_export_is_whole_or_not_there(net, tmp_path, monkeypatch):
 
 
 def test_an_export_changes_places_in_one_step_and_a_link_stays(net, tmp_path, monkeypatch):
-    "A process that dies while the new export takes the old one's place leaves one of them whole, under its name or where the next call finds it."
+    """A process that dies while the new export takes the old one's place leaves one of them whole,
+    under its name or where the next call finds it."""
     from triplet_fashion.storage import folders
 
     (tmp_path / 'disk').mkdir()
@@ -379,14 +389,15 @@ def test_the_report_goes_on_where_one_way_fails(net, drawn, monkeypatch):
     def fails(*a):
         raise RuntimeError('this converter has no such layer')
 
-    monkeypatch.setitem(FORMATS, 'litert', (*FORMATS['litert'][:2], fails, FORMATS['litert'][3]))
+    monkeypatch.setattr(FORMATS['litert'], 'write', fails)
     rows = export_report(net, drawn, drawn, ways=[('litert', 'float32'), ('savedmodel', 'float32')])
     assert (
         rows[1]
         == dict(
             format='litert',
             precision='float32',
-            problem='export: base_network cannot be exported as litert: RuntimeError: this converter has no such layer',
+            problem='export: base_network cannot be exported as litert: '
+            'RuntimeError: this converter has no such layer',
         )
         and rows[2]['change'] == 0
     )
@@ -408,7 +419,8 @@ def test_the_report_counts_what_is_lost(net, drawn):
 
 
 def test_another_format_does_not_delete_an_export(net, tmp_path):
-    "Nor what a user has put beside it; the same format takes the old one's place, in whatever precision."
+    """Nor what a user has put beside it; the same format takes the old one's place, in whatever
+    precision."""
     need('onnx')
     out = export(net, tmp_path / 'out', 'litert')
     before = {p.name: p.read_bytes() for p in out.iterdir()}

@@ -1,4 +1,4 @@
-"The index: exact, the same in whatever form a query comes, whole on disk, and never silently wrong."
+"The index: exact, the same in whatever form a query comes, whole on disk, never silently wrong."
 
 import io
 import json
@@ -418,7 +418,8 @@ def test_a_strange_index_is_one_clean_error(tmp_path, arrays):
 
 
 def test_an_index_that_claims_more_than_it_holds(tmp_path):
-    "A header of a few bytes that promises a terabyte, and zeros packed a thousand to one, are refused before memory is asked for."
+    """A header of a few bytes that promises a terabyte, and zeros packed a thousand to one, are
+    refused before memory is asked for."""
     import zipfile
 
     header = io.BytesIO()
@@ -561,7 +562,11 @@ def test_pictures_draw_any_name(drawn):
 
 
 def test_importing_brings_no_tensorflow():
-    code = "import sys, triplet_fashion.search, triplet_fashion.explore; print([m for m in ('tensorflow', 'keras', 'matplotlib.pyplot') if m in sys.modules])"
+    code = (
+        'import sys, triplet_fashion.search, triplet_fashion.explore\n'
+        "heavy = {'tensorflow', 'keras', 'matplotlib.pyplot'}\n"
+        'print(sorted(heavy & set(sys.modules)))'
+    )
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == '[]'
 
@@ -675,7 +680,7 @@ def test_both_forms_of_a_name_are_one_product(drawn, net, tmp_path):
 
 
 def odd_photos(photo):
-    "The bytes of one photo as files that need care: turned by EXIF, transparent, deep, with a palette."
+    "One photo as files that need care: turned by EXIF, transparent, deep, with a palette."
     exif = Image.Exif()
     exif[0x0112] = 6
     lying, mask = photo.transpose(Image.Transpose.ROTATE_90), Image.new('L', photo.size, 255)

@@ -68,9 +68,14 @@ def listed(
     "Return labels, those of a folder that is given by its name as its Catalog."
     return Catalog.of(labels, what) if isinstance(labels, (str, os.PathLike)) else labels
 
-# %% ../nbs/13_scores.ipynb #a45d25db
-def _real_paths(catalog): return [os.path.realpath(path) for path in catalog.paths]
+# %% ../nbs/13_scores.ipynb #5ea1f11e
+def real_paths(
+    catalog, # `Catalog`
+)->list: # of paths
+    "Return the files of photos, links followed: by them a photo is known in two catalogs."
+    return [os.path.realpath(path) for path in catalog.paths]
 
+# %% ../nbs/13_scores.ipynb #a45d25db
 def _by_name(labels, other, what):
     "Return labels of `other` as `labels`, a Catalog or `Labels`, has them, by name."
     if other is None: return None
@@ -192,7 +197,7 @@ def evaluate(
     gallery_labels, seen = listed(gallery_labels, 'gallery_labels'), listed(seen, 'seen')
     both = isinstance(labels, Catalog) and isinstance(gallery_labels, Catalog)
     if both and query_ids is None and gallery_ids is None:
-        query_ids, gallery_ids = _real_paths(labels), _real_paths(gallery_labels)
+        query_ids, gallery_ids = real_paths(labels), real_paths(gallery_labels)
     if not isinstance(labels, Catalog): labels = Labels(labels, len(x))
     gallery_labels = _by_name(labels, gallery_labels, 'gallery_labels')
     seen = _by_name(labels, seen, 'seen')

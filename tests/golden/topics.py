@@ -48,6 +48,8 @@ ARGUMENTS = {
     'embedder': ('way',),
     'runner': ('workers',),
     'measurements': ('looks',),
+    'd_ap': ('near',),
+    'd_an': ('far',),
 }
 
 
