@@ -135,7 +135,7 @@ def test_a_run_is_not_overwritten_unless_told(run, drawn):
 KILLED = '''
 import json, os, signal, sys, traceback
 from triplet_fashion import cli, evaluation, persistence
-from triplet_fashion.runs.callbacks import LearningRateLogger
+from triplet_fashion.runs.schedules import LearningRateLogger
 
 photos, out = sys.argv[1:]
 args = '--size 32 --epochs 3 --steps 2 --quiet'.split()

@@ -1,4 +1,4 @@
-"Tables, tiles and pages: any name as it is, any value as a reader wants it, and files that are whole."
+"Tables, tiles and pages: any name as it is, any value as a reader wants it, whole files."
 
 import io
 import os
@@ -398,7 +398,10 @@ def test_a_block_that_cannot_be_shown_is_named_and_the_old_page_stays(tmp_path):
 
 
 def test_importing_brings_neither_pillow_nor_matplotlib():
-    code = f'import sys, {display.__name__}; print([m for m in ("PIL", "matplotlib", "tensorflow") if m in sys.modules])'
+    code = (
+        f'import sys, {display.__name__};'
+        'print([m for m in ("PIL", "matplotlib", "tensorflow") if m in sys.modules])'
+    )
     out = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[1]
     )

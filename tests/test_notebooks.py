@@ -16,7 +16,7 @@ NBS = ROOT / 'nbs'
 NOTEBOOKS = sorted(
     p for p in NBS.rglob('*.ipynb') if not any(s[0] in '._' for s in p.relative_to(NBS).parts)
 )
-# A process each: no notebook sees the seeds, layers and figures of another, and its memory is given back.
+# A process each: no notebook sees the seeds and layers of another, and its memory is given back.
 RUN = """
 import sys
 from pathlib import Path
@@ -120,3 +120,62 @@ def test_a_wrong_word_is_found(text):
 @pytest.mark.parametrize('text', ['an overlap', 'the seed of a batch', 'seed: of what is drawn'])
 def test_a_right_word_is_not_found(text):
     assert not wrong_words(text)
+
+
+# ---- Run All
+
+
+def code_cells(path):
+    "Yield (directives, statements) of the code cells of a notebook, without magics."
+    for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        lines = ''.join(cell['source']).splitlines()
+        if cell['cell_type'] != 'code':
+            continue
+        directives = [line[2:].strip() for line in lines if line.startswith('#|')]
+        code = '\n'.join(line for line in lines if line[:1] not in ('%', '!'))
+        yield directives, ast.parse(code).body
+
+
+def is_import(statement):
+    "Tell whether a statement imports, perhaps what is not everywhere."
+    if isinstance(statement, ast.Try):
+        return all(map(is_import, statement.body))
+    return isinstance(statement, (ast.Import, ast.ImportFrom))
+
+
+def is_shown(directives):
+    "Tell whether a cell is a demo's: readers see it, and the package does not hold it."
+    return not any(d.startswith(('hide', 'export', 'default_exp')) for d in directives)
+
+
+def named(statement):
+    "Tell whether a statement is `_all_ = [...]`, which says what an import is for."
+    return isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == '_all_'
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_imports_stand_in_cells_of_their_own(path):
+    for directives, body in code_cells(path):
+        others = [s for s in body if not is_import(s) and not named(s)]
+        assert not (others and any(map(is_import, body))), ast.unparse(body)
+
+
+# Their imports are hidden still.
+IMPORTS_HIDDEN = """16_evaluation 26_cli 01_discriminant 02_colors 03_diagnostics 03_monitor
+03_state 04_checkpoints 06_networks 07_plan 08_stages
+""".split()
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_reader_imports_first(path):
+    "The first cell that is shown holds imports, so that what follows can be copied."
+    if path.stem in IMPORTS_HIDDEN:
+        pytest.xfail('the imports of this notebook are hidden')
+    shown = [body for directives, body in code_cells(path) if is_shown(directives) and body]
+    assert not shown or all(map(is_import, shown[0])), ast.unparse(shown[0])
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_every_cell_runs_in_jupyter(path):
+    "What only shows is Markdown: Jupyter does not know that a cell is not to be run."
+    assert not any(d == 'eval: false' for directives, _ in code_cells(path) for d in directives)

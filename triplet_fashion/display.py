@@ -6,7 +6,14 @@
 __all__ = ['thumbnail', 'contact_sheet', 'Tile', 'Table', 'Html', 'figure_png', 'html_report']
 
 # %% ../nbs/internals/04_display.ipynb #0415896d
-import base64, csv, html, io, numbers, os, re, unicodedata
+import base64
+import csv
+import html
+import io
+import numbers
+import os
+import re
+import unicodedata
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -30,16 +37,15 @@ def escape(
     return html.escape(readable(text))
 
 # %% ../nbs/internals/04_display.ipynb #647bbf16
-def _letter_width(letter):
-    "Return how many columns of a console a letter takes."
-    if unicodedata.category(letter) in ('Mn', 'Me', 'Cf'): return 0
-    return 2 if unicodedata.east_asian_width(letter) in 'WF' else 1
-
 def text_width(
     text,
 )->int: # columns of a console
-    "Count the columns that a text takes in a console."
-    return sum(map(_letter_width, text))
+    "Count the columns that a text takes in a console: accents none, Chinese letters two."
+    width = 0
+    for letter in text:
+        if unicodedata.category(letter) in ('Mn', 'Me', 'Cf'): continue
+        width += 2 if unicodedata.east_asian_width(letter) in 'WF' else 1
+    return width
 
 def shorten(
     text, # anything
@@ -112,11 +118,6 @@ def as_photo(photo):
         return photo.read()
     return Image.fromarray(np.clip(np.rint(np.asarray(photo, 'float32')), 0, 255).astype('uint8'))
 
-def _shrunk(height, width, side):
-    "Return a size brought down to `side` at most, proportions kept."
-    scale = min(1, side/max(height, width))
-    return max(1, round(height*scale)), max(1, round(width*scale))
-
 # %% ../nbs/internals/04_display.ipynb #3c4d726b
 def _grey_card(side):
     "Draw what stands in the place of a photo that cannot be read."
@@ -133,13 +134,24 @@ def thumbnail(
     side=160, # longest side of the picture, pixels
     square=False, # `side` x `side`, filled up with white; else never enlarged
 ): # PIL image, RGB
-    "Make a small upright picture of a photo; a grey card where it cannot be read."
+    """Make a small upright picture of a photo; a grey card where it cannot be read.
+
+    Example:
+
+        >>> pixels = np.zeros((300, 200, 3), 'uint8')
+        >>> thumbnail(pixels, side=60).size, thumbnail(b'no photo', side=60).size
+        ((40, 60), (60, 60))
+    """
     from PIL import Image
     from triplet_fashion.photos.image import photo_size
     from triplet_fashion.photos.loading import load_images
     try:
         photo = as_photo(photo)
-        size = (side, side) if square else _shrunk(*photo_size(photo), side)
+        size = side, side
+        if not square:
+            height, width = photo_size(photo)
+            scale = min(1, side/max(height, width))
+            size = max(1, round(height*scale)), max(1, round(width*scale))
         pixels = load_images([photo], size, fit='pad' if square else 'stretch')[0]
         return Image.fromarray(pixels)
     except (OSError, TypeError, ValueError): return _grey_card(side)
@@ -150,7 +162,14 @@ def contact_sheet(
     columns:int=8, # photos in a row
     gap:int=4, # pixels between them
 ): # PIL image
-    "Lay photos out in rows."
+    """Lay photos out in rows.
+
+    Example:
+
+        >>> photos = np.zeros((5, 32, 32, 3), 'uint8')
+        >>> contact_sheet(photos, columns=3).size
+        (104, 68)
+    """
     from PIL import Image
     photos = [np.asarray(photo) for photo in photos]
     if not photos: raise ValueError('photos: none given')
@@ -186,7 +205,14 @@ def draw_sheet(
 
 # %% ../nbs/internals/04_display.ipynb #4f9fcfda
 class Tile(NamedTuple):
-    "One photo with its caption, in a picture or on a page."
+    """One photo with its caption, in a picture or on a page.
+
+    Example:
+
+        >>> tile = Tile(np.zeros((8, 8, 3)), 'red_shoe', note='0.12', frame='hit')
+        >>> tile.html()[:52]
+        '<figure class="tf-tile tf-hit" title="red_shoe"><div'
+    """
     photo: object # as for `thumbnail`
     title: str = '' # usually the product's name
     note: str = '' # usually the distance
@@ -236,6 +262,10 @@ def _row_of_tiles(tiles, side=224, columns=1, width=112):
     body = ''.join(tile.html(side) for tile in tiles)
     return f'<div class="tf-row" style="--n:{columns};--w:{width}px">{body}</div>'
 
+def title_html(text)->str:
+    "Return a line that stands above a table or tiles."
+    return f'<b>{escape(text)}</b>' if text else ''
+
 def tiles_html(
     rows, # list of rows, each a list of `Tile`
     width=112, # of a tile, pixels
@@ -245,8 +275,7 @@ def tiles_html(
     "Return rows of tiles as a notebook shows them."
     body = ''.join(_row_of_tiles(row, 2*width, width=width) for row in rows)
     if beside: body = f'<div style="display:flex;flex-wrap:wrap;gap:0 28px">{body}</div>'
-    title = f'<b>{escape(title)}</b>' if title else ''
-    return f'<style>{TILE_CSS}</style>{title}{body}'
+    return f'<style>{TILE_CSS}</style>{title_html(title)}{body}'
 
 # %% ../nbs/internals/04_display.ipynb #5d1e338e
 _FRAMES = {'query': ('#334155', '-'), 'hit': ('#15803d', '-'),
@@ -267,7 +296,8 @@ def draw(self:Tile,
     ax.set(xticks=[], yticks=[], xlim=(-pad, picture.width - 1 + pad),
            ylim=(picture.height - 1 + pad, -pad), anchor='S')
     width = 2.2 if self.frame else .8
-    for spine in ax.spines.values(): spine.set(edgecolor=color, linewidth=width, linestyle=line)
+    for spine in ax.spines.values():
+        spine.set(edgecolor=color, linewidth=width, linestyle=line)
     note = ax.set_title('', fontsize=8.5, pad=4, fontweight='bold')
     note.set(color=color if self.frame else '#334155', **text_style(self.note))
     title = ax.set_xlabel('', fontsize=7.5, labelpad=4, color='#334155', linespacing=1.25)
@@ -283,22 +313,26 @@ def is_missing(value)->bool:
     if value is None or type(value).__name__ in ('NAType', 'NaTType'): return True
     return is_number(value) and value != value
 
-def _float_text(x, digits):
-    "Return a floating-point number as text."
-    if abs(x) >= 10_000: return f'{x:,.0f}'
-    if abs(x) < 1e-6: return f'{0:.{digits}f}'
-    return f'{x:.{digits}f}' if abs(x) >= 10**-digits else f'{x:.1e}'
-
 # %% ../nbs/internals/04_display.ipynb #88659225
 def format_value(
     value, # anything
     digits=3, # decimals of a number that is not whole
 )->str:
-    "Return a value as a reader wants it."
+    """Return a value as a reader wants it.
+
+    Example:
+
+        >>> [format_value(x) for x in (12345, 0.5, 0.00012, True, None)]
+        ['12,345', '0.500', '1.2e-04', 'yes', '–']
+    """
     if is_missing(value): return '–'
     if isinstance(value, (bool, np.bool_)): return 'yes' if value else 'no'
     if isinstance(value, numbers.Integral): return f'{value:,}'
-    return _float_text(float(value), digits) if is_number(value) else readable(value)
+    if not is_number(value): return readable(value)
+    x = float(value)
+    if abs(x) >= 10_000: return f'{x:,.0f}'
+    if abs(x) < 1e-6: return f'{0:.{digits}f}'
+    return f'{x:.{digits}f}' if abs(x) >= 10**-digits else f'{x:.1e}'
 
 # %% ../nbs/internals/04_display.ipynb #fde7ad40
 class Table:
@@ -327,7 +361,11 @@ class Table:
         title='', # a line above it
     ):
         rows = list(rows)
-        self.header = _names_of_columns(rows) if header is None else list(header)
+        if header is None and rows and isinstance(rows[0], dict):
+            header = dict.fromkeys(key for row in rows for key in row)
+        elif header is None:
+            header = ['']*max(map(len, rows), default=0)
+        self.header = list(header)
         self.rows = [[row.get(h) for h in self.header] if isinstance(row, dict) else list(row)
                      for row in rows]
         self.title, self.caption, self.best, self.max_rows = title, caption, best, max_rows
@@ -337,6 +375,10 @@ class Table:
     def __getitem__(self, i): return dict(zip(self.header, self.rows[i]))
     def __iter__(self): return (dict(zip(self.header, r)) for r in self.rows)
     def column(self, name): return [r[self.header.index(name)] for r in self.rows]
+
+    def _cells(self, j):
+        "Return the values of a column by its position, None where a row is too short."
+        return [row[j] if j < len(row) else None for row in self.rows]
 
 # %% ../nbs/internals/04_display.ipynb #bbd61e54
 def _names_of_columns(rows):
@@ -362,8 +404,7 @@ def is_numeric(self:Table,
     column, # position of a column
 )->bool:
     "Tell whether a column holds numbers, and nothing else but gaps."
-    values = [row[column] for row in self.rows if column < len(row)]
-    known = [v for v in values if not (is_missing(v) or isinstance(v, str) and not v)]
+    known = [v for v in self._cells(column) if not (is_missing(v) or isinstance(v, str) and not v)]
     return bool(known) and all(map(is_number, known))
 
 # %% ../nbs/internals/04_display.ipynb #3ab9862d
@@ -374,28 +415,40 @@ def best_rows(self:Table,
     "Return the rows with the best number of a column that has a best."
     wanted = self.best
     if isinstance(wanted, dict): wanted = wanted.get(self.header[column])
-    found = {i: row[column] for i, row in enumerate(self.rows)
-             if column < len(row) and is_number(row[column]) and not is_missing(row[column])}
+    found = {i: value for i, value in enumerate(self._cells(column))
+             if is_number(value) and not is_missing(value)}
     if wanted is None or not found: return []
     top = (max if wanted == 'max' else min)(found.values())
     return [i for i, value in found.items() if value == top]
 
 # %% ../nbs/internals/04_display.ipynb #aad719e9
+def align_columns(
+    rows, # of text, all of one length
+    right, # for each column: is it set to the right?
+)->list: # of lines
+    "Return rows as lines for a console, their columns below each other."
+    wide = [max(map(text_width, column)) for column in zip(*rows)]
+    lines = []
+    for row in rows:
+        cells = []
+        for text, width, to_right in zip(row, wide, right):
+            gap = ' '*(width - text_width(text))
+            cells.append(gap + text if to_right else text + gap)
+        lines.append('  '.join(cells).rstrip())
+    return lines
+
+# %% ../nbs/internals/04_display.ipynb #61434ed4
 _UNSEEN = re.compile('[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]')  # commands
 
 @patch
 def __repr__(self:Table):
-    texts = self.texts(self.max_rows or 20)
-    rows = [[_UNSEEN.sub(' ', v) for v in row] for row in texts]
+    rows = [[_UNSEEN.sub(' ', v) for v in row] for row in self.texts(self.max_rows or 20)]
     rows = [[*(shorten(v, 80) for v in row[:-1]), *row[-1:]] for row in rows]
-    head = [readable(name) for name in self.header]
-    right = [self.is_numeric(j) for j in range(len(head))]
-    wide = [max(map(text_width, column)) for column in zip(head, *rows)]
-    def line(values):
-        gaps = [' '*(w - text_width(v)) for v, w in zip(values, wide)]
-        return '  '.join(g + v if r else v + g for v, g, r in zip(values, gaps, right)).rstrip()
-    lines = [readable(self.title)] if self.title else []
-    lines += [line(row) for row in ([head] if any(head) else []) + rows]
+    head = list(map(readable, self.header))
+    right = list(map(self.is_numeric, range(len(head))))
+    lines = align_columns([head, *rows], right)
+    if not any(head): lines = lines[1:]
+    if self.title: lines.insert(0, readable(self.title))
     if len(self) > len(rows): lines.append(f'... and {len(self) - len(rows):,} more rows')
     if self.caption: lines.append(readable(self.caption))
     return '\n'.join(lines)
@@ -435,7 +488,7 @@ def to_html(self:Table,
     "Return the table as HTML."
     rows = self.texts(self.max_rows or max_rows)
     columns = range(len(self.header))
-    numeric, best = [self.is_numeric(j) for j in columns], [self.best_rows(j) for j in columns]
+    numeric, best = list(map(self.is_numeric, columns)), list(map(self.best_rows, columns))
     head = f'<thead>{_row_html(self.header, "th", numeric)}</thead>' if any(self.header) else ''
     body = ''.join(_row_html(row, 'td', numeric, [j for j in columns if i in best[j]])
                    for i, row in enumerate(rows))
@@ -443,7 +496,7 @@ def to_html(self:Table,
     more = f'{left:,} more of {len(self):,} rows are not shown.' if left else ''
     empty = '' if rows or self.title and not self.header else 'No rows.'
     notes = ''.join(map(note_html, [more, empty, self.caption]))
-    title = f'<b>{escape(self.title)}</b>' if self.title else ''
+    title = title_html(self.title)
     return (f'<div class="tf-table">{title}<div class="tf-scroll" tabindex="0"><table>{head}'
             f'<tbody>{body}</tbody></table></div>{notes}</div>')
 
@@ -457,7 +510,14 @@ def to_csv(self:Table,
     path, # file to write, UTF-8
 ):
     """Write all rows and all digits as a file that spreadsheets open;
-    a name that is not UTF-8 keeps its bytes."""
+    a name that is not UTF-8 keeps its bytes.
+
+    Example:
+
+        >>> Table([['shoe', 0.5]], ['product', 'R@1']).to_csv('scores.csv')
+        >>> Path('scores.csv').read_text().splitlines()
+        ['product,R@1', 'shoe,0.5']
+    """
     with atomic_write(path) as part:
         with open(part, 'w', newline='', encoding='utf-8', errors='surrogateescape') as f:
             csv.writer(f).writerows([self.header, *self.rows])
@@ -524,27 +584,35 @@ def _rows_html(rows, caption=''):
     return f'<div class="rows n{min(wide, 9)}">{body}</div>{note_html(caption)}'
 
 # %% ../nbs/internals/04_display.ipynb #2e4d56bc
-def _card_html(name, value):
-    "Return a key figure with its name, its value and what it means."
-    value, says = value if isinstance(value, tuple) and len(value) == 2 else (value, '')
-    text = format_value(value)
-    size = 'value long' if len(text) > 7 else 'value'
-    meaning = f'<dd class="says">{escape(says)}</dd>' if says else ''
-    return f'<div><dt>{escape(name)}</dt><dd class="{size}">{escape(text)}</dd>{meaning}</div>'
-
 def _cards_html(figures):
     "Return key figures, {name: value or (value, meaning)}, as HTML."
-    return f'<dl class="keys">{"".join(_card_html(*item) for item in figures.items())}</dl>'
+    cards = []
+    for name, value in figures.items():
+        pair = isinstance(value, tuple) and len(value) == 2
+        value, says = value if pair else (value, '')
+        text = format_value(value)
+        size = 'value long' if len(text) > 7 else 'value'
+        card = f'<dt>{escape(name)}</dt><dd class="{size}">{escape(text)}</dd>'
+        if says: card += f'<dd class="says">{escape(says)}</dd>'
+        cards.append(f'<div>{card}</div>')
+    return f'<dl class="keys">{"".join(cards)}</dl>'
 
 # %% ../nbs/internals/04_display.ipynb #48c366da
-def _pair_html(first, second, max_rows):
-    "Return a pair as HTML: (picture, caption), (rows of tiles, caption) or (header, rows)."
+def _pair_html(block, max_rows):
+    """Return a pair as HTML: (picture, caption), (rows of tiles, caption) or (header, rows).
+
+    None where the block is none of these."""
+    if not isinstance(block, tuple) or len(block) != 2: return None
+    first, second = block
     if isinstance(second, str):
         if _is_picture(first): return _picture_html(first, second)
         if (rows := tile_rows(first)) is not None: return _rows_html(rows, second)
         if isinstance(first, list) and not first: return note_html(f'Nothing to show. {second}')
     if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
         return Table(second, first).to_html(max_rows)
+
+def _holds_dicts(block):
+    return isinstance(block, list) and all(isinstance(row, dict) for row in block)
 
 # %% ../nbs/internals/04_display.ipynb #0d61e4ee
 def block_html(
@@ -558,12 +626,11 @@ def block_html(
     if _is_picture(block): return _picture_html(block)
     if (rows := tile_rows(block)) is not None: return _rows_html(rows)
     if type(block) is dict: return _cards_html(block)
-    pair = isinstance(block, tuple) and len(block) == 2
-    if pair and (body := _pair_html(*block, max_rows)) is not None: return body
+    if (body := _pair_html(block, max_rows)) is not None: return body
     if hasattr(block, '_repr_html_'):
         return f'<div class="tf-scroll shown" tabindex="0">{block._repr_html_()}</div>'
-    if isinstance(block, list) and all(isinstance(row, dict) for row in block):
-        return Table(block).to_html(max_rows)
+    if _holds_dicts(block): return Table(block).to_html(max_rows)
+    return None
 
 # %% ../nbs/internals/04_display.ipynb #b7752822
 _COLORS = ''':root{color-scheme:light dark;--page:#f5f6f8;--card:#fff;--tint:#fafbfc;--line:#e6e9ee;
@@ -676,12 +743,6 @@ def _section_html(number, heading, blocks, max_rows):
     body = '\n'.join(bodies) or note_html('Nothing to show.')
     return f'<section id="s{number}"><h2>{escape(heading)}</h2>\n{body}</section>'
 
-def _nav_html(headings):
-    "Return links to the sections of a page that has more than two."
-    if len(headings) < 3: return ''
-    links = (f'<li><a href="#s{i}">{escape(h)}</a></li>' for i, h in enumerate(headings, 1))
-    return f'<nav aria-label="Sections"><ul>{"".join(links)}</ul></nav>\n'
-
 # %% ../nbs/internals/04_display.ipynb #fa29833d
 def html_report(
     path, # file to write
@@ -693,11 +754,22 @@ def html_report(
     lang='en', # language of the text, for screen readers
 )->Path: # of the file
     """Write one self-contained HTML file, whole or not at all;
-    TypeError names the section of a block that cannot be shown."""
+    TypeError names the section of a block that cannot be shown.
+
+    Example:
+
+        >>> scores = Table([['R@1', 0.93]], ['metric', 'value'])
+        >>> page = html_report('report.html', 'Shoes', {'Scores': [scores, 'Of 200 photos.']})
+        >>> page.name, '<td class="num">0.930</td>' in page.read_text()
+        ('report.html', True)
+    """
     sections = list(sections.items() if hasattr(sections, 'items') else sections)
     bodies = [_section_html(i, *section, max_rows) for i, section in enumerate(sections, 1)]
+    links = [f'<li><a href="#s{i}">{escape(h)}</a></li>' for i, (h, _) in enumerate(sections, 1)]
+    nav = f'<nav aria-label="Sections"><ul>{"".join(links)}</ul></nav>\n'
+    if len(links) < 3: nav = ''
     page = _PAGE.format(
-        lang=escape(lang), title=escape(title), nav=_nav_html([heading for heading, _ in sections]),
+        lang=escape(lang), title=escape(title), nav=nav,
         css=TILE_CSS + TABLE_CSS + _COLORS + _TEXT + _BLOCKS + _PHONE_AND_PAPER,
         main='\n'.join(bodies) or note_html('This report has no sections.'),
         subtitle=f'<p>{escape(subtitle)}</p>' if subtitle else '', footer=escape(footer))

@@ -20,7 +20,8 @@ from .labels import composed
 def _read_text(path, encoding):
     "Return the text of a table."
     try:
-        with open(path, encoding=encoding, newline='') as f: text = f.read()
+        with open(path, encoding=encoding, newline='') as f:
+            text = f.read()
     except LookupError:
         raise ValueError(f"encoding={encoding!r} is not known: "
                          "give a name such as 'utf-8' or 'cp949'") from None
@@ -114,7 +115,16 @@ class PhotoRow(NamedTuple):
 class PhotoTable(TextTable):
     """A table that says which product a photo shows.
 
-    `photos` are its `PhotoRow`s, `categories` {label: category}, None without such a column."""
+    `photos` are its `PhotoRow`s, `categories` {label: category}, None without such a column.
+
+    Example:
+
+        >>> with open('photos.csv', 'w') as f:
+        ...     print('path,label,split', '1.jpg,shoe,train', '2.jpg,hat,test', sep='\\n', file=f)
+        >>> table = PhotoTable('photos.csv')
+        >>> [(photo.path, photo.label) for photo in table.in_split('train')]
+        [('1.jpg', 'shoe')]
+    """
     def __init__(self,
         path, # of the file
         encoding='utf-8-sig',

@@ -57,7 +57,10 @@ Shirt|top|regular loose|collar|long short|buttons|none chest flaps|curved|regula
 Blouse|top|regular loose|vneck crew bow|puff bell elbow|none buttons|none|
     straight ruffle|regular crop|plain floral dots hearts leopard stripes leaves
 Sweater|top|regular loose|crew turtle vneck|long|none|none|ribbed|crop regular|
-    knit stripes chevron argyle heather colorblock graphic
+    knit stripes chevron argyle heather colorblock graphic'''
+
+# %% ../../nbs/photos/08_drawing.ipynb #c922fe44
+_TABLE += '''
 Hoodie|top|regular loose|hood|long|none zip|kangaroo|ribbed|regular|
     plain graphic heather colorblock camo stars
 Cardigan|top|regular loose|deep|long|buttons|patch none|ribbed|regular long|
@@ -92,7 +95,10 @@ Pencil_Skirt|skirt|straight|band|none|none zip|none|straight slit|knee|
 Skirt|skirt|flared full|band|none|none buttons|none patch|straight ruffle tiers|mini knee midi|
     plain dots floral gingham denim stripes stars leaves
 Pleated_Skirt|skirt|full|band|none|pleats|none|straight|mini knee midi|
-    plain plaid gingham colorblock
+    plain plaid gingham colorblock'''
+
+# %% ../../nbs/photos/08_drawing.ipynb #03f5a2d1
+_TABLE += '''
 Trousers|legs|slim straight wide bootcut|band|none|fly|slant|straight cuffed|full|
     plain pinstripe plaid windowpane corduroy gingham
 Jeans|legs|slim straight wide bootcut|band|none|fly|jeans|straight cuffed|full|denim ripped faded
@@ -106,6 +112,7 @@ Jumpsuit|suit|straight wide tapered|vneck collar strap|none short long|none zip 
 Dungarees|suit|straight wide|bib|none|none|bib|straight cuffed|full short|
     denim corduroy plain pinstripe faded'''
 
+# %% ../../nbs/photos/08_drawing.ipynb #27ad65bd
 _ROWS = [row.split('|') for row in _TABLE.replace('|\n    ', '|').strip().splitlines()]
 KINDS = {kind: dict(zip(_COLUMNS, map(str.split, choices))) for kind, *choices in _ROWS}
 
@@ -172,6 +179,7 @@ _DENIMS = 'Denim Light_Blue Indigo Black'.split()
 # One in so many has a belt.
 _BELTED = dict(Coat=1, Wrap_Dress=1, Jumpsuit=1, Shirt_Dress=2, Trousers=2, Skater_Dress=2)
 
+# %% ../../nbs/photos/08_drawing.ipynb #18c12971
 def garment(
     product:int, # number of the product, from 0
     seed:int=0,  # the wardrobe
@@ -306,6 +314,7 @@ def _measure_lower(g):
     return dict(
         top=16, middle=14, waist=11.8*g.fit, end=end, hem=hem, chest=16, neck=_NECKS['crew'])
 
+# %% ../../nbs/photos/08_drawing.ipynb #e5d9ed8c
 def _measure(g):
     "Return half widths and heights of the upper part, in hundredths of the canvas."
     if g.block in ('skirt', 'legs'):
@@ -332,6 +341,7 @@ def _neckline(m):
     curved = len(pts) > 2 and pts[0][1] != pts[1][1]
     return _right(*(_curve(*pts) if curved else pts))
 
+# %% ../../nbs/photos/08_drawing.ipynb #620d6b11
 def _bodice(g, m):
     "Return the right half of the body, from the middle of the neck to the middle of the hem."
     chest, shoulder, waist = m['chest'], m['shoulder'], m['waist']
@@ -365,6 +375,7 @@ _ARMS = dict(
     cap=(7, 10, .8, .6), short=(18, 10.5, .6, .8), elbow=(28, 9.5, .47, .8827),
     long=(49, 6.6, .28, .96), bell=(43, 12.5, .33, .944), puff=(27, 7, .5, .866))
 
+# %% ../../nbs/photos/08_drawing.ipynb #1b426a22
 def _arm(g, m):
     "Return the right sleeve and what finishes it: rib, turned cuff or a line of stitches."
     reach, cuff, dx, dy = _ARMS[g.sleeve]
@@ -395,6 +406,7 @@ def _flip(pieces):
     ways = [(-k[0], k[1]) if op == 'cloth' else k for op, _, _, k in pieces]
     return [(op, _mirror(pts), paint, way) for (op, pts, paint, _), way in zip(pieces, ways)]
 
+# %% ../../nbs/photos/08_drawing.ipynb #c5be286f
 def _body_pieces(g, m):
     "Return hood, inside of the neck, straps, sleeves and body, in the order of laying."
     out = []
@@ -566,6 +578,7 @@ def _waist_pieces(g):
 def _row(lo, hi, gap, x=50):
     return [_button(x, lo+gap*i) for i in range(max(1, int((hi-lo)/gap+.5)))]
 
+# %% ../../nbs/photos/08_drawing.ipynb #9c18aa07
 def _front_pieces(g, m):
     "Return buttons, zips and plackets."
     top, end = m['top'] + m['neck'][0][1], m['end']
@@ -597,6 +610,7 @@ def _front_pieces(g, m):
 def _flap(x, y, w, h):
     return _cloth(_box(x, y+1, w, h, 1.3)), _cloth(_box(x, y, w+.6, 3.1, 1))
 
+# %% ../../nbs/photos/08_drawing.ipynb #e987af2a
 def _pocket_pieces(g, m):
     "Return pockets, where a tailor would put them."
     low = dict(top=m['end']-19, dress=m['middle']+9, suit=54, skirt=24, legs=22)[g.block]
@@ -642,6 +656,7 @@ def _hem_pieces(g, m):
         return [_line(_curve((50-h, e-3), (50, e-1.2), (50+h, e-3)), width=.45)]
     return []
 
+# %% ../../nbs/photos/08_drawing.ipynb #af25ae0e
 def _belt_pieces(g, m):
     "Return a belt with a buckle, or a sash with its ends."
     if not g.belt:
@@ -670,6 +685,7 @@ _MOUNTAIN = [(-1, .5), (-.3, -.5), (.1, .1), (.4, -.25), (1, .5), (.6, .9), (-.6
 _RISE = [(t/4-1, .16*(t % 2*2-1)) for t in range(9)]
 _ZIGZAG = _RISE + [(a, b+.24) for a, b in _RISE[::-1]]
 
+# %% ../../nbs/photos/08_drawing.ipynb #de453315
 def _graphic(name, x=50, y=39, r=8):
     "Return a picture for the chest."
     def put(paint, shape, y=y, r=r):
@@ -826,6 +842,7 @@ def _print(img, f, rng, p, s, colors):
 def _cloud(rng, w, h, n):
     return np.asarray(_noise(rng, w, h, n))/255
 
+# %% ../../nbs/photos/08_drawing.ipynb #e85281ac
 def _grain(g, img, rng, u, v, s):
     "Shade what is woven, ribbed or quilted."
     n, f, light = img.width, g.fabric, (255, 252, 245)
@@ -1158,6 +1175,7 @@ def _crumple(rng, w, h):
     a, b, c = (_clouds(rng, k, w, h) for k in (4, 6, 11))
     return (1-np.abs(a+.3*c))*1.1 + (1-np.abs(b))*.6 + c*.18
 
+# %% ../../nbs/photos/08_drawing.ipynb #875dff3a
 def drape(
     rng, # random numbers, as NumPy's `default_rng` gives
     w, h, # width and height in pixels
@@ -1186,6 +1204,7 @@ def _wood(rng, w, h):
         z = z.transpose(Image.ROTATE_90).resize((w, h), Image.BILINEAR)
     return np.asarray(z, np.float32)[..., None]/150*tone
 
+# %% ../../nbs/photos/08_drawing.ipynb #e8460f59
 def _room(rng, w, h, tint):
     "Return a room out of focus."
     a = rng.integers(-38, 39, (6, 5, 1)) + rng.integers(-16, 17, (6, 5, 3))
@@ -1239,6 +1258,7 @@ def _ask(v, X, Y, w, h):
     bend, flare = v.sway
     return X*(1+flare*Y/h) + bend*w*((Y/h)**2-.08), Y*(1+.4*flare*np.abs(X)/w)
 
+# %% ../../nbs/photos/08_drawing.ipynb #0c91c7d1
 def _pose(flat, v, w, h, over=2, cells=6, box=None):
     """Return the garment in the frame, RGBA with colours times alpha, (h, w, 4).
 
@@ -1295,6 +1315,7 @@ def _over(cloth, ground, dark, lit=1):
     free = (1-dark)*(1-cloth[..., 3]/255)
     return ground*free[..., None] + cloth[..., :3]*lit
 
+# %% ../../nbs/photos/08_drawing.ipynb #455458d9
 def _compose(v, cloth, ground, rng, w, h, unit):
     "Return the garment in its place: shadows below it, creases on it."
     alpha = Image.fromarray(cloth[..., 3].astype(np.uint8))
@@ -1478,6 +1499,7 @@ _SIDES = 'front', 'back', 'close', 'front' # of four photos
 def _difference(a, b):
     return sum(abs(i-j) for i, j in zip(COLORS[a], COLORS[b]))
 
+# %% ../../nbs/photos/08_drawing.ipynb #fd182de1
 def _shop_view(seed, product, view):
     "Return how a shop takes one photo: in one of the shoots, in an order of the product's own."
     times, i = divmod(view, len(_SHOOTS))

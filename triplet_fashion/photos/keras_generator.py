@@ -6,7 +6,10 @@
 __all__ = ['transform_images']
 
 # %% ../../nbs/photos/05_keras_generator.ipynb #f4e05721
-import contextlib, io, os, warnings
+import contextlib
+import io
+import os
+import warnings
 
 import numpy as np
 
@@ -40,20 +43,31 @@ def transform_images(
     images, # float32 (b, h, w, 3)
     rng, # random generator of NumPy, which draws a seed for each image
 )->np.ndarray: # float32 (b, h, w, 3)
-    "Return each image through a generator's random transform and standardisation."
+    """Return each image through a generator's random transform and standardisation.
+
+    Example:
+
+        >>> from tensorflow.keras.preprocessing.image import ImageDataGenerator
+        >>> gen = ImageDataGenerator(rescale=1/255, horizontal_flip=True)
+        >>> images = np.full((2, 8, 8, 3), 255, 'float32')
+        >>> bool(np.all(transform_images(gen, images, np.random.default_rng(0)) == 1))
+        True
+    """
     if gen is None: return images
     if _only_scales(gen): return images*np.float32(gen.rescale or 1)
     seeds = [int(rng.integers(2**31)) for _ in images]
-    def transform(image, seed): return gen.standardize(gen.random_transform(image, seed=seed))
     with keep_numpy_state():
-        return np.stack([transform(*o) for o in zip(images, seeds)]).astype(np.float32)
+        changed = [gen.standardize(gen.random_transform(image, seed=seed))
+                   for image, seed in zip(images, seeds)]
+    return np.stack(changed).astype(np.float32)
 
 # %% ../../nbs/photos/05_keras_generator.ipynb #6f194d7e
 def _silent_flow(gen, catalog, size, seed):
     "Return the iterator of `flow_from_directory` over a catalog's folder, a photo at a time."
     how = dict(color_mode='rgb', class_mode='sparse', shuffle=False, seed=seed, batch_size=1)
     with contextlib.redirect_stdout(io.StringIO()):
-        flow = gen.flow_from_directory(catalog.root, target_size=size, classes=catalog.class_names, **how)
+        flow = gen.flow_from_directory(
+            catalog.root, target_size=size, classes=catalog.class_names, **how)
     if hasattr(flow, 'classes') and hasattr(flow, '__getitem__'): return flow
     raise TypeError(f'{type(flow).__name__} from flow_from_directory needs `classes` and [i], '
                     "as Keras' iterators have")
@@ -90,11 +104,19 @@ def original_triplets(
     batch_size:int, # triplets
     rng, # random generator of NumPy
 )->np.ndarray: # positions, int64 (batch_size, 3)
-    "Draw one batch as the original notebook does: two products, three independent shuffles."
+    """Draw one batch as the original notebook does: two products, three independent shuffles.
+
+    Example:
+
+        >>> labels = np.repeat([0, 1, 2], 4)
+        >>> triplets = original_triplets(labels, 2, np.random.default_rng(0))
+        >>> triplets.shape, bool(np.all(labels[triplets[:, 0]] == labels[triplets[:, 1]]))
+        ((2, 3), True)
+    """
     products, counts = np.unique(labels[labels >= 0], return_counts=True)
     own, other = rng.choice(products[counts >= batch_size], 2, replace=False)
-    def shuffled(product): return rng.permutation(np.flatnonzero(labels == product))[:batch_size]
-    return np.stack([shuffled(product) for product in (own, own, other)], 1)
+    photos = [np.flatnonzero(labels == product) for product in (own, own, other)]
+    return np.stack([rng.permutation(p)[:batch_size] for p in photos], 1)
 
 # %% ../../nbs/photos/05_keras_generator.ipynb #1d12d330
 def usable_photos(

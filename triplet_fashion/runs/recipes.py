@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from ..contrastive import LOSSES_BY_NAME
 from ..loss import loss_levels
 from ..mining import BatchTripletLoss
+from .schedules import warmup_cosine
 
 # %% ../../nbs/runs/00_recipes.ipynb #a2beee31
 @dataclass(frozen=True)
@@ -503,11 +504,8 @@ def rate(self:Recipe,
     steps:int, # of the whole run
 ): # a number, or a Keras schedule
     "Return the learning rate, or its schedule, in which the first `warmup` steps rise."
-    rate, warmup = self.learning_rate, min(self.warmup, steps//4)
-    if self.schedule is None: return rate
-    cosine = keras.optimizers.schedules.CosineDecay
-    if not warmup: return cosine(rate, steps)
-    return cosine(0., steps - warmup, warmup_target=rate, warmup_steps=warmup)
+    if self.schedule is None: return self.learning_rate
+    return warmup_cosine(self.learning_rate, steps, self.warmup)
 
 @patch
 def decay(self:Recipe,

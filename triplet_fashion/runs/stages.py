@@ -26,9 +26,9 @@ from triplet_fashion.model import build_optimizer, compile_triplet, triplet_mode
 
 from triplet_fashion.photos.unreadable import (
     ReadablePhotos, left_out_report, readable_photos, without_unreadable)
-from triplet_fashion.runs.callbacks import LearningRateLogger
 from triplet_fashion.runs.monitor import CollapseMonitor
 from triplet_fashion.runs.recipes import Recipe
+from triplet_fashion.runs.schedules import LearningRateLogger
 from triplet_fashion.engines import ENGINES, LazyEngine
 
 # %% ../../nbs/runs/08_stages.ipynb #0598e93b
