@@ -163,6 +163,7 @@ def _encoded(photos, model, batch_size):
                          'load an earlier checkpoint')
     return e
 
+# %% ../nbs/23_applications.ipynb #e17398af
 def triplet_test(
     a, # anchors, RGB 0..255 (n, h, w, 3)
     p, # positives, the same shape
@@ -319,6 +320,7 @@ def _labelled_photos(images, labels):
                          f'its shape is {labels.shape}')
     return photos, labels, names
 
+# %% ../nbs/23_applications.ipynb #cb427b8b
 def _compare_anchor(images, labels, model, anchor, which, threshold, anchor_label, N, batch_size):
     "Compare photo `anchor` with those that `which` picks from the labels."
     photos, labels, names = _labelled_photos(images, labels)

@@ -31,6 +31,7 @@ _MODES = { # mode: (factor, summand)
     'unit': (1/255, 0.),
     'original': (1/255, 0.)}
 
+# %% ../nbs/03_base_network.ipynb #9dde461e
 @keras.saving.register_keras_serializable(package='triplet_fashion')
 class InputScaling(layers.Layer):
     """Scale RGB 0..255, integer or float (n, h, w, 3), to what a backbone was trained on.
@@ -146,6 +147,7 @@ def open_backbone(
             raise NotOpened(f'{path} cannot be opened as a Keras model: {e}. A network that '
                             'load_model opened can be given as backbone too') from e
 
+# %% ../nbs/03_base_network.ipynb #920fa2d4
 def _checked(model, in_dims):
     "Return the model, if it turns a photo of this size into features."
     try: inputs, outputs = model.inputs, model.outputs
@@ -205,6 +207,7 @@ def _backbone(backbone, in_dims, weights, **kw):
     model = open_backbone(backbone) if isinstance(backbone, str) else backbone
     return _own_weights(_checked(model, in_dims), weights)
 
+# %% ../nbs/03_base_network.ipynb #b5e3ea7f
 def _scaling(backbone, rescale, include_preprocessing=True, **kw):
     "Return the mode of `InputScaling`, or None."
     if rescale in (None, 'none'): return None

@@ -44,6 +44,7 @@ def rows_once(path, rows):
                       f'which repeats line {j}: each counts once')
     return {i: r for r, i in first.items()}
 
+# %% ../nbs/internals/07_benchmark_files.ipynb #1b641a12
 def check_agreement(path, answers):
     "Refuse a list in which one thing has two answers; `answers` are (line, thing, answer)."
     seen = {}
@@ -64,6 +65,7 @@ def check_length(path, count, rows, strict):
     if strict: raise ValueError(says)
     warnings.warn(says)
 
+# %% ../nbs/internals/07_benchmark_files.ipynb #e369be98
 def counted_rows(path, columns, name, strict=True):
     """Return rows {line number: row} of a DeepFashion list: a line with their number (or that of
     the photos they name), a line with the names of the columns, the rows."""
@@ -150,6 +152,7 @@ class ConsumerPair(NamedTuple):
     item: str
     status: str   # train, val or test
 
+# %% ../nbs/internals/07_benchmark_files.ipynb #aa0a4a5b
 class ConsumerPairs:
     "Pairs of Consumer-to-shop and the splits they make: {split: {photo: item}}, in their order."
     def __init__(self, pairs, gallery):
@@ -183,6 +186,7 @@ def positions(self:ConsumerPairs):
         out[split] = np.array(rows, int).reshape(-1, 2)
     return out
 
+# %% ../nbs/internals/07_benchmark_files.ipynb #d5e10275
 @patch
 def of_the_shop(self:ConsumerPairs, split):
     "Return which photos of a split are the shop's, bool (n,)."
@@ -263,6 +267,7 @@ def keep_found(self:GarmentSplit, missing):
     self.garments = [g for g in self.garments if g.photo in found]
     self.lost += lost
 
+# %% ../nbs/internals/07_benchmark_files.ipynb #9a6201c1
 @patch
 def cut_out(self:GarmentSplit, folder):
     "Put the cut-out of each garment in the place of its photo, and leave out what cannot be cut."
@@ -311,6 +316,7 @@ class EbayPhoto(NamedTuple):
     @property
     def product(self): return self.class_id.zfill(5)
 
+# %% ../nbs/internals/07_benchmark_files.ipynb #710793be
 class EbayList:
     "One of the lists: its file, its photos and their folder."
     def __init__(self, root, split):

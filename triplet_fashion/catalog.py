@@ -39,6 +39,7 @@ def _check_columns(paths, labels, classes):
 # %% ../nbs/07_catalog.ipynb #905ccedd
 _DEEP = 'photo in a sub-folder'
 
+# %% ../nbs/07_catalog.ipynb #8e0896e0
 class Catalog:
     """Photos of products: `paths[i]` shows product `class_names[labels[i]]`.
 

@@ -82,6 +82,7 @@ def ids_of(self:ClassNames,
     if (ids < 0).any(): raise self._unknown(labels.values[labels.ids[np.argmin(ids)]])
     return ids
 
+# %% ../nbs/internals/06_class_names.ipynb #f58598a0
 @patch
 def _unknown(self:ClassNames, label):
     "Return the error for a label that is none of the classes."
@@ -108,6 +109,7 @@ def shared(cls:ClassNames,
     raise ValueError(f'class_names has the ids {keys[0]!r} to {keys[-1]!r}: '
                      'a Catalog counts its classes from 0, so they cannot be shared')
 
+# %% ../nbs/internals/06_class_names.ipynb #4f89e490
 @patch
 def extended(self:ClassNames,
     names, # of classes, new ones and others

@@ -84,6 +84,7 @@ def _print_written(**paths):
     for what, path in paths.items():
         if path: print(f'{what} {path}')
 
+# %% ../nbs/26_cli.ipynb #f1190d89
 def _embeddings_of(catalog, file):
     "Return embeddings from an index file; zeros for photos not in it, whose number is printed."
     if not file: return None
@@ -164,6 +165,7 @@ def _notes(run, train):
                 trained_on=[train.class_names[c] for c in train.products],
                 settings={k: str(v) for k, v in settings.items()}, history=history)
 
+# %% ../nbs/26_cli.ipynb #0c90c5e9
 def _judge_and_keep(out, run, train, queries, others, store, more):
     "Judge the network of `run`, keep both; return `Judged`, and a word on the threshold."
     from triplet_fashion.commands import judging
@@ -188,6 +190,7 @@ def _judge_and_keep(out, run, train, queries, others, store, more):
         raise
     return judged, said
 
+# %% ../nbs/26_cli.ipynb #7e442d5a
 def _finish(out, title, run, train, queries, others, audit, store, started, more=''):
     "Judge and keep the network of `run`, write its report and print it; return the scores."
     from triplet_fashion.commands import report
@@ -273,6 +276,7 @@ def _runner(word, run_dir=None):
     from triplet_fashion.runs.distributed import step_runner
     return step_runner(word or 'auto', bool(run_dir) and RunFolder(run_dir).is_complete)
 
+# %% ../nbs/26_cli.ipynb #d3cd7bf0
 def _resumed(resume, out):
     """Return arguments of `fit`, and the folder for features.
 
@@ -310,6 +314,7 @@ def _note_what_has_no_effect(backbone, weights, quick):
         note('--quick has no effect with --backbone small, '
              'which is compared with itself before training only')
 
+# %% ../nbs/26_cli.ipynb #b4cf3ed8
 def _changes(backbone, weights, **numbers):
     "Return the settings that were asked for, as `fit` takes them."
     given = {k: v for k, v in numbers.items() if v is not None}
@@ -504,6 +509,7 @@ def _searchable(images):
     for line in bad: note(f'left out, it cannot be searched with: {line}')
     return [path for path in images if path not in problems]
 
+# %% ../nbs/26_cli.ipynb #d34edb21
 @command(k=count)
 def triplet_search(
     run:str, # folder of a run

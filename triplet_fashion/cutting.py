@@ -59,6 +59,7 @@ def _nodes(model):
     for depth in sorted(nodes, reverse=True):
         yield from (node for node in nodes[depth] if not node.is_input)
 
+# %% ../nbs/04_cutting.ipynb #ddc94252
 def _layer_calls(
     model, # Keras model made of layers: Sequential or functional
     same=None, # id of a tensor -> the tensor it stands for
@@ -100,6 +101,7 @@ def _submodel(
     if len(inputs) == len(outputs) == 1: return keras.Model(inputs[0], outputs[0], name=name)
     return keras.Model(inputs, outputs, name=name)
 
+# %% ../nbs/04_cutting.ipynb #304f301c
 def _flattened(net):
     "Return `net` as one functional model without models inside, at the size of its input."
     same, inner = {}, _functional(net)
@@ -140,6 +142,7 @@ class _CutPoint(NamedTuple):
         "Tell whether rows of numbers pass, and no map."
         return all(len(x.shape) == 2 for x in self.tensors)
 
+# %% ../nbs/04_cutting.ipynb #b0f82a41
 class LayerSequence:
     "A network as a sequence of layer calls, with the places where it can be cut."
     def __init__(self,

@@ -258,6 +258,7 @@ _GALLERIES = {
     'test': 'the shop photos of the test items (README v1.1)',
     'val+test': 'the shop photos of the validation and test items (as mmfashion does)'}
 
+# %% ../nbs/08_datasets.ipynb #49db1c61
 def read_consumer2shop(
     root,             # the folder with Eval/ and Img/ (or with the list and img/ directly in it)
     missing='error',  # photos that are listed but not there: 'error', or 'skip' their pairs
@@ -397,6 +398,7 @@ def read_sop(
 # %% ../nbs/08_datasets.ipynb #a708d1c0
 def kind_of(product): return garment(product, 0).kind.replace(' ', '_')
 
+# %% ../nbs/08_datasets.ipynb #7c9648b1
 class DrawnBenchmark:
     "A small benchmark in its official form, with drawn photos: a method writes it."
     def __init__(self,

@@ -47,6 +47,7 @@ def text_width(
         width += 2 if unicodedata.east_asian_width(letter) in 'WF' else 1
     return width
 
+# %% ../nbs/internals/04_display.ipynb #26045a97
 def shorten(
     text, # anything
     width, # columns at most
@@ -65,6 +66,7 @@ def caption_of(
     name = unicodedata.normalize('NFC', readable(name)).replace('_', ' ')
     return re.sub(r'\)(?=\w)', ') ', name)
 
+# %% ../nbs/internals/04_display.ipynb #9010b4e7
 def wrap(
     name, # of a product, folder or photo
     width, # columns of a line
@@ -266,6 +268,7 @@ def title_html(text)->str:
     "Return a line that stands above a table or tiles."
     return f'<b>{escape(text)}</b>' if text else ''
 
+# %% ../nbs/internals/04_display.ipynb #d5d9d88f
 def tiles_html(
     rows, # list of rows, each a list of `Tile`
     width=112, # of a tile, pixels
@@ -399,6 +402,7 @@ def texts(self:Table,
         if self.grouped and rows[i][0] == rows[i - 1][0]: out[i][0] = ''
     return out
 
+# %% ../nbs/internals/04_display.ipynb #886d5ea4
 @patch
 def is_numeric(self:Table,
     column, # position of a column
@@ -440,6 +444,7 @@ def align_columns(
 # %% ../nbs/internals/04_display.ipynb #61434ed4
 _UNSEEN = re.compile('[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]')  # commands
 
+# %% ../nbs/internals/04_display.ipynb #5c56725b
 @patch
 def __repr__(self:Table):
     rows = [[_UNSEEN.sub(' ', v) for v in row] for row in self.texts(self.max_rows or 20)]
@@ -526,6 +531,7 @@ def to_csv(self:Table,
 class Html(str):
     "HTML that goes into a page as it is; everything else is escaped."
 
+# %% ../nbs/internals/04_display.ipynb #3eaf639f
 def figure_png(
     fig, # matplotlib Figure
     dpi=160, # pixels an inch
@@ -547,6 +553,7 @@ def _is_picture(block):
     if isinstance(block, np.ndarray): return block.ndim == 3
     return hasattr(block, 'getbands')   # of Pillow, which need not be imported
 
+# %% ../nbs/internals/04_display.ipynb #915a9bc6
 def _picture_html(picture, caption=''):
     "Return a figure, an image or an image file as <figure>."
     from PIL import Image
@@ -569,6 +576,7 @@ def _is_row(block):
     if not isinstance(block, (list, tuple)) or not block: return False
     return all(isinstance(tile, Tile) for tile in block)
 
+# %% ../nbs/internals/04_display.ipynb #f3d55387
 def tile_rows(
     block, # anything
 )->list: # of rows, each a list of `Tile`; None where the block is something else
@@ -611,6 +619,7 @@ def _pair_html(block, max_rows):
     if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
         return Table(second, first).to_html(max_rows)
 
+# %% ../nbs/internals/04_display.ipynb #ed7e4993
 def _holds_dicts(block):
     return isinstance(block, list) and all(isinstance(row, dict) for row in block)
 

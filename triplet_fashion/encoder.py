@@ -201,6 +201,7 @@ def _regrouped(batches, sizes):
         have = [rows[n:]]
     for _ in batches: pass   # lets the progress come to its end
 
+# %% ../nbs/16_encoder.ipynb #6a0326cc
 def _at_least_one(**numbers):
     for k, n in numbers.items():
         if not isinstance(n, (int, np.integer)) or n < 1:
@@ -394,6 +395,7 @@ def _naming_photos(catalog):
 # %% ../nbs/16_encoder.ipynb #52be9041
 _DECODED = 1, PIL.__version__, tf.__version__, __version__   # the same: files give the same pixels
 
+# %% ../nbs/16_encoder.ipynb #444639f4
 @dataclass(frozen=True)
 class _FeatureJob:
     "Features to compute: by what, of which photos, in how many copies."
@@ -555,6 +557,7 @@ class FeatureCache:
         if found is not None: return found
         return write_array(path, job.shape, job.dtype, job.parts(progress))
 
+# %% ../nbs/16_encoder.ipynb #73fc9f67
 def _as_the_model_takes(model):
     "Return the `Preprocessing` to the size of a model's input."
     size = model.input_shape[1:3]
@@ -624,6 +627,7 @@ class _ClusterWork:
             path.write_bytes(self.model)
             return Encoder(keras.models.load_model(path, compile=False), **self.settings)
 
+# %% ../nbs/16_encoder.ipynb #d4dd037f
 class _Worker:
     "Hold the network on a worker of the cluster, and make part after part."
     def __init__(self, work, cores):
@@ -680,6 +684,7 @@ def encode_cluster(
     if todo: _map_on_cluster(ray, todo, work, min(workers, len(todo)), cores, progress)
     return parts.folder
 
+# %% ../nbs/16_encoder.ipynb #e4b405b6
 def _encoder_by_name(model, engine, *settings):
     "Return an `Encoder` whose engine each worker can make: of one that was given, the name."
     checked = Encoder(model, engine, *settings)
@@ -704,6 +709,7 @@ def _read_out(out, images, on_error):
     _report_lost(on_error, gone, len(ids))
     return rows
 
+# %% ../nbs/16_encoder.ipynb #494abc14
 def encode(
     images, # RGB 0..255 (n, h, w, 3), a list of files, a `Catalog`, or a folder of product folders
     model, # base network; or any function from such an array to rows

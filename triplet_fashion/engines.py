@@ -306,6 +306,7 @@ def _weights_digest(model):
     for w in model.weights: sha.update(np.ascontiguousarray(w))
     return sha.hexdigest()
 
+# %% ../nbs/14_engines.ipynb #eebf1e3f
 class InferenceEngine:
     """Compute a network: photos, RGB 0..255 (n, h, w, 3), any n, to its outputs, float32 (n, ...).
 
@@ -469,6 +470,7 @@ def _check_one_photo_model(model):
         raise ValueError(f'{model.name} has {n} inputs and {m} outputs: '
                          'an engine takes models with one of each')
 
+# %% ../nbs/14_engines.ipynb #f1fd1cac
 def make_engine(
     model, # Keras model with one input and one output
     name='auto', # one of `ENGINES`; 'auto': what `choose_engine` says
@@ -508,6 +510,7 @@ def make_engine(
     return InferenceEngine(choice.engine, run, x.shape[1:], x.dtype, batch_size, choice.why,
                            _weights_digest(model))
 
+# %% ../nbs/14_engines.ipynb #597c6fd0
 def _of_tensorflow(model, x, why, batch_size, threads):
     "Return TensorFlow as engine: it computes with the weights of the model at any time."
     run = build_engine('tf', model, x.shape[1:], threads)
@@ -624,6 +627,7 @@ def _benchmark_engine(name, model, x, expected, tolerance, threads):
     verdict = 'agrees' if difference <= limit else f'disagrees with Keras: more than {limit:g}'
     return EngineResult(name, verdict, speed, difference, grown[0])
 
+# %% ../nbs/14_engines.ipynb #6e0f22d1
 def compare_engines(
     model, # Keras model with one input and one output
     sample=None, # photos to compute, RGB 0..255 (n, h, w, 3); None: 32 pictures of noise

@@ -314,6 +314,7 @@ def _splits(benchmark):
         raise ValueError(f"benchmark holds {held}: it needs 'query' and 'gallery', or 'test'")
     return Catalog.of(benchmark['test'], 'test'), None, (1, 10, 100, 1000)
 
+# %% ../nbs/16_evaluation.ipynb #4d7c0abf
 def evaluate_benchmark(
     benchmark, # Catalogs or folders by name: 'query' and 'gallery', or 'test'; 'train' was seen
     embedder, # network, or function from a `Catalog` to embeddings (n, d)

@@ -52,6 +52,7 @@ def _self_ids(photos, at, searched):
     queries, gallery = ([os.path.realpath(p) for p in some] for some in both)
     return dict(query_ids=queries, gallery_ids=gallery)
 
+# %% ../nbs/25_explore.ipynb #7b5130db
 def _most_copies(ids):
     "Return how often a query is in the gallery, at most."
     if not ids: return 0
@@ -161,6 +162,7 @@ def triplet_rows(
                      tile(n, f'd(a,n) {d_an:.3f}', 'miss')])
     return rows
 
+# %% ../nbs/25_explore.ipynb #c14d5f09
 def worst_triplets(
     photos, # n paths, or RGB 0..255 images (n, h, w, 3)
     embeddings, # float32 (n, d)
@@ -196,6 +198,7 @@ def _failure_row(row, at, tiles, photos, gallery_photos):
         found.append(Tile(photo, str(row[product]), said, frame))
     return found
 
+# %% ../nbs/25_explore.ipynb #60961e1d
 def failure_rows(
     table, # of `failures`: worst queries, hubs, confused products, false accepts or false rejects
     photos, # of the queries: n paths, or RGB 0..255 images (n, h, w, 3)
@@ -265,6 +268,7 @@ def _class_colors(labels, n):
     else: colors = plt.get_cmap('turbo')(at/(len(kinds) - 1))
     return colors, dict(zip(kinds.tolist(), colors[first]))
 
+# %% ../nbs/25_explore.ipynb #8f19a82f
 def _label_map(ax, share, kinds, class_names):
     "Name the axes of a map and, where there are few, its products."
     ax.set(xticks=[], yticks=[], xlabel=f'first component, {share[0]:.0%} of the variance',
@@ -344,6 +348,7 @@ def _name_lines(photos, labels, class_names):
         name = photos[i] if isinstance(photos[i], (str, os.PathLike)) else i
         yield f'{_one_line(_caption(label, class_names))}\t{_one_line(name)}\n'
 
+# %% ../nbs/25_explore.ipynb #0cb1ed61
 def write_projector(
     folder, # for TensorBoard, as in `tensorboard --logdir`; files of the same names are replaced
     photos, # n paths, or RGB 0..255 images (n, h, w, 3)

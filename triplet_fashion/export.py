@@ -34,6 +34,7 @@ def _frozen_graph(model, n=None):
     "Return the graph of a network for `n` photos, its weights as constants."
     return engines.inference_graph(model, (n, *model.input_shape[1:]), frozen=True)
 
+# %% ../nbs/21_export.ipynb #b1ddc8d6
 class _SavedModel:
     "A folder with two signatures: files as bytes, or pixels."
     suffix, precisions = '', ('float32', 'bfloat16')
@@ -80,6 +81,7 @@ def _quantize_onnx(path, name, sample):
         quantize_static(str(ready), str(path), Photos(), per_channel=True, **types)
     ready.unlink()
 
+# %% ../nbs/21_export.ipynb #73d8a21b
 class _Onnx:
     "A file for ONNX Runtime."
     suffix, precisions = '.onnx', ('float32', 'int8')
@@ -124,6 +126,7 @@ class _OpenVino:
         def four(x): return np.array(made([np.asarray(x, 'float32')])[0], 'float32')
         return engines.fixed_batches(four, 4), None
 
+# %% ../nbs/21_export.ipynb #a0de93ef
 class _LiteRT:
     "A file for phones."
     suffix, precisions = '.tflite', ('float32', 'float16', 'int8')
@@ -199,6 +202,7 @@ def _network(bundle):
     net, meta = (bundle, {}) if isinstance(bundle, keras.Model) else load_bundle(bundle)
     return _base_of(net), meta
 
+# %% ../nbs/21_export.ipynb #372ab1ef
 def _in_floats(net):
     """Return the network with float32 inside, taking float32.
 
@@ -301,6 +305,7 @@ def _check_form(format, precision, tolerance):
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f'export: tolerance={tolerance!r}: give a share, 0 or more')
 
+# %% ../nbs/21_export.ipynb #d6f3179b
 def export(
     bundle, # written by `save_bundle`; or a network itself
     out, # folder to make; an export in the same format is replaced, anything else refused
@@ -358,6 +363,7 @@ def export(
 # %% ../nbs/21_export.ipynb #425393a4
 _UNDECODED = tf.errors.OpError, UnicodeDecodeError # TensorFlow's message may hold a file's bytes
 
+# %% ../nbs/21_export.ipynb #f08ae9a3
 class Export:
     """An export, ready to use, 32 photos at a time: `export(pixels)`, and
     `export.files(list of bytes)` where the format decodes files itself.
@@ -424,6 +430,7 @@ def _is_described(note, name):
     if not _is_size(note.get('size')) or not _is_count(note.get('out_dims')): return False
     return isinstance(files, dict) and all(isinstance(v, str) for v in files.values())
 
+# %% ../nbs/21_export.ipynb #4b4c424d
 def _read_note(path):
     "Return the note of an export and the name of its format."
     file = path/'export.json'
@@ -442,6 +449,7 @@ def _read_note(path):
                          'knows')
     return note, name
 
+# %% ../nbs/21_export.ipynb #327c00f1
 def load_export(
     path, # folder written by `export`
 )->Export:

@@ -37,6 +37,7 @@ class _Photos(NamedTuple):
             raise ValueError(f'{name}ids must hold one id a photo, {len(x)}; there are {ids.size}')
         return cls(x, labels, ids.tolist(), names_of(labels, class_names))
 
+# %% ../nbs/12_failures.ipynb #c87adf70
 class _Search:
     "Photos that search among each other, or in a gallery."
     def __init__(self, x, labels, ids, gallery, class_names, metric):

@@ -88,6 +88,7 @@ def _group_size(labels):
     groups = labels.reshape(-1, size)
     return size if (groups == groups[:, :1]).all() else 0
 
+# %% ../nbs/09_generator.ipynb #74ccc660
 def show_batch(
     batch,              # ((a, p, n), labels), (images, labels) or images, 0..255
     n=8,                # how many triplets, or photos in a row

@@ -22,6 +22,7 @@ def _id(i):
     raise ValueError(f'ids hold {i!r} of type {type(i).__name__}: an id is text, such as the path '
                      f'of the photo')
 
+# %% ../nbs/internals/09_index_data.ipynb #5c0f6435
 def _check_unique(ids):
     "Raise ValueError where an id appears twice."
     seen = set()
@@ -30,6 +31,7 @@ def _check_unique(ids):
             raise ValueError(f'id {i!r} appears more than once; every photo needs its own')
         seen.add(i)
 
+# %% ../nbs/internals/09_index_data.ipynb #8c4454a0
 def _checked(embeddings, ids):
     "Return embeddings as float32 (n, d) and ids as text, or raise ValueError naming what is wrong."
     try: x = np.array(embeddings, 'float32')
@@ -62,6 +64,7 @@ def _given_names(class_names):
     names = {int(k): str(v) for k, v in items}
     return names, {composed(v): k for k, v in names.items()}
 
+# %% ../nbs/internals/09_index_data.ipynb #3eba3e11
 def _class_ids(labels, at):
     """Return the class id of each different label:
     text by its place in `at`, whole numbers as they are."""
@@ -77,6 +80,7 @@ def _class_ids(labels, at):
                          f'the {len(at)} class_names')
     return [at[v] for v in values]
 
+# %% ../nbs/internals/09_index_data.ipynb #40169d2f
 def _one_id_each(names):
     """Return the class id that stands for each: one name in two Unicode forms is one product.
 
@@ -234,6 +238,7 @@ def _fits(shape, dtype, size):
     if dtype.hasobject or min(shape, default=0) < 0: return False
     return math.prod(shape)*dtype.itemsize <= size
 
+# %% ../nbs/internals/09_index_data.ipynb #c1f18237
 def read_arrays(
     file, # written by `ImageIndex.save`
 )->dict: # array by name
@@ -250,6 +255,7 @@ def read_arrays(
                 raise ValueError(f'{name} has shape {shape}, the file is too short for that')
     with np.load(file, allow_pickle=False) as z: return {name: z[name] for name in z.files}
 
+# %% ../nbs/internals/09_index_data.ipynb #f4a4973d
 def _is_size(size):
     "Tell whether a note is (height, width), or None."
     return size is None or len(size) == 2 and all(type(n) is int and n > 0 for n in size)
@@ -262,6 +268,7 @@ def _is_ours(meta):
     named = ((type(k), type(v)) == (int, str) for k, v in meta['class_names'])
     return all(named) and _is_size(meta['size'])
 
+# %% ../nbs/internals/09_index_data.ipynb #bb360883
 def checked_meta(
     meta, # what is noted in an index file
 )->dict:
@@ -269,6 +276,7 @@ def checked_meta(
     if _is_ours(meta): return meta
     raise ValueError(f'its format is {meta["format"]!r}, or its notes are not those of an index')
 
+# %% ../nbs/internals/09_index_data.ipynb #d7b077bb
 def checked_array(
     array,
     shape, # that it must have

@@ -56,6 +56,7 @@ def _as_array(labels):
     x[:] = labels
     return x
 
+# %% ../nbs/internals/00_labels.ipynb #c9869180
 def _check_exact(x, what):
     "Raise where floating-point numbers are so large that neighbours among whole numbers are one."
     if x.dtype.kind != 'f' or x.dtype.itemsize >= 8: return

@@ -204,6 +204,7 @@ def _searches_itself(gallery, gallery_labels):
         raise ValueError('gallery and gallery_labels come together: give both or neither')
     return gallery is None
 
+# %% ../nbs/11_metrics.ipynb #2d2e512f
 def retrieval_metrics(
     query, # embeddings, (n, d)
     query_labels, # class of each, whole numbers or text, (n,)

@@ -28,6 +28,7 @@ def _squared(x, y=None):
     d = norms - 2*tf.matmul(x, y, transpose_b=True)
     return tf.where(d <= 8*np.finfo(float).eps*norms, tf.zeros_like(d), d)
 
+# %% ../nbs/01_mining.ipynb #60f0824a
 def pairwise_distances(
     x, # embeddings, float (n, d)
     y=None, # other embeddings, float (m, d); `x` itself if not given
@@ -122,6 +123,7 @@ def label_tensor(
 # %% ../nbs/01_mining.ipynb #93e5a07b
 def _is_known(labels): return labels != ('' if labels.dtype == tf.string else -1)
 
+# %% ../nbs/01_mining.ipynb #88a79f77
 class PairMask(NamedTuple):
     """Which columns are positives and which are negatives of each anchor.
 
@@ -335,6 +337,7 @@ class BoundedDistances(NamedTuple):
         "Compute g(d) = f(N - d), the loss of negatives."
         return log_term(self.complement, self.d, self.N, beta, epsilon)
 
+# %% ../nbs/01_mining.ipynb #7c0bc82d
 def bounded_distances(
     embeddings, # float (b, d)
     squared, # squared distances, float64 (b, b+m)
@@ -359,6 +362,7 @@ def _check_choice(value, name, *choices):
     *first, last = map(repr, choices)
     raise ValueError(f'{name}={value!r}: choose {", ".join(first)} or {last}')
 
+# %% ../nbs/01_mining.ipynb #40487a43
 @keras.saving.register_keras_serializable(package='triplet_fashion')
 class BatchTripletLoss(BatchLoss):
     """Triplet loss over a labelled batch: `loss(labels, embeddings)`, the triplets mined inside it.

@@ -113,6 +113,7 @@ def _arrow(ax, x0, y0, x1, y1):
     head = dict(arrowstyle='-|>', color='dimgrey', lw=0)
     ax.annotate('', beyond_middle, (x0, y0), arrowprops=head, zorder=0)
 
+# %% ../nbs/10_model.ipynb #f06ca71c
 def draw_model(
     model, # made by `triplet_model`
     ax=None, # matplotlib axes to draw on

@@ -68,6 +68,7 @@ def _from_squared(s, metric):
     if metric == 'cosine': return s/2
     return np.sqrt(s) if metric == 'euclidean' else s
 
+# %% ../nbs/internals/03_neighbors.ipynb #d7e583ad
 def _to_squared(d, metric):
     "Return the squared lengths of differences that belong to distances."
     if metric == 'cosine': return 2*d
@@ -81,6 +82,7 @@ def _scales(x, metric):
     length = np.concatenate([np.linalg.norm(part, axis=1) for part in parts])
     return np.divide(1, length, out=np.zeros(len(x)), where=length > 0)
 
+# %% ../nbs/internals/03_neighbors.ipynb #3e30eb4c
 def _check_range(metric, dims, *embeddings):
     "Raise ValueError for numbers whose distances float32 cannot hold."
     if metric == 'cosine': return
@@ -109,6 +111,7 @@ class _Frame(NamedTuple):
         out[:,-1] = 1
         return out
 
+# %% ../nbs/internals/03_neighbors.ipynb #579435c1
 def _square_norms(rows):
     "Return the squared lengths of rows for the product, float64 (n,), without the last column."
     return np.einsum('ij,ij->i', rows[:,:-1], rows[:,:-1], dtype=np.float64)
@@ -230,6 +233,7 @@ class _QueryBlock(NamedTuple):
     norms: np.ndarray # squared lengths, float64 (b,)
     margin: np.ndarray # largest error of a score, and more, float32 (b,)
 
+# %% ../nbs/internals/03_neighbors.ipynb #013e422e
 class _Candidates(NamedTuple):
     "Pairs that may be among the nearest."
     rows: np.ndarray # place of the query in its block, int (n,)

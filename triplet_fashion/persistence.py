@@ -45,6 +45,7 @@ def _architecture(model):
             'neither', stacklevel=4)
     return json.dumps(config, indent=1)
 
+# %% ../nbs/20_persistence.ipynb #9945f4b3
 def save_model(
     model, # base or three-input network, compiled or not
     json_path, # for the architecture
@@ -117,6 +118,7 @@ def _is_bundle(path):
         with zipfile.ZipFile(path) as z: return _MANIFEST in z.namelist()
     except (zipfile.BadZipFile, OSError, NotImplementedError, struct.error): return False
 
+# %% ../nbs/20_persistence.ipynb #b4fc0aec
 def _load_one_file(path, custom_objects):
     "Return the network in a `.keras` file or in an HDF5 file that holds its architecture."
     if path is None:
@@ -361,6 +363,7 @@ def _describes_part(said):
     if not isinstance(said, dict): return False
     return type(said.get('bytes', 0)) is int and isinstance(said.get('sha256'), str)
 
+# %% ../nbs/20_persistence.ipynb #08d79562
 def _check_contents(d, manifest):
     "Refuse a manifest without notes, or with a list of other parts than a bundle has."
     files = d.get('files', {})

@@ -90,6 +90,7 @@ def add_nested(self:ProductFolder, folder):
     self.photos += inner.photos
     self.deeper += [os.path.join(folder, name) for name in inner.folders]
 
+# %% ../nbs/internals/08_product_folders.ipynb #299064f1
 @patch
 def entries(self:ProductFolder, folder, above=()):
     "Note what a folder leaves out, and return the rest; nothing where it cannot be read."
@@ -106,6 +107,7 @@ def entries(self:ProductFolder, folder, above=()):
 # %% ../nbs/internals/08_product_folders.ipynb #d389ac0e
 _LAYOUTS = ('auto', 'flat', 'nested')
 
+# %% ../nbs/internals/08_product_folders.ipynb #09aa2ea0
 class FolderListing:
     "The products below a folder, and what was left out, as (path, reason)."
     def __init__(self, root, layout):
@@ -135,6 +137,7 @@ def no_folders(self:FolderListing, n_photos):
     return ValueError(f'{self.root} {found}: '
                       'put the photos of each product into a folder of its own')
 
+# %% ../nbs/internals/08_product_folders.ipynb #be366fa1
 @patch
 def check_photos(self:FolderListing):
     "Refuse product folders without a single photo."
@@ -154,6 +157,7 @@ def deeper(self:FolderListing):
     "Return the folders in product folders, from the root."
     return [os.path.join(p.name, folder) for p in self.products for folder in p.deeper]
 
+# %% ../nbs/internals/08_product_folders.ipynb #d5e14f01
 @patch
 def photos_too_deep(self:FolderListing):
     "Return the photos below those folders; links and hidden ones are passed over."
@@ -165,6 +169,7 @@ def photos_too_deep(self:FolderListing):
             found += [os.path.join(home, name) for name in in_order(photos)]
     return found
 
+# %% ../nbs/internals/08_product_folders.ipynb #561b808c
 @patch
 def too_deep(self:FolderListing, n_photos):
     "Return the warning that photos in sub-folders of products are not used."

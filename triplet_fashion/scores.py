@@ -29,6 +29,7 @@ _MEANINGS = {
     'EER': ('error of the threshold at which as many pairs of one product are missed as pairs of '
             'two are let in')}
 
+# %% ../nbs/13_scores.ipynb #161ba073
 class Evaluation(dict):
     "Metrics by name, with what they are held against."
     def __init__(self,

@@ -106,6 +106,7 @@ def dims(self:ImageIndex)->int:
     "The numbers of an embedding."
     return self.embeddings.shape[1]
 
+# %% ../nbs/24_search.ipynb #fa01704e
 @patch(as_prop=True)
 def paths(self:ImageIndex)->list:
     "Where the photos lie."
@@ -146,6 +147,7 @@ def attach(self:ImageIndex,
     if net is None: self._encoder = None
     else: self._attach(_encoder_of(net, self.size))
 
+# %% ../nbs/24_search.ipynb #6f83de3e
 @patch
 def _attach(self:ImageIndex, encoder):
     "Keep the encoder of the network, whose engine serves all searches."
@@ -259,6 +261,7 @@ def _from_path_if_there(self:ImageIndex, path):
     try: return self._from_path(path)
     except FileNotFoundError as e: return _Query(path, name=os.path.basename(path), problem=e)
 
+# %% ../nbs/24_search.ipynb #42258587
 @patch
 def _from_array(self:ImageIndex, a):
     """Return the queries in an array or tensor, and whether there is one only.
@@ -300,6 +303,7 @@ def _from_list(self:ImageIndex, queries):
     return [q._replace(name=f'query {i}') if q.name.startswith('query') else q
             for i, q in enumerate(found)]
 
+# %% ../nbs/24_search.ipynb #30b8164e
 @patch
 def _queries(self:ImageIndex, query):
     "Return the queries in whatever was given, and whether there is one only."
@@ -337,6 +341,7 @@ def _encoded(self:ImageIndex, queries, batch_size):
             out[j] = out[j]._replace(x=x)
     return out
 
+# %% ../nbs/24_search.ipynb #1e4545b8
 def _check_queries(queries):
     "Raise where no query can be read, or an embedding is not finite; warn of those that cannot."
     bad = [q.problem for q in queries if q.problem]
@@ -380,6 +385,7 @@ def _hits(self:ImageIndex, q, dist, idx, k, exclude_self):
 
 def _is_count(n): return isinstance(n, (int, np.integer)) and n >= 1
 
+# %% ../nbs/24_search.ipynb #595ac68d
 @patch
 def search(self:ImageIndex,
     # a photo in any form, pixels (h, w, 3), embedding (d,), id; or several: a list, an array with
@@ -458,6 +464,7 @@ def _read_index(cls, file, root):
         raise ValueError('its probe is none')
     return self
 
+# %% ../nbs/24_search.ipynb #2d1efbc3
 @patch(cls_method=True)
 def load(cls:ImageIndex,
     file, # written by `save`

@@ -54,6 +54,7 @@ class TableRow(NamedTuple):
     line: int    # its first line in the file, counted from 1
     cells: list  # text
 
+# %% ../nbs/internals/05_tables.ipynb #73d3b3ae
 class TextTable:
     "A table of text: the names of its columns, in lower case, and its rows."
     def __init__(self,
@@ -112,6 +113,7 @@ class PhotoRow(NamedTuple):
     split: str = ''
     category: str = ''
 
+# %% ../nbs/internals/05_tables.ipynb #f9d82723
 class PhotoTable(TextTable):
     """A table that says which product a photo shows.
 
@@ -159,6 +161,7 @@ def _photo(self:PhotoTable, row):
         if not cell: raise ValueError(f'{self.path}, line {row.line}: {name} is empty')
     return photo
 
+# %% ../nbs/internals/05_tables.ipynb #afb982c7
 @patch
 def _check_category(self:PhotoTable, row, photo, categories):
     "Note the category of a product, and refuse a second one."
@@ -167,6 +170,7 @@ def _check_category(self:PhotoTable, row, photo, categories):
     raise ValueError(f'{self.path}, line {row.line}: {photo.label!r} is {photo.category!r} here '
                      f'and {above!r} above; a product has one category')
 
+# %% ../nbs/internals/05_tables.ipynb #1818eb4c
 @patch
 def _check_agrees(self:PhotoTable, row, photo, above):
     "Refuse a row that says something else of a photo than one above."
@@ -200,6 +204,7 @@ def find_photo(
         if os.path.isfile(file := os.path.join(root, form)): return file
     return None
 
+# %% ../nbs/internals/05_tables.ipynb #1cc2909e
 @patch
 def find(self:PhotoTable,
     photos, # of this table, a list of `PhotoRow`

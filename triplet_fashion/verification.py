@@ -319,6 +319,7 @@ def table(self:Verification)->Table: # figure, value, meaning
     rows.append(['pairs', pairs, 'same and different pairs measured'])
     return Table(rows, ['figure', 'value', 'meaning'])
 
+# %% ../nbs/11_verification.ipynb #a8c5fd68
 @patch
 def _missed_at(self:Verification, rate):
     "Return the row of the FNMR at a false match rate; it says where the pairs are too few."
@@ -389,6 +390,7 @@ _JUDGED = {
     'AUC': 'chance that a same pair is closer than a different one',
     'EER': 'error where both rates are equal'}
 
+# %% ../nbs/11_verification.ipynb #0b4c7ced
 @dataclass(eq=False, repr=False)
 class Threshold:
     "A threshold with its rule, its metric and its interval, judged on other products."

@@ -28,6 +28,7 @@ def from_zero(text)->int:
     "Return a whole number, 0 or more, as a seed is."
     return _number(text, int, lambda x: 0 <= x < 2**32, 'a whole number, 0 or more')
 
+# %% ../../nbs/commands/00_console.ipynb #5495b053
 def positive(text)->float:
     "Return a finite number above 0."
     return _number(text, float, lambda x: 0 < x < math.inf, 'a number above 0')
@@ -46,6 +47,7 @@ def _option(o, kind):
     if isinstance(kind, tuple): return how | dict(choices=kind)
     return how | dict(type=kind or o.anno, metavar=o.anno.__name__.upper())
 
+# %% ../../nbs/commands/00_console.ipynb #762c9cbc
 def argument_parser(
     func, # function whose parameters are annotated and documented
 )->argparse.ArgumentParser:
@@ -72,6 +74,7 @@ class _Outlet(io.RawIOBase):
         with suppress(OSError): return self.raw.write(data)
         return len(data) # the reader has gone, or the disk is full
 
+# %% ../../nbs/commands/00_console.ipynb #705a7b98
 def _tolerant(stream):
     "Return a stream to the same place that takes every letter; a notebook's own is left as it is."
     if stream is None:
@@ -83,6 +86,7 @@ def _tolerant(stream):
     lines = dict(line_buffering=stream.line_buffering, write_through=stream.write_through)
     return io.TextIOWrapper(buffer, stream.encoding, 'backslashreplace', **lines)
 
+# %% ../../nbs/commands/00_console.ipynb #a4353ea7
 @contextmanager
 def any_console():
     "Print to consoles that take every letter, for the time of a `with` block."
@@ -107,6 +111,7 @@ def tensorflow_message(
     said = lines[0].strip() if lines else type(e).__name__
     return f'TensorFlow could not go on: {said}'
 
+# %% ../../nbs/commands/00_console.ipynb #0556739f
 def _keep_traceback(name, e):
     "Write the traceback of `e` into a file, and return its path; None where it has no place."
     with suppress(OSError):
@@ -143,6 +148,7 @@ def note(
 
 def _show_warning(message, category, *where, **kw): note(message)
 
+# %% ../../nbs/commands/00_console.ipynb #91fb586f
 def _main(func, args=None):
     "Run `func` on command line arguments `args`."
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') # TensorFlow's own start-up messages

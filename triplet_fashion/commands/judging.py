@@ -52,6 +52,7 @@ def _among_training(queries, train):
             f'{len(train):,} other photos; a hit is a photo of the same class. '
             f'The classes were seen in training, {known}')
 
+# %% ../../nbs/commands/01_judging.ipynb #f79def6b
 def training_protocol(
     queries, # `Catalog` of the photos to judge on
     train=None, # `Catalog` of the photos trained on; None: not known
@@ -72,6 +73,7 @@ def training_protocol(
                   f'among the other {len(queries) - 1:,} photos; a hit is a photo of the same '
                   f'product.{_not_counted(none)}{known*(train is not None)}')
 
+# %% ../../nbs/commands/01_judging.ipynb #4d41ccd6
 def gallery_protocol(
     queries, # `Catalog` of the photos searched with
     gallery, # `Catalog` searched, its products named as those of the queries
@@ -103,6 +105,7 @@ def embedder(
     done = {id(c): encoder.encode(c, progress=progress) for c in catalogs if c is not None}
     return lambda catalog: done[id(catalog)]
 
+# %% ../../nbs/commands/01_judging.ipynb #4ec0a120
 def baselines_for(
     run, # `TrainingRun`
     feature_cache=None, # as `Encoder` takes it
@@ -115,6 +118,7 @@ def baselines_for(
     left_out = {*before, 'its backbone alone'} # which has been trained too
     return before | {name: way for name, way in more.items() if name not in left_out}
 
+# %% ../../nbs/commands/01_judging.ipynb #ae28ebb2
 def judge_trained(
     net, # embedding network
     others, # it is held against these, see `baselines_for`
@@ -140,6 +144,7 @@ def seen_products(
     known = set(trained_on)
     return [c for c in queries.products if queries.class_names[c] in known]
 
+# %% ../../nbs/commands/01_judging.ipynb #b7998041
 def judge_stored(
     net, # embedding network
     quick, # without the untrained network and the backbone alone?
@@ -173,6 +178,7 @@ def choose_threshold(
     return found, (f'threshold, chosen on {chosen} of these products and judged on the other '
                    f'{judged}\n{found}')
 
+# %% ../../nbs/commands/01_judging.ipynb #7da6c282
 def seen_and_unseen(
     catalog, # `Catalog`
     seen, # class ids of products seen in training; None: not known
@@ -188,6 +194,7 @@ class PairScores(NamedTuple):
     figures: object # `Verification`
     said: str # of what products, by what threshold, how sure
 
+# %% ../../nbs/commands/01_judging.ipynb #06557ced
 def pair_scores(
     threshold, # dict noted beside a network, 'value' and 'metric'; None: there is none
     embeddings, # float32 (n, d)
@@ -233,6 +240,7 @@ class Details(NamedTuple):
     failures: object # tables of what went wrong
     seen: object # number of products seen in training, where there are unseen ones too; else None
 
+# %% ../../nbs/commands/01_judging.ipynb #ce74dc83
 def look_closer(
     judged, # `Judged`
     threshold, # dict noted beside the network; anything else: none was

@@ -49,6 +49,7 @@ def _cells(row, name):
     to = '\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}'
     return [row.get(name), f'{ends[0]:.2f}{to}{ends[1]:.2f}' if ends else '']
 
+# %% ../../nbs/commands/02_report.ipynb #85bacfb9
 def scores_table(
     rows, # of a scoreboard
     caption='', # what is a query, what is searched, what is a hit
@@ -63,6 +64,7 @@ def scores_table(
     best = dict.fromkeys(names, 'max') | {'EER': 'min'}
     return Table(lines, [*header, 'queries', 'no match'], caption, best=best)
 
+# %% ../../nbs/commands/02_report.ipynb #e830822a
 def scores_text(
     judged, # `Judged`
 )->str:
@@ -85,6 +87,7 @@ def _result_blocks(judged):
     table = scores_table(judged.rows, judged.protocol)
     return [f"Of {best['embedding']}:", cards, *[warning]*bool(warning), table]
 
+# %% ../../nbs/commands/02_report.ipynb #d1e5e8da
 def _worst_blocks(judged):
     "Return the worst triplets as blocks of a page; a sentence where there are none."
     queries = judged.queries
@@ -95,6 +98,7 @@ def _worst_blocks(judged):
     rows = explore.triplet_rows(queries.paths, worst, queries.labels, queries.class_names)
     return [(rows, 'Anchor, its farthest positive, its nearest negative.')]
 
+# %% ../../nbs/commands/02_report.ipynb #bd97a52d
 def _training_blocks(run):
     "Return how a network was trained as blocks of a page."
     share = 'watching, share of the time of training'
@@ -156,6 +160,7 @@ def _failure_blocks(judged, details):
         blocks.append(table)
     return blocks
 
+# %% ../../nbs/commands/02_report.ipynb #b6c789a2
 def evaluation_page(
     path, # HTML file to write
     title, # of the page

@@ -39,6 +39,7 @@ def _wrong_extension(im, path):
     if named is None or found is None or named == found: return []
     return [f'wrong extension: {found} by content, {named} by name']
 
+# %% ../../nbs/photos/09_audit.ipynb #dd423b58
 def _frames(im):
     """Return how many pictures a file holds, as text, '' for one;
     a damaged later one is no fault of the first. Leaves `im` at another page."""
@@ -158,6 +159,7 @@ def singles(self:Audit): # int (n,)
     "Return the class ids of products with one photo left."
     return np.flatnonzero(self._photos_left() == 1)
 
+# %% ../../nbs/photos/09_audit.ipynb #8ac9c29a
 @patch(as_prop=True)
 def emptied(self:Audit): # int (n,)
     "Return the class ids of products that had photos and have none left."
@@ -204,6 +206,7 @@ def _header(line, mark):
     cells = next(csv.reader([line], delimiter=mark), []) if mark else [line]
     return [cell.strip().lower() for cell in cells]
 
+# %% ../../nbs/photos/09_audit.ipynb #456de3ea
 def _records(lines):
     """Yield lines of a table without the empty ones and comments between its rows;
     a row in quotes may run over several lines."""
@@ -293,6 +296,7 @@ def to_table(self:Audit)->display.Table: # a row a finding
     columns = ['', 'finding', 'count', 'such as'] if rows else []
     return display.Table(rows, columns, title=f'{whose}: {found}', max_rows=len(rows), grouped=True)
 
+# %% ../../nbs/photos/09_audit.ipynb #6b474bf9
 @patch
 def __repr__(self:Audit): return repr(self.to_table())
 
@@ -468,6 +472,7 @@ def _check_rows(what, x, n):
     finite = np.isfinite(x).all(1)
     if not finite.all(): raise ValueError(f'{what}: row {int(np.argmin(finite))} is not finite')
 
+# %% ../../nbs/photos/09_audit.ipynb #24432b52
 def _vectors(x, y, n, m):
     "Return embeddings of both lists as one array, checked; None without any."
     if x is None: return None
@@ -517,6 +522,7 @@ def _measure(self:Audit, pair):
     if self.searched == 'hash': return f'{pair["distance"]:.0f} bits'
     return f'distance {pair["distance"]:.3f}'
 
+# %% ../../nbs/photos/09_audit.ipynb #e52ac00e
 @patch
 def _draw_pair(self:Audit, ax, pair, names, side):
     "Draw the two photos of a pair side by side, with their names below."

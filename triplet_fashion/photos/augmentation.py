@@ -33,6 +33,7 @@ def _change_light(images, gain, shift):
     mean = tf.reduce_mean(images, (1, 2, 3), keepdims=True)
     return (images - mean)*gain + mean*shift
 
+# %% ../../nbs/photos/04_augmentation.ipynb #2805c6fb
 def _turn_hue(images, angle):
     "Turn the colours of each image by an angle, (b,), radians, and keep its brightness."
     c, s, zero = tf.cos(angle), tf.sin(angle), tf.zeros_like(angle)

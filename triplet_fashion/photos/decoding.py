@@ -31,6 +31,7 @@ def decode_reduced(
     decode = partial(tf.io.decode_jpeg, file, channels=3, dct_method='INTEGER_ACCURATE')
     return tf.switch_case(choice, [partial(decode, ratio=f) for f in _FACTORS])
 
+# %% ../../nbs/photos/03_decoding.ipynb #d6a211cb
 def resize_from_neighbours(
     x, # (h, w, 3)
     size, # (height, width), pixels
@@ -64,6 +65,7 @@ def _map_photos(decode, inputs, shape):
     return tf.map_fn(no_autograph(lambda o: decode(*o)), inputs, parallel_iterations=1,
                      fn_output_signature=tf.TensorSpec(shape))
 
+# %% ../../nbs/photos/03_decoding.ipynb #5a993e17
 @lru_cache(8)
 def _jpeg_decoder(preprocessing):
     "Return the function from names, string (n,), and plans, int32 (n, 7), to pixels."
@@ -98,6 +100,7 @@ class _ReadableError(ValueError):
         text = str(error).encode('ascii', 'backslashreplace').decode()
         super().__init__(f'{text}\nphoto_error={json.dumps([path, problem])}\n')
 
+# %% ../../nbs/photos/03_decoding.ipynb #5459b60b
 def readable_errors(f):
     "Return the function `f`, for TensorFlow to call: its errors can be read back."
     @functools.wraps(f)
@@ -218,6 +221,7 @@ def decode_batches(
     decoder = BatchDecoder(loader, replace)
     return map_or_else(batches, decoder.fast, decoder.slow, max(2, cpu_count()))
 
+# %% ../../nbs/photos/03_decoding.ipynb #c675824b
 def array_batches(
     loader:ArrayLoader,
     batches, # tf.data of `Batch`

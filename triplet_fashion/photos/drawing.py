@@ -168,6 +168,7 @@ def _flag(x, name):
         raise TypeError(f'{name}={x!r}: expected True or False')
     return bool(x)
 
+# %% ../../nbs/photos/08_drawing.ipynb #e66fc8bf
 @lru_cache(8)
 def _kinds_and_fabrics(seed):
     "Return every kind in every fabric it comes in, shuffled."
@@ -253,6 +254,7 @@ def _right(*pts):
 def _whole(half):
     return half + _mirror(half[::-1])
 
+# %% ../../nbs/photos/08_drawing.ipynb #985aff97
 def _curve(*pts, n=7):
     "Return a smooth line through points, as n pieces for each two of them."
     p = [pts[0], *pts, pts[-1]]
@@ -278,6 +280,7 @@ def _box(x, y, w, h, cut=0.):
     a, b = x-w/2, x+w/2
     return [(a, y), (b, y), (b, y+h-cut), (b-cut, y+h), (a+cut, y+h), (a, y+h-cut)]
 
+# %% ../../nbs/photos/08_drawing.ipynb #9b065750
 def _at(shape, x, y, r):
     return [(x+r*a, y+r*b) for a, b in shape]
 
@@ -307,6 +310,7 @@ _NECKS = dict(
 _WIDE = dict(slim=.88, loose=1.16)
 _ENDS = dict(crop=56, regular=70, long=80, coat=94, mini=74, knee=84, midi=92)
 
+# %% ../../nbs/photos/08_drawing.ipynb #ae053f0d
 def _measure_lower(g):
     "Return the measures of a skirt, and of trousers as far as they have these."
     end = dict(mini=50, knee=68, midi=86).get(g.length, 50) + g.fall
@@ -468,6 +472,7 @@ def _waves(w, y, n):
     crests = [(w*(1-i/2/n), y + (1.3 if i % 2 else -1)*(i > 0)) for i in range(2*n+1)]
     return _curve(*crests, n=3)
 
+# %% ../../nbs/photos/08_drawing.ipynb #54d6444b
 def _skirt_folds(g, top, waist, end, hem):
     "Return soft wedges, or pleats with an edge."
     pleats = g.front == 'pleats'
@@ -518,6 +523,7 @@ _LEGS = dict(
     bootcut=(12.4, 19, 3.8), tapered=(14.6, 10.6, 4.4))
 _FEET = dict(full=97, cropped=78, short=57)
 
+# %% ../../nbs/photos/08_drawing.ipynb #eab55407
 def _leg(g, top, fork):
     "Return the right leg, from the waist to where it ends; the legs part at the fork."
     knee, foot, inner = (w*g.fit for w in _LEGS[g.cut])
@@ -758,6 +764,7 @@ def _band(x, period, share, s):
     "Return soft-edged stripes along x, s pixels to the unit: 1 within `share` of each period."
     return np.clip((share/2 - _wave(x, period))*period*s + .5, 0, 1)
 
+# %% ../../nbs/photos/08_drawing.ipynb #c94b1944
 def _noise(rng, w, h, n, m=None):
     "Return clouds: w x h random bytes enlarged to n x m."
     coarse = Image.fromarray(rng.integers(0, 256, (h, w), dtype=np.uint8))
@@ -796,6 +803,7 @@ def _woven(f, u, v, p, s, odd):
 # %% ../../nbs/photos/08_drawing.ipynb #0f53a7d8
 _RING = _disc(0, 0, 1, 12)
 
+# %% ../../nbs/photos/08_drawing.ipynb #192b00dc
 def _motif(f, i, odd, turn, q, A, B, C):
     "Return one motif as (shape, its middle, radius, colour)."
     if f == 'floral':
@@ -879,6 +887,7 @@ def _grain(g, img, rng, u, v, s):
 _SPAN = 144 # side of a swatch, in hundredths of the canvas
 _PRINTS = 'floral leaves stars hearts triangles leopard'.split()
 
+# %% ../../nbs/photos/08_drawing.ipynb #cb8090a2
 @lru_cache(4)
 def fabric(
     g:Garment, # traits
@@ -907,6 +916,7 @@ def fabric(
 # %% ../../nbs/photos/08_drawing.ipynb #fe6a4301
 _INK = (18, 14, 28)
 
+# %% ../../nbs/photos/08_drawing.ipynb #e18bc4cd
 def _paints(g):
     "Return the paints that are not cut from the swatch; a fourth number is an opacity."
     A, B, C = (COLORS[c] for c in g.colors)
@@ -920,6 +930,7 @@ def _paints(g):
         wood=(176, 132, 88), steel=(150, 150, 154),
         seam=(*_INK, 120), crease=(*_INK, 60), tier=(*_INK, 110), dark=(*_INK, 90))
 
+# %% ../../nbs/photos/08_drawing.ipynb #68f56de1
 def _dim(m, top):
     return Image.blend(Image.new('L', m.size), m, top/255)
 
@@ -1002,6 +1013,7 @@ def line(self:_Sheet, pts, paint, width):
         self.alpha.paste(255, at, m)
     self.rgb.paste(color[:3], at, m)
 
+# %% ../../nbs/photos/08_drawing.ipynb #759e78b1
 @patch
 def fold(self:_Sheet, pts, paint, blur):
     "Lay a soft dark wedge: cloth that turns away from the light."
@@ -1170,6 +1182,7 @@ def shade_relief(
     across, down = z[1:-1, 2:]-z[1:-1, :-2], z[2:, 1:-1]-z[:-2, 1:-1]
     return 1 - depth*(light[0]*across + light[1]*down)
 
+# %% ../../nbs/photos/08_drawing.ipynb #70de4e81
 def _crumple(rng, w, h):
     "Return the height of crumpled cloth."
     a, b, c = (_clouds(rng, k, w, h) for k in (4, 6, 11))
@@ -1189,6 +1202,7 @@ def drape(
 # %% ../../nbs/photos/08_drawing.ipynb #0c99e251
 _WOODS = [(196, 158, 116), (150, 108, 74), (222, 200, 170), (112, 82, 64), (178, 172, 162)]
 
+# %% ../../nbs/photos/08_drawing.ipynb #63403854
 def _wood(rng, w, h):
     "Return planks with grain, upright or across."
     k = int(rng.integers(3, 6))
@@ -1310,6 +1324,7 @@ def _away_from(light, alpha, distance, unit):
     "Return a mask moved to where its shadow falls."
     return ImageChops.offset(alpha, *(int(round(-q*distance*unit)) for q in light))
 
+# %% ../../nbs/photos/08_drawing.ipynb #6420bf9e
 def _over(cloth, ground, dark, lit=1):
     "Lay what has an alpha on a ground that its shadow makes darker."
     free = (1-dark)*(1-cloth[..., 3]/255)
@@ -1439,6 +1454,7 @@ def _arm_of(g, way):
 def _flip_x(pts):
     return [(-x, y) for x, y in pts]
 
+# %% ../../nbs/photos/08_drawing.ipynb #687978ec
 def _sides(half):
     return half + _flip_x(half[::-1])
 

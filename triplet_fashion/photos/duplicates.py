@@ -79,6 +79,7 @@ DETAIL_THRESHOLD = .65   # similarity of the worst field: copies have more
 
 _CUTS = (0, .01, .02, .03, .04)   # shares of a tile that are cut off at each border
 
+# %% ../../nbs/photos/07_duplicates.ipynb #00c31852
 def _details(tile):
     """Return prints, seams and edges of a tile, float32 (64, 64) of norm 1, at each of the cuts:
     what the mean over 9 x 9 leaves of it."""
@@ -104,6 +105,7 @@ def _worst_field(a, b):
     alike = 1-differ/np.maximum(whole, 1/16)
     return float(alike.min())
 
+# %% ../../nbs/photos/07_duplicates.ipynb #b3078a37
 def _best_cut(a, b):
     "Return `detail_similarity` of two photos whose details are given at each of the cuts."
     values = [_worst_field(a[0], other) for other in b]
@@ -142,6 +144,7 @@ def coarse_colors(
     means = tile.reshape(8, side, 8, side, 3).mean((1, 3))
     return means.round().astype(np.uint8).ravel()
 
+# %% ../../nbs/photos/07_duplicates.ipynb #f9da05e7
 def color_distance(
     a,           # coarse colours, uint8 (..., 192)
     b,           # others, of the same shape
@@ -153,6 +156,7 @@ def color_distance(
 # %% ../../nbs/photos/07_duplicates.ipynb #563d6947
 _SCENE = 256   # pixels: the side at which an object is looked for
 
+# %% ../../nbs/photos/07_duplicates.ipynb #80ca32d5
 def object_box(
     x,       # a photo, uint8 (h, w, 3)
 ):           # (left, top, right, bottom) in pixels, or None
@@ -193,6 +197,7 @@ def pair_blocks(
         columns = [slice(c, min(m, c+cols)) for c in firsts]
         yield slice(start, min(n, start+rows)), columns
 
+# %% ../../nbs/photos/07_duplicates.ipynb #af682d71
 def _pairs_in_block(x, y, rows, cols, threshold):
     "Return (i, j, distance) of the pairs x[i], y[j] in a block that are no farther apart."
     a, b = x[rows], y[cols]
@@ -201,6 +206,7 @@ def _pairs_in_block(x, y, rows, cols, threshold):
     i, j = np.nonzero(d <= threshold)
     return i+rows.start, j+cols.start, d[i, j]
 
+# %% ../../nbs/photos/07_duplicates.ipynb #a57c9190
 def _nearest_of_each(i, j, d, most):
     "Return those of the pairs (i, j) at distances d that are the `most` nearest of their row."
     order = np.lexsort((j, d, i))

@@ -24,6 +24,7 @@ PHOTO_SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.apng', '.webp', '.
 PHOTO_FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'BMP', 'DIB', 'GIF', 'TIFF', 'PPM', 'TGA',
                  'JPEG2000', 'AVIF', 'HEIF')
 
+# %% ../../nbs/photos/00_image.ipynb #9c4c3eea
 class PhotoError(ValueError):
     "A photo that cannot be used: `path` names the file, `problem` says why."
     def __init__(self,
@@ -45,6 +46,7 @@ def _check_kind(photo):
     raise TypeError(f'photo is of type {type(photo).__name__}: give a path, bytes, '
                     'a binary file object or a PIL image')
 
+# %% ../../nbs/photos/00_image.ipynb #27516b58
 def _name(photo):
     "Return what messages call a photo."
     if isinstance(photo, _BYTES): return 'bytes'
@@ -73,6 +75,7 @@ def _heif():
 
 _HEIC = (b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1')
 
+# %% ../../nbs/photos/00_image.ipynb #e75dc3c6
 def _is_heic(source):
     "Tell whether a file begins as HEIC and HEIF files do."
     try:
@@ -88,6 +91,7 @@ def _is_heic(source):
 _MOST_SCANS = 100
 _MARKER = re.compile(rb'\xff([^\x00\xd0-\xd7\xff])', re.DOTALL)   # but stuffing, restarts, fill
 
+# %% ../../nbs/photos/00_image.ipynb #bb5041f9
 def _count_scans(im):
     "Return the number of scans of the first picture in an opened JPEG."
     place = im.fp.tell()
@@ -111,6 +115,7 @@ def _opened(source):
     im.close()
     raise ValueError(f'{scans:,} scans, a photo has {_MOST_SCANS} at most')
 
+# %% ../../nbs/photos/00_image.ipynb #66564809
 def _unknown(source):
     "Say why Pillow does not know a file."
     if _is_heic(source) and not _heif():
@@ -157,6 +162,7 @@ def _is_deep(im):
     "Tell whether decoding will bring 16 bits a colour down to 8; decoded images do not know."
     return any(';16' in str(t) for t in getattr(im, 'tile', ()))
 
+# %% ../../nbs/photos/00_image.ipynb #06158027
 def _narrow_key(im, deep):
     "Bring the transparent colour of a `deep` image down to 8 bits, as its pixels are."
     key = im.info.get('transparency')
@@ -186,6 +192,7 @@ def _check_pixels(im):
         raise ValueError(f'too many pixels: {im.width} x {im.height}, '
                          f'over PIL.Image.MAX_IMAGE_PIXELS = {limit}')
 
+# %% ../../nbs/photos/00_image.ipynb #fc535b31
 def _exif(im):
     "Return the EXIF note of an image, without what Pillow would take from other notes instead."
     others = {'xmp', 'XML:com.adobe.xmp', 'Raw profile type exif'}
@@ -207,6 +214,7 @@ def exif_orientation(
     except Exception: return 1
     return k if isinstance(k, int) and 1 <= k <= 8 else 1
 
+# %% ../../nbs/photos/00_image.ipynb #5d0324fa
 def _turn(im):
     "Return the orientation that is left to be undone."
     return 1 if im.format == 'TIFF' else exif_orientation(im)
@@ -254,6 +262,7 @@ class _Taps(NamedTuple):
     high: np.ndarray # of the upper one
     share: np.ndarray # how far from the lower one, 0 to 1, float32
 
+# %% ../../nbs/photos/00_image.ipynb #47f62086
 @lru_cache(64)
 def _taps(n, m):
     "Return the `_Taps` of `m` new pixels among `n` old ones, with half-pixel centres."
@@ -304,6 +313,7 @@ _TURNS = {
     7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
     8: np.rot90}
 
+# %% ../../nbs/photos/00_image.ipynb #05d296d0
 def _draft(im, size, fit):
     "Let a JPEG be decoded at a whole fraction of its size, or shrink it if it is decoded already."
     r = dct_scale(im.size[::-1], size, fit)

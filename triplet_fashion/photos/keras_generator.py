@@ -30,6 +30,7 @@ def _only_scales(gen):
     changes = any(np.any(getattr(gen, name)) for name in _CHANGES + _MOVES)
     return not changes and list(gen.zoom_range) == [1, 1]
 
+# %% ../../nbs/photos/05_keras_generator.ipynb #5948cfd0
 @contextlib.contextmanager
 def keep_numpy_state():
     "Put NumPy's global random generator back as it was, after a `with` block."

@@ -56,6 +56,7 @@ def _frame_size(head):
     h, w = int.from_bytes(head[5:7], 'big'), int.from_bytes(head[7:9], 'big')
     return (h, w) if w and h else None
 
+# %% ../../nbs/photos/02_loading.ipynb #27fe2670
 def _opened_size(path):
     "Ask Pillow for the size of a file with EXIF, several scans or a long head."
     try:
@@ -176,6 +177,7 @@ def read(self:ImageLoader,
         if self.on_error == 'replace': raise
         return np.zeros(self.shape, self.dtype)
 
+# %% ../../nbs/photos/02_loading.ipynb #259bfafb
 @patch
 def _note(self:ImageLoader, position, error):
     "Note an unreadable photo; warn where another one takes its place."
@@ -198,6 +200,7 @@ def load(self:ImageLoader,
     self.cache.put(new, self._decode(new, progress))
     return self.cache.take(positions)
 
+# %% ../../nbs/photos/02_loading.ipynb #7ed8d44f
 @patch
 def _decode(self:ImageLoader, positions, progress):
     "Decode photos through Pillow in threads."

@@ -34,6 +34,7 @@ def check_whole(least, **numbers):
         if not whole or value < least:
             raise ValueError(f'{name}={value!r}: expected a whole number, {least} or more')
 
+# %% ../../nbs/photos/01_sampling.ipynb #38ebc657
 def check_class_ids(labels):
     "Return class ids, int (n,). ValueError where a photo has none."
     labels = np.asarray(labels)
@@ -109,6 +110,7 @@ def start_at(self:Sampler,
                          f'give 0 to {self.steps - 1}')
     self.epoch, self.step = int(epoch), int(step)
 
+# %% ../../nbs/photos/01_sampling.ipynb #5477f5db
 @patch
 def state_dict(self:Sampler,
     step:int=0, # batches taken since the sampler's place
@@ -202,6 +204,7 @@ def steps(self:TripletSampler)->int:
     "The number of batches in an epoch."
     return -(-self.anchors//self.batch_size)
 
+# %% ../../nbs/photos/01_sampling.ipynb #094951f7
 @patch(as_prop=True)
 def digest(self:TripletSampler)->str:
     "The checksum of photos and settings."
@@ -226,6 +229,7 @@ def _draw_epoch(self:TripletSampler, epoch):
     a = epoch_permutations(able, epoch*self.anchors, self.anchors, self.seed)
     return draw_triplets(a, self.labels, np.random.default_rng([self.seed, epoch, 1]))
 
+# %% ../../nbs/photos/01_sampling.ipynb #6222e16d
 @patch
 def _rows(self:TripletSampler, epoch, step):
     "Return the triplets of a step of all workers, int64 (batch_size, 3)."
@@ -296,6 +300,7 @@ def check_categories(categories, products):
                          f'{most}: give the category of each class')
     return [str(categories[c]) for c in products]
 
+# %% ../../nbs/photos/01_sampling.ipynb #44bc16dd
 def check_per_category(n, categories, P):
     "Return how many products of a category come in one batch; None: a quarter of P, 2 at least."
     if n is None: return max(2, P//4)
@@ -479,6 +484,7 @@ def replace(self:TripletSampler,
     "Put other photos in the place of unreadable ones; a triplet stays a triplet."
     return replace_unreadable_triplets(positions, unreadable, self.labels)
 
+# %% ../../nbs/photos/01_sampling.ipynb #308deb56
 @patch
 def replace(self:PKSampler,
     positions, # of a batch, int64 (n,)

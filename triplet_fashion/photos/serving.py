@@ -16,6 +16,7 @@ from .decoding import decode_reduced, resize_from_neighbours
 # %% ../../nbs/photos/06_serving.ipynb #6d479666
 _ROOM = 64   # zeros behind the last byte, so that looking past the end finds nothing
 
+# %% ../../nbs/photos/06_serving.ipynb #b86740b2
 class PhotoFile:
     "The bytes of a photo file in TensorFlow's graph; places are counted in bytes."
     def __init__(self,
@@ -150,6 +151,7 @@ _TURNS = (   # by orientation, 1 to 8
     lambda x: _laid(x[::-1, ::-1]),
     lambda x: _laid(x)[::-1])
 
+# %% ../../nbs/photos/06_serving.ipynb #0da179ac
 @patch
 def upright(self:PhotoFile, note, h, w, stored):
     "Return pixels (h, w, 3) by the EXIF note; `stored` gives them at a size as they lie."
@@ -170,6 +172,7 @@ def _shrunk(x, f, axis):
         return tf.reduce_sum(tf.reshape(tf.pad(v, fill), shape), axis + 1)
     return block_sums(x)/block_sums(tf.ones_like(x))
 
+# %% ../../nbs/photos/06_serving.ipynb #17ceb267
 def _halvings(times):
     """Return how often a picture is halved first, at most three times.
 
@@ -227,6 +230,7 @@ def png(self:PhotoFile, h, w):
     x = tf.cond(clear, on_white, opaque)
     return self.upright(note, h, w, partial(_fitted, x))
 
+# %% ../../nbs/photos/06_serving.ipynb #3d2e818a
 @patch
 def webp(self:PhotoFile, h, w):
     "Return the pixels of a WebP that does not move, upright and on white."
@@ -247,6 +251,7 @@ def _with(data, at, new):
     tail = tf.strings.substr(data, at + len(new), 2**31 - 1)
     return tf.strings.join([head, new, tail])
 
+# %% ../../nbs/photos/06_serving.ipynb #94e80c4b
 @patch
 def gif_heads(self:PhotoFile):
     "Return (where the first frame of a GIF begins, where its control block does or -1)."
@@ -325,6 +330,7 @@ if hasattr(tf.io, 'decode_webp'): _KINDS['WebP'] = (b'RIFF', PhotoFile.webp)
 
 DECODED_FORMATS = f'{", ".join(_KINDS)} (BMP of 8 bits or more, not packed)'
 
+# %% ../../nbs/photos/06_serving.ipynb #f02c15d5
 @patch
 def pixels(self:PhotoFile, h, w):
     "Return the pixels of a photo, float32 (h, w, 3). An error where it is of no known kind."

@@ -32,6 +32,7 @@ class ReadablePhotos(NamedTuple):
     catalog: object # the `Catalog` that it is of
     unreadable: list # [(path, problem)] of the photos left out
 
+# %% ../../nbs/photos/09_unreadable.ipynb #441b98f4
 def without_unreadable(
     make, # function from a `Catalog` to anything, such as its embeddings
     catalog, # the photos

@@ -20,6 +20,7 @@ def _adds_what_it_likes(callback):
     is_kerass = type(callback).__module__.startswith('keras')
     return not is_kerass and not isinstance(callback, RetrievalCallback)
 
+# %% ../../nbs/runs/02_callbacks.ipynb #2a6acb62
 def _logged(callbacks, recipe, has_valid, has_monitor):
     "Return the figures that will be in the logs of an epoch; None where that is not known."
     if any(map(_adds_what_it_likes, callbacks)): return None

@@ -33,6 +33,7 @@ def hdf5_size(
 _NO_SETTINGS = ('name', 'build_config', 'shared_object_id', 'inbound_nodes', 'input_layers',
                 'output_layers')
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #a962f423
 def plain_value(
     x, # a setting
 ): # what JSON can hold
@@ -48,6 +49,7 @@ def plain_value(
     if hasattr(x, 'get_config'): return [type(x).__name__, plain_value(x.get_config())]
     return getattr(x, '__qualname__', type(x).__name__)
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #ee21da22
 def _photos(catalog):
     "Return the number of photos, and a digest of names, labels and file sizes, in words."
     if catalog is None: return None
@@ -70,6 +72,7 @@ def run_identity(
         'photos': _photos(catalog), 'photos watched': _photos(valid), 'network': plain_value(net),
         'weights that stay as they are': hashlib.sha256(frozen).hexdigest()[:12]}
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #6031f7ce
 def _differences(saved, current):
     "Return what two runs differ in, in words."
     odd = [k for k in sorted({*saved, *current}) if saved.get(k) != current.get(k)]
@@ -89,6 +92,7 @@ def _by_number(paths, pattern):
     numbered = [([*map(int, found.groups())], p) for found, p in matches if found]
     return [p for _, p in sorted(numbered)]
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #7ca598bb
 class Checkpoint(keras.callbacks.Callback):
     """Keras callback: the whole state of a training in a folder, for `run_epochs(checkpoint=)`.
 
@@ -149,6 +153,7 @@ def _whole_state(path):
     if odd: raise ValueError(f'{path} is damaged: its note has no {odd[0]}')
     return note, arrays
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #4b863856
 @patch
 def newest(self:Checkpoint): # (note, arrays); None where there is no checkpoint
     "Return the newest checkpoint that is whole. ValueError where all are damaged."
@@ -161,6 +166,7 @@ def newest(self:Checkpoint): # (note, arrays); None where there is no checkpoint
                                  'to begin anew') from e
             warnings.warn(f'{e}. Going back to the one before it', stacklevel=3)
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #56d13bae
 def _cut_csv(callback, epoch):
     "Keep the rows of a `CSVLogger` up to `epoch`; the run writes the others again."
     path = Path(callback.filename)
@@ -178,6 +184,7 @@ def _weights_that_stay(net, model):
     fixed = [] if net is None else [v for v in net.weights if id(v) not in learns]
     return {hashlib.sha256(np.asarray(v).tobytes()).hexdigest(): v for v in fixed}
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #eaaf4373
 @patch
 def _check_run(self:Checkpoint):
     "Refuse the checkpoint of another run; warn where the machine is another."
@@ -187,6 +194,7 @@ def _check_run(self:Checkpoint):
     if said := _differences(self.note['machine'], _machine()):
         warnings.warn(f'{said}: the run goes on, its last bits may differ', stacklevel=4)
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #ab7f5aa1
 @patch
 def _warn_of_stateless(self:Checkpoint):
     "Warn of callbacks that begin anew."
@@ -194,6 +202,7 @@ def _warn_of_stateless(self:Checkpoint):
     warnings.warn(f'{", ".join(names)}: begins anew in a run that goes on. Give the callback '
                   'state_dict() and load_state_dict(state)', stacklevel=4)
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #464e5211
 @patch
 def open(self:Checkpoint,
     model, # compiled Keras model
@@ -235,6 +244,7 @@ def restore(self:Checkpoint):
             raise ValueError(f'the checkpoint in {self.folder} is damaged: {name} cannot be put '
                              f'back ({type(e).__name__}: {e})') from e
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #98dfa874
 def _written(callback, leaf):
     "Return the state of a callback as a note holds it; arrays go through `leaf`."
     name, known = type(callback).__name__, state.callback_state(callback)
@@ -277,6 +287,7 @@ def _is_due(self:Checkpoint):
     if self.steps: return self._count >= self.steps
     return time.monotonic() - self._last >= self.seconds
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #b451ab56
 @patch
 def on_train_begin(self:Checkpoint, logs=None):
     if not self.is_open:
@@ -287,6 +298,7 @@ def on_train_begin(self:Checkpoint, logs=None):
     self.model.stop_training = self.note['stopped']
     self._epoch = self.note['epoch'] - 1
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #4e35d841
 @patch
 def on_epoch_begin(self:Checkpoint, epoch, logs=None):
     self._epoch = epoch
@@ -295,6 +307,7 @@ def on_epoch_begin(self:Checkpoint, epoch, logs=None):
         self.restore()
     self._arrays = {}
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #2e4c3405
 @patch
 def on_train_batch_end(self:Checkpoint, batch, logs=None):
     self._count += 1
@@ -308,6 +321,7 @@ def on_epoch_end(self:Checkpoint, epoch, logs=None):
     best = any(getattr(o, 'best_epoch', None) == epoch + 1 for o in self.others)
     if best or self._is_due(): self.save(epoch + 1, 0, best=best)
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #764b01b4
 @patch
 def on_train_end(self:Checkpoint, logs=None): self.save(self._epoch + 1, 0, done=True)
 
@@ -324,6 +338,7 @@ def _figures(callbacks):
     histories = [getattr(o, 'history', None) for o in sorted(callbacks, key=is_other)]
     return {k: v for h in histories if isinstance(h, dict) for k, v in h.items()}
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #a94319c6
 @patch
 def _write_history(self:Checkpoint):
     "Write the figures of all epochs into history.csv."
@@ -491,6 +506,7 @@ class RunFolder:
 
 HEAD_STAGE, TUNED_STAGE = 'head', 'tuned'   # names of the folders of a run with two stages
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #9dd65676
 def check_resumable(
     augment, # of a `Recipe`
 ):
@@ -548,6 +564,7 @@ def _continue_exactly(model, path):
                       stacklevel=3)
     return note['epoch']
 
+# %% ../../nbs/runs/04_checkpoints.ipynb #ab64a1a5
 def continue_from(
     model, # compiled Keras model that the weights are for
     path, # `.weights.h5`, `.npz` of a `Checkpoint` (`best.npz`), or `.h5` of Keras 2; from anybody

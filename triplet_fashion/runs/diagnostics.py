@@ -61,6 +61,7 @@ def product_ids(
     unknown = [i for i, value in enumerate(found.values) if value == -1]
     return np.where(np.isin(found.ids, unknown), -1, found.ids)
 
+# %% ../../nbs/runs/03_diagnostics.ipynb #16179973
 def product_pairs(
     labels, # of photos, (n,), or what this function gave
 )->tuple: # both bool (n, n)
@@ -156,6 +157,7 @@ def _words(now):
             f"overlap {now['overlap']:.0%}, {now['active']:.0%} of triplets {state}{saturated}, "
             f"rank {now['rank']:.1f}")
 
+# %% ../../nbs/runs/03_diagnostics.ipynb #b2e87488
 class Cause:
     "A way in which a training goes wrong: how it shows, and what to do about it."
     name = remedy = ''
@@ -198,6 +200,7 @@ class ExplodingGradients(Cause):
 
     def is_passing(self, first, last): return False
 
+# %% ../../nbs/runs/03_diagnostics.ipynb #2ab7e9b1
 class Saturation(Cause):
     "Outputs are saturated, and do not tell products apart."
     name, times = 'saturation', 2
@@ -220,6 +223,7 @@ def _is_shrunk(now):
     "Tell whether all distances are next to nothing."
     return now['spread'] < 1e-3 or now['d-'] < .02*(now['margin'] or 0)
 
+# %% ../../nbs/runs/03_diagnostics.ipynb #f987a898
 class Collapse(Cause):
     "All embeddings are nearly equal."
     name, is_hinted = 'collapse', True
@@ -235,6 +239,7 @@ class Collapse(Cause):
         if now['saturated'] <= .9: return super().diagnosis(now, start, running)
         return Saturation().diagnosis(now, start, running)   # all of them are in one corner
 
+# %% ../../nbs/runs/03_diagnostics.ipynb #3b65b8a1
 class DimensionalCollapse(Cause):
     "Embeddings lie on a line, or nearly so."
     name, is_hinted = 'dimensional collapse', True
@@ -264,6 +269,7 @@ class NoActiveTriplets(Cause):
         return (f"The margin of {now['margin']:g} is small beside these distances: raise it to "
                 f"about {now['d-']:.1g}, or mine harder triplets with BatchTripletLoss('hard')")
 
+# %% ../../nbs/runs/03_diagnostics.ipynb #e4d97f71
 class NothingLearned(Cause):
     "Products are not told apart, or hardly anything has moved since the start."
     name, times, stops = 'nothing learned', 4, False
@@ -276,6 +282,7 @@ class NothingLearned(Cause):
         is_same = abs(now['overlap'] - start['overlap']) < .01
         return is_same and abs(now['d-'] - start['d-']) < .02*now['d-']
 
+# %% ../../nbs/runs/03_diagnostics.ipynb #679dc416
 class StaleBatchNorm(Cause):
     "Inference is worse than training, by the running averages of BatchNorm."
     name, stops = 'stale BatchNorm', False
@@ -295,6 +302,7 @@ def _is_finite(now):
     finite = now['finite'] and not math.isnan(now.get('gradient', 0))
     return finite and all(math.isfinite(now.get(k, 0)) for k in ('loss', 'train loss'))
 
+# %% ../../nbs/runs/03_diagnostics.ipynb #a330f46c
 def diagnose(
     measurements, # from `embedding_statistics`: one, or those of all epochs so far
     patience=3, # measurements running that must show a trouble; for one alone, 1

@@ -46,6 +46,7 @@ def _plot_watched(ax, watched):
     ax.legend(frameon=False)
     ax.set_ylim(0, 1)
 
+# %% ../../nbs/runs/01_history.ipynb #d1531f6b
 def _plot_from_zero(ax, lines):
     "Draw numbers by epoch, from zero up."
     _plot_lines(ax, lines)

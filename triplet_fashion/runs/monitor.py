@@ -30,6 +30,7 @@ def _batches_of(data):
     "Return the batches of a dataset; arrays are one batch."
     return [data] if isinstance(data, (tuple, list)) else data
 
+# %% ../../nbs/runs/03_monitor.ipynb #fe65df46
 def _spread_over(labels, n):
     "Return positions of about `n` photos, up to 4 of each product; None where pairs are missing."
     ids = diagnostics.product_ids(labels, 'the labels of data')
@@ -96,6 +97,7 @@ class Sample(NamedTuple):
             (i, np.flatnonzero(s)[0], np.flatnonzero(o)[7*i % o.sum()])
             for i, (s, o) in enumerate(zip(*self.pairs)) if s.any() and o.any()]).T
 
+# %% ../../nbs/runs/03_monitor.ipynb #2d6dced9
 def _tell_apart(labels):
     "Tell whether labels of triplets say which products are shown; others only fill their place."
     if labels.ndim != 1: return False
@@ -150,6 +152,7 @@ def history(self:CollapseMonitor)->dict: # list of numbers by figure, one a meas
     measured = self.measurements
     return {k: [m[k] for m in measured] for k in _FIGURES if measured and k in measured[0]}
 
+# %% ../../nbs/runs/03_monitor.ipynb #b23dfede
 @patch
 def on_train_begin(self:CollapseMonitor, logs=None):
     self._forget()
@@ -161,12 +164,14 @@ def on_train_begin(self:CollapseMonitor, logs=None):
 @patch
 def on_epoch_begin(self:CollapseMonitor, epoch, logs=None): self._epoch = epoch
 
+# %% ../../nbs/runs/03_monitor.ipynb #aa00bcda
 @patch
 def on_train_batch_end(self:CollapseMonitor, batch, logs=None):
     loss = (logs or {}).get('loss')
     if loss is None or math.isfinite(loss) or self._is_over: return
     self._end_with(f'the loss is {float(loss)} at step {batch+1} of epoch {self._epoch+1}')
 
+# %% ../../nbs/runs/03_monitor.ipynb #170eec17
 @patch
 def on_epoch_end(self:CollapseMonitor, epoch, logs=None):
     logs = {} if logs is None else logs
@@ -187,6 +192,7 @@ def state_dict(self:CollapseMonitor)->dict: # numbers, text and lists of them
     return dict(measurements=self.measurements, start=self.start, told=sorted(self._told),
                 is_over=self._is_over, diagnosis=dict(vars(self.diagnosis)))
 
+# %% ../../nbs/runs/03_monitor.ipynb #dc902759
 @patch
 def load_state_dict(self:CollapseMonitor,
     state, # that `state_dict` gave
@@ -209,6 +215,7 @@ def _length(tensors):
     if not tensors: return tf.constant(0.)
     return tf.linalg.global_norm([tf.cast(t, tf.float32) for t in tensors])
 
+# %% ../../nbs/runs/03_monitor.ipynb #14b7b6ca
 class Reading(NamedTuple):
     "What a model makes of a sample, float32."
     embeddings: tf.Tensor # (n, d), while training
@@ -264,6 +271,7 @@ class Probe:
         restore()
         return Reading(*(o.numpy() for o in found))
 
+# %% ../../nbs/runs/03_monitor.ipynb #a12755ce
 def _memory_as_it_is(loss):
     "Return a function that puts the variables of a loss back; those made since become zeros."
     kept = {id(v): tf.identity(v) for v in losses.loss_variables(loss)}
@@ -281,6 +289,7 @@ def _terms_of(loss):
     is_hinge &= not getattr(loss, 'soft', False)
     return loss.margin if is_hinge else None, getattr(loss, 'squared', True)
 
+# %% ../../nbs/runs/03_monitor.ipynb #463ad0fd
 @patch
 def measure(self:CollapseMonitor)->dict: # as `embedding_statistics`; 'loss', 'gradient', 'stale'
     "Measure the model as it is now."
@@ -307,6 +316,7 @@ def _bad_input(data, most=500):
             if not len(rows): continue
             return f'{len(rows)} of {len(part)} inputs hold NaN or infinite values' + where(k, rows)
 
+# %% ../../nbs/runs/03_monitor.ipynb #ead2e2c4
 def _is_smooth_where_equal(model):
     "Tell whether the gradient of the loss is finite where all embeddings are equal."
     embeddings = tf.fill((6, model.output_shape[-1]), .5)
@@ -350,6 +360,7 @@ def _end_with(self:CollapseMonitor, what):
     self._is_over = True
     self._tell(self.diagnose_nan(what))
 
+# %% ../../nbs/runs/03_monitor.ipynb #f2a0d806
 @patch
 def _tell(self:CollapseMonitor, found, when=''):
     "Keep the diagnosis, say it, and stop where it is time to."
@@ -374,6 +385,7 @@ def _begin_at_zero(ax, values):
     if values and max(values) > 1e3*min(values): ax.set_yscale('log')
     else: ax.set_ylim(0, 1.15*max(values, default=1))
 
+# %% ../../nbs/runs/03_monitor.ipynb #573cc41c
 def _plot_panel(ax, title, measured):
     "Draw some figures by epoch."
     curves, values = _PANELS[title], []

@@ -121,6 +121,7 @@ def _check_words(recipe):
     if _is_schedule(recipe.learning_rate) and recipe.schedule:
         raise ValueError(f'schedule={recipe.schedule!r}: learning_rate is one, give schedule=None')
 
+# %% ../../nbs/runs/00_recipes.ipynb #8d2550e7
 def _check_loss(recipe):
     "Raise where the loss is unknown."
     names, loss = (*LOSSES_BY_NAME, *_MINED), recipe.loss
@@ -257,6 +258,7 @@ def _has_plain_copies(recipe, frozen):
     "Tell whether a second stage learns from copies of photos that are the photos themselves."
     return _has_second_stage(recipe, frozen) and recipe.unfreeze < 1 and recipe.copies == 1
 
+# %% ../../nbs/runs/00_recipes.ipynb #e4a6cdf7
 def _brings_weights(backbone):
     "Tell whether a backbone is given with its weights, as a model or a file."
     return isinstance(backbone, keras.Model) or str(backbone).endswith('.keras')
@@ -326,6 +328,7 @@ def check_known(cls:Recipe,
     unknown = ', '.join(sorted(map(str, set(changes) - known)))
     if unknown: raise ValueError(f'unknown setting {unknown}: known are {", ".join(sorted(known))}')
 
+# %% ../../nbs/runs/00_recipes.ipynb #89c05568
 @patch
 def replace(self:Recipe,
     net_is_frozen:bool|None=None, # of a network that is given; None: it is made from the settings
@@ -352,6 +355,7 @@ def _check_name(name):
     if not isinstance(name, str) or name not in Recipe.names:
         raise ValueError(f'recipe={name!r} is unknown: use one of {names}, or a Recipe')
 
+# %% ../../nbs/runs/00_recipes.ipynb #a9d1396a
 def _why_scratch(changes, net_is_frozen):
     "Return for what reason a recipe that needs pretrained weights has none; '' where it has."
     if net_is_frozen is not None:
@@ -403,6 +407,7 @@ def _look_like(photos, products):
 
 _SUITS = dict(kinds='strong', products='products')
 
+# %% ../../nbs/runs/00_recipes.ipynb #0b751be0
 @patch(cls_method=True)
 def suiting(cls:Recipe,
     catalog, # `Catalog` to learn from
@@ -489,6 +494,7 @@ def for_network(self:Recipe,
     own = dict.fromkeys(_OF_NETWORK) | dict(out_dims=net.output_shape[-1])
     return dataclasses.replace(self, **own)
 
+# %% ../../nbs/runs/00_recipes.ipynb #df73cf05
 @patch
 def second_stage(self:Recipe,
     first_epoch:int, # from 0
@@ -507,6 +513,7 @@ def rate(self:Recipe,
     if self.schedule is None: return self.learning_rate
     return warmup_cosine(self.learning_rate, steps, self.warmup)
 
+# %% ../../nbs/runs/00_recipes.ipynb #9e0ccbe2
 @patch
 def decay(self:Recipe,
     steps:int, # of the whole run
@@ -516,6 +523,7 @@ def decay(self:Recipe,
     'auto' is 0.5; over 512 steps it is so much less that it comes to the same in all."""
     return min(.5, 256/steps) if self.weight_decay == 'auto' else self.weight_decay
 
+# %% ../../nbs/runs/00_recipes.ipynb #514f8ffd
 @patch
 def optimizer(self:Recipe,
     steps:int, # of the whole run
@@ -533,6 +541,7 @@ def make_loss(self:Recipe):
     if self.loss in LOSSES_BY_NAME: return LOSSES_BY_NAME[self.loss]()
     return BatchTripletLoss(mining=self.loss, margin=self.margin)
 
+# %% ../../nbs/runs/00_recipes.ipynb #7c8e85cc
 @patch
 def reference_levels(self:Recipe,
     products:int, # of the photos to learn from

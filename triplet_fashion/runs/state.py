@@ -26,6 +26,7 @@ def _digest(note, arrays):
         h.update(np.ascontiguousarray(arrays[k]).data)
     return h.hexdigest()
 
+# %% ../../nbs/runs/03_state.ipynb #6165476b
 def _bits(a):
     "Return (array that NumPy can store, name of its type): bfloat16 and the like as integers."
     a = np.asarray(a)
@@ -65,6 +66,7 @@ def _checked(said):
     if not is_one: raise ValueError('it is no checkpoint')
     return said
 
+# %% ../../nbs/runs/03_state.ipynb #39590e31
 def read_state(
     path, # file that `write_state` made, of this machine or from anybody
 )->tuple: # (note, arrays by name)
@@ -104,6 +106,7 @@ def training_variables(
 # %% ../../nbs/runs/03_state.ipynb #9f58fc68
 _GROUPS = 'network', 'optimizer', 'running', 'loss'
 
+# %% ../../nbs/runs/03_state.ipynb #de07da2c
 def check_shapes(
     saved, # shape by name, of a checkpoint
     variables, # of a model, see `training_variables`
@@ -118,6 +121,7 @@ def check_shapes(
         raise ValueError('the checkpoint does not fit this network, its optimizer or loss: '
                          f'{odd} has shape {kept.get(odd)} there, {current.get(odd)} here')
 
+# %% ../../nbs/runs/03_state.ipynb #acd40218
 def build_loss_state(
     loss, # Keras loss, or None
     arrays, # of a checkpoint
@@ -129,6 +133,7 @@ def build_loss_state(
                          'loss/0 is no memory')
     loss.build(arrays['loss/0'].shape[-1])
 
+# %% ../../nbs/runs/03_state.ipynb #04803abf
 def restore_variables(
     model, # built Keras model, compiled or not
     arrays, # by name, of a checkpoint
@@ -157,6 +162,7 @@ def pack_value(
     if kind not in (list, tuple, set): raise TypeError(f'{kind.__name__} is nothing to write down')
     return {kind.__name__: [pack_value(o, leaf) for o in (sorted(x) if kind is set else x)]}
 
+# %% ../../nbs/runs/03_state.ipynb #880314f4
 def unpack_value(
     x, # that `pack_value` gave
     leaf, # function from what stands for an array to the array
@@ -184,6 +190,7 @@ _KERAS_STATE = {
         '_train_accumulated_time'),
     keras.callbacks.SwapEMAWeights: ('_ema_weights_in_model',)}
 
+# %% ../../nbs/runs/03_state.ipynb #c00e28f1
 def _kept_attributes(callback):
     "Return the attributes that are kept of Keras' callbacks and of what is made from them."
     return {name for kind in type(callback).__mro__ for name in _KERAS_STATE.get(kind, ())}
@@ -201,6 +208,7 @@ def callback_state(
     kept = _kept_attributes(callback)
     return {k: v for k, v in vars(callback).items() if k in kept}
 
+# %% ../../nbs/runs/03_state.ipynb #8e0d0768
 def load_callback_state(
     callback, # a Keras callback, as it was made
     state, # that `callback_state` gave

@@ -29,11 +29,13 @@ def _is_whole(path):
             left -= len(block)
         return left == 0 and f.read() == sha.digest()
 
+# %% ../../nbs/storage/04_arrays.ipynb #211237cf
 def _mark_used(path):
     "Set the time of a file to now, unless it is of today."
     with suppress(OSError):
         if time.time() - os.stat(path).st_mtime > 86400: os.utime(path)
 
+# %% ../../nbs/storage/04_arrays.ipynb #ff0314cb
 def read_array(
     path, # of a file that `write_array` wrote
     shape, # that the array must have

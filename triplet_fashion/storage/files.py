@@ -29,6 +29,7 @@ def _machine_tag():
     with suppress(OSError): parts.append(os.readlink('/proc/self/ns/pid'))
     return hashlib.sha256('\n'.join(parts).encode('utf-8', 'surrogateescape')).hexdigest()[:8]
 
+# %% ../../nbs/storage/00_files.ipynb #bf1f010d
 def temporary_path(
     path, # Path of what shall appear
     suffix='', # end of the name
@@ -133,6 +134,7 @@ def _bytes(n):
         n /= 1000
         if n < 1000 or unit == 'GB': return f'{n:,.1f} {unit}'
 
+# %% ../../nbs/storage/00_files.ipynb #b10d6306
 def _disk_full(path, need):
     "Return the error of a full disk, in words."
     with suppress(OSError):

@@ -27,6 +27,7 @@ def _same_file(a, b):
         return both and os.readlink(a) == os.readlink(b)
     return os.path.isfile(b) and filecmp.cmp(a, b, shallow=False)
 
+# %% ../../nbs/storage/02_folders.ipynb #461386dd
 def holds_all(
     folder, # where files should be
     source, # the folder that they are from
@@ -112,6 +113,7 @@ def _meeting(targets):
     times = Counter(names)
     return [target for target, name in zip(targets, names) if times[name] > 1]
 
+# %% ../../nbs/storage/02_folders.ipynb #5f115702
 def check_moves(
     moves, # pairs (from, to) of folders
 ):
@@ -152,6 +154,7 @@ def standing_folder(
     path, real = Path(os.path.abspath(path)), Path(os.path.realpath(path))
     return _backup_path(real) if not real.exists() and _backup_path(real).exists() else path
 
+# %% ../../nbs/storage/02_folders.ipynb #2f008b5b
 def recover_interrupted_replace(
     folder, # Path
 ):
@@ -168,6 +171,7 @@ def _replace_folder(new, folder):
     os.replace(new, folder)
     shutil.rmtree(_backup_path(folder), ignore_errors=True)
 
+# %% ../../nbs/storage/02_folders.ipynb #a1b37bad
 @contextmanager
 def atomic_folder(
     folder, # that shall appear or be replaced; where it is a link, the folder it leads to

@@ -26,6 +26,7 @@ KERAS_2_LAYERS = frozenset("""
 
 _MODELS = 'Model', 'Functional', 'Sequential'
 
+# %% ../../nbs/storage/03_keras2.ipynb #22ac0eb1
 @keras.saving.register_keras_serializable(
     package='triplet_fashion', name='hard_sigmoid_of_keras_2')
 def hard_sigmoid_of_keras_2(
@@ -91,6 +92,7 @@ _ARITHMETIC = {
     'subtract': (layers.Subtract, lambda c: (1., -c)),
     'truediv': (None, lambda c: (1/c, 0.))}
 
+# %% ../../nbs/storage/03_keras2.ipynb #4293c14e
 def _arithmetic(config):
     "Return what does the arithmetic that a `TFOpLambda` did; None where it is another function."
     module, _, function = str(config.get('function')).rpartition('.')
@@ -123,6 +125,7 @@ _HARMLESS = {'batch_input_shape', 'fused', 'kernel_initializer', 'kernel_regular
              'kernel_constraint', 'data_format', 'sparse', 'ragged', 'implementation'}
 _OFF = None, False, 0, 1, [None] # values with which an argument says nothing
 
+# %% ../../nbs/storage/03_keras2.ipynb #b1191419
 @patch
 def _arguments(self:Keras2Reader, cls, config):
     "Return the arguments of a layer as today's class takes them."
@@ -151,6 +154,7 @@ def _value(self:Keras2Reader, k, v, config):
     if k == 'axis' and isinstance(v, list) and len(v) == 1: return v[0]
     return v.replace('/', '_') if k == 'name' else v
 
+# %% ../../nbs/storage/03_keras2.ipynb #09442897
 @patch
 def _activation(self:Keras2Reader, v, config):
     "Return an activation by its name; none of somebody's own."
@@ -159,6 +163,7 @@ def _activation(self:Keras2Reader, v, config):
                         f'{str(v)[:80]}')
     return hard_sigmoid_of_keras_2 if v == 'hard_sigmoid' else v
 
+# %% ../../nbs/storage/03_keras2.ipynb #d8a7376a
 @patch
 def _part(self:Keras2Reader, value, home):
     "Make an initializer, regularizer or constraint."
@@ -258,6 +263,7 @@ def _ends(references, outputs):
     found = [outputs[r[0], r[1]] for r in node_references(references)]
     return found if len(found) > 1 else found[0]
 
+# %% ../../nbs/storage/03_keras2.ipynb #b1c4448a
 @patch
 def _functional(self:Keras2Reader, config):
     "Make a network from its layers and their calls."
@@ -302,6 +308,7 @@ def _weights_of(layer, order):
     pairs = [_weights_of(o, order) for o in inside if isinstance(o, layers.Layer)]
     return tuple([w for pair in pairs for w in pair[i]] for i in (0, 1))
 
+# %% ../../nbs/storage/03_keras2.ipynb #eb1ca4e5
 def _in_order(names, wanted):
     "Return names in a file in the order of the weights `wanted`, where they say which is which."
     called = {n.removesuffix(':0').replace('/', '_'): n for n in names}

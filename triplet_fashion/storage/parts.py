@@ -34,6 +34,7 @@ def name_to_text(
     except UnicodeEncodeError: return json.dumps(name)
     return json.dumps(name) if name.startswith('"') else name
 
+# %% ../../nbs/storage/05_parts.ipynb #8270e476
 def text_to_name(
     text, # from `name_to_text`
 )->str|None:
@@ -67,6 +68,7 @@ def _write_parquet(path, part):
     table = pa.table(columns).replace_schema_metadata({'sha256': part.digest()})
     pq.write_table(table, path, use_dictionary=['problem'])
 
+# %% ../../nbs/storage/05_parts.ipynb #60afe487
 def _read_parquet(path):
     "Return the contents and the digest that stands beside them."
     import pyarrow.parquet as pq
@@ -81,6 +83,7 @@ def _write_npz(path, part):
     arrays = dict(id=np.array(part.ids, str), embedding=part.rows, problem=problems)
     with open(path, 'wb') as f: np.savez(f, **arrays, sha256=np.array(part.digest()))
 
+# %% ../../nbs/storage/05_parts.ipynb #ab25a15b
 def _read_npz(path):
     "Return the contents and the digest that stands beside them."
     with np.load(path, allow_pickle=False) as z:
@@ -92,6 +95,7 @@ def part_suffix()->str: # '.parquet' or '.npz'
     "Return the end of the name of parts that are written here."
     return '.parquet' if importlib.util.find_spec('pyarrow') else '.npz'
 
+# %% ../../nbs/storage/05_parts.ipynb #a03ca032
 def _read_part(path):
     "Return the `PartContents` in a file, with names. ValueError where it is damaged."
     read = _read_parquet if path.suffix == '.parquet' else _read_npz
@@ -118,6 +122,7 @@ def part_path(
     paths = (Path(folder)/f'part-{k:06d}{suffix}' for suffix in ('.parquet', '.npz'))
     return next((path for path in paths if path.exists()), None)
 
+# %% ../../nbs/storage/05_parts.ipynb #dfbdf9bf
 def _read_note(folder):
     "Return what the parts in a folder depend on."
     note = _note_path(folder)
@@ -199,6 +204,7 @@ class Encodings(NamedTuple):
     embeddings: np.ndarray # float32 (n, d), NaN for unreadable photos
     problems: dict # {id: problem} of those
 
+# %% ../../nbs/storage/05_parts.ipynb #3f2b59e4
 def read_encodings(
     folder, # of `EmbeddingParts`; `out` of `encode`
 )->Encodings: # embeddings float32 (n, d)

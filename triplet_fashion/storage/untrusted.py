@@ -45,6 +45,7 @@ def door(
 JSON_LIMIT = 16 << 20   # bytes of JSON that describe a network
 LAYER_LIMIT = 5_000     # layers in a network
 
+# %% ../../nbs/storage/01_untrusted.ipynb #09631784
 def parse_json(
     data, # bytes or text
     path, # file it is from, for the message
@@ -111,6 +112,7 @@ _PIECES = { # operation: argument that says how many outputs it has
     **dict.fromkeys(('Split', 'ArraySplit', 'Hsplit', 'Vsplit', 'Dsplit'), 'indices_or_sections'),
     'Unstack': 'num'}
 
+# %% ../../nbs/storage/01_untrusted.ipynb #b72643b3
 def _check_keras_class(found, part, known, path):
     "Refuse a class that can run code, and an operation with more outputs than a network needs."
     name = part['class_name']
@@ -201,6 +203,7 @@ def _called_on(layer, path):
         if not isinstance(history, list) or not history: continue
         if isinstance(history[0], str): yield history[0]
 
+# %% ../../nbs/storage/01_untrusted.ipynb #abbdd322
 def _check_order(layers, path, most=100):
     "Refuse many layers that stand before what they are called on."
     names = [l.get('name') if isinstance(l, dict) else None for l in layers]
@@ -285,6 +288,7 @@ def _check_dataset(d, where, path):
     if d.dtype.kind not in 'fiubV' or d.dtype.names:
         raise NotOpened(f'{path}: {where} holds {d.dtype}, not numbers')
 
+# %% ../../nbs/storage/01_untrusted.ipynb #efc15395
 def count_numbers(
     file, # open HDF5 file
     path, # its name, for the message
@@ -350,6 +354,7 @@ def _texts(path, *state, seconds=30):
     except ValueError:
         raise NotOpened(f'{path}: its texts are longer than {2*JSON_LIMIT >> 20} MB') from None
 
+# %% ../../nbs/storage/01_untrusted.ipynb #f5e2d441
 def _texts_of(path):
     "Return the texts of variable length in a file, read once for one state of it."
     s = os.stat(path)
@@ -507,6 +512,7 @@ def _fill(model, name, path):
         except Exception as e:
             raise NotOpened(f'the weights in {path} are not those of {model.name}: {e}') from e
 
+# %% ../../nbs/storage/01_untrusted.ipynb #9dae387c
 def fill_network(
     model, # of the same architecture
     path, # HDF5 file of today's Keras, checked, of any name
@@ -522,6 +528,7 @@ def fill_network(
 # %% ../../nbs/storage/01_untrusted.ipynb #432849a7
 _KERAS_FILES = 'metadata.json', 'config.json', 'model.weights.h5'
 
+# %% ../../nbs/storage/01_untrusted.ipynb #83a5288c
 @contextmanager
 def unpacked_keras_file(
     path, # `.keras` file
@@ -589,6 +596,7 @@ _HEADS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0}
 
+# %% ../../nbs/storage/01_untrusted.ipynb #30d3b63b
 def _array_head(archive, entry):
     "Return (shape, type) of one array of an archive. Raises ValueError where it is not that long."
     if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
