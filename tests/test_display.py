@@ -15,9 +15,9 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from triplet_fashion import display
-from triplet_fashion.display import Html, Table, Tile, block_html, contact_sheet, draw_sheet
-from triplet_fashion.display import figure_png, format_value, html_report, shorten, text_width
-from triplet_fashion.display import thumbnail, tile_rows, wrap
+from triplet_fashion.display import Table, Tile, contact_sheet, draw_sheet, format_value
+from triplet_fashion.display import shorten, text_width, thumbnail, wrap
+from triplet_fashion.pages import Html, block_html, figure_png, html_report, tile_rows
 
 ODD = os.fsdecode(b'caf\xe9')  # a name in bytes that are not UTF-8
 EVIL = '"><script>alert(1)</script>&amp;'

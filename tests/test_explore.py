@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from triplet_fashion.display import Html, Table, Tile, figure_png, html_report
+from triplet_fashion.display import Table, Tile
 from triplet_fashion.explore import (
     embedding_map,
     failure_rows,
@@ -25,6 +25,7 @@ from triplet_fashion.failures import failures
 from triplet_fashion.evaluation import color_histogram
 from triplet_fashion.photos.loading import load_images
 from triplet_fashion.search import Hit, Hits, HitsList, ImageIndex
+from triplet_fashion.pages import Html, figure_png, html_report
 from triplet_fashion.triplets import Triplets, hard_triplets
 
 quick = settings(max_examples=30, deadline=None, derandomize=True)

@@ -526,7 +526,7 @@ def triplet_search(
     shop = None if in_file else _open_catalog(catalog)
     check_target(out, '--out')
     net, _ = _open_run(run)
-    from triplet_fashion.display import html_report
+    from triplet_fashion.pages import html_report
     from triplet_fashion.search import ImageIndex
     build = partial(ImageIndex.build, net=net, progress=sys.stderr.isatty())
     if in_file: index = ImageIndex.load(catalog, net)

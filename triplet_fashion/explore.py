@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from .display import (
-    Html, Table, Tile, format_value, html_report, text_style, thumbnail, tile_rows)
+    Table, Tile, format_value, text_style, thumbnail)
+from .pages import Html, html_report, tile_rows
 from .neighbors import nearest
 from .storage.files import atomic_write, check_folder
 from .triplets import hard_triplets, has_triplets
@@ -387,4 +388,4 @@ def write_projector(
     return folder
 
 # %% ../nbs/25_explore.ipynb #2fc774bf
-_all_ = ['Html', 'Table', 'Tile', 'html_report'] # of the chapter on display
+_all_ = ['Html', 'Table', 'Tile', 'html_report'] # of the chapters on display and pages

@@ -9,7 +9,7 @@ __all__ = ['report_page']
 from contextlib import contextmanager
 from pathlib import Path
 
-from triplet_fashion import display, explore, triplets
+from triplet_fashion import explore, pages, triplets
 from triplet_fashion.display import Table
 from triplet_fashion.runs.history import plot_history
 from triplet_fashion.storage.files import atomic_write
@@ -139,9 +139,9 @@ def report_page(
         if audit is not None: sections.append(('Audit of the photos', [audit]))
         if run is not None:
             with atomic_write(Path(path).with_name('neighbours.png')) as part:
-                part.write_bytes(display.figure_png(explore.gallery(found[:6])))
+                part.write_bytes(pages.figure_png(explore.gallery(found[:6])))
         subtitle = f'{judged.protocol} The whole took {seconds:.0f} s.'
-        return display.html_report(path, title, sections, subtitle=subtitle)
+        return pages.html_report(path, title, sections, subtitle=subtitle)
 
 _COLORS = ('The query is on the left, then its nearest photos in order. Green: same product; '
            'red: another one.')
@@ -195,7 +195,7 @@ def audit_page(
         if audit.duplicates:
             caption = 'Leaks first, then copies in two products, then those within a product.'
             copies = [(audit.show(30), caption)]
-        return display.html_report(path, f'Audit of {audit.catalog.name}', [
+        return pages.html_report(path, f'Audit of {audit.catalog.name}', [
             ('Findings', [audit]),
             ('Copies', copies),
             ('Products that may be one', [candidates]),
