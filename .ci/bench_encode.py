@@ -45,7 +45,7 @@ def tf_bare(net):
 def litert_bare(net, b, threads):
     "One interpreter for batches of b, all threads on each layer."
     import tensorflow as tf
-    from triplet_fashion.engines import inference_graph, litert_function
+    from triplet_fashion.graphs import inference_graph, litert_function
 
     graph = inference_graph(net, (b, 224, 224, 3), frozen=True)
     content = tf.lite.TFLiteConverter.from_concrete_functions([graph]).convert()
@@ -56,7 +56,7 @@ def litert_bare(net, b, threads):
 def openvino_bare(net, b, threads, precision):
     "All threads on each layer of batches of b."
     import openvino as ov
-    from triplet_fashion.engines import openvino_model
+    from triplet_fashion.graphs import openvino_model
 
     with openvino_model(net, (b, 224, 224, 3)) as made:
         made = ov.Core().compile_model(

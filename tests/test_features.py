@@ -20,7 +20,8 @@ from triplet_fashion.photos.unreadable import without_unreadable
 from triplet_fashion.generator import augmentation, image_dataset, pk_dataset
 from triplet_fashion.photos.image import PhotoError
 from triplet_fashion.photos.loading import Preprocessing
-from triplet_fashion.engines import ENGINES, LazyEngine, fingerprint, make_engine
+from triplet_fashion.engines import ENGINES, LazyEngine, make_engine
+from triplet_fashion.graphs import fingerprint
 from triplet_fashion.storage.files import atomic_write
 
 SIZE = 48, 40

@@ -20,7 +20,8 @@ from . import __version__
 from .base_network import backbone_of, head_of, is_frozen
 from .catalog import Catalog
 from .engines import (
-    InferenceEngine, LazyEngine, check_engine, choose_engine, fingerprint)
+    InferenceEngine, LazyEngine, check_engine, choose_engine)
+from .graphs import fingerprint
 from .generator import image_dataset
 from .photos.augmentation import as_augmentation
 from .photos.decoding import decode_photos, no_autograph

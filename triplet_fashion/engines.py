@@ -7,8 +7,7 @@ __all__ = ['ENGINES', 'InferenceEngine', 'has_depthwise', 'EngineChoice', 'choos
            'EngineResult', 'EngineReport', 'compare_engines']
 
 # %% ../nbs/14_engines.ipynb #c34d6ca7
-import contextlib, hashlib, importlib.util, io, logging, queue, re, sys, tempfile, threading, time
-import warnings
+import contextlib, hashlib, importlib.util, queue, threading, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,57 +17,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from . import graphs
 from .base_network import refinalize_normalization
 from .photos.image import cpu_count
-
-# %% ../nbs/14_engines.ipynb #36255373
-_one_at_a_time = threading.RLock()   # guards what threads share: layer names, stdout, first calls
-
-@contextlib.contextmanager
-def numbered_layers(
-    model, # Keras model
-):
-    "Call the layers of `model`, and the model itself, by numbers for the time of a `with` block."
-    with _one_at_a_time:
-        every = {id(l): l for l in model._flatten_layers()}.values()
-        names = [(l, l.name) for l in every]
-        try:
-            for i, (layer, _) in enumerate(names): layer.name = f'layer{i}'
-            yield
-        finally:
-            for layer, name in names: layer.name = name
-
-# %% ../nbs/14_engines.ipynb #f8d1add6
-def input_dtype(
-    model, # Keras model with one input
-)->str: # that of its input where it takes whole numbers, else 'float32'
-    "Return the type that photos are given to a model in."
-    kind = getattr(model.inputs[0], 'dtype', 'float32')
-    return kind if kind.startswith(('int', 'uint')) else 'float32'
-
-def inference_graph(
-    model, # Keras model with one input
-    shape, # of what it takes, (n or None, ...)
-    frozen=False, # weights become constants
-): # concrete function, pixels -> outputs in float32
-    "Return the inference of `model` as a TensorFlow graph."
-    def compute(images): return tf.cast(model(images, training=False), tf.float32)
-    call = tf.function(compute, autograph=False, jit_compile=False)
-    with numbered_layers(model):
-        graph = call.get_concrete_function(tf.TensorSpec(shape, input_dtype(model)))
-    if not frozen: return graph
-    from tensorflow.python.framework import convert_to_constants
-    return convert_to_constants.convert_variables_to_constants_v2(graph)
-
-# %% ../nbs/14_engines.ipynb #d95c83e8
-def fingerprint(
-    model, # Keras model
-)->str: # 64 characters
-    "Return a digest of layers and weights, whatever the layers are called and which of them learn."
-    with numbered_layers(model): text = model.to_json()
-    sha = hashlib.sha256(re.sub(r'"trainable": (true|false)', '', text).encode())
-    for w in model.weights: sha.update(np.ascontiguousarray(w).tobytes())
-    return sha.hexdigest()
 
 # %% ../nbs/14_engines.ipynb #7d7fdca1
 def _first_alone(
@@ -78,14 +29,14 @@ def _first_alone(
     fresh = list(runs)
     def ready(x):
         if not fresh: return
-        with _one_at_a_time:
+        with graphs.one_at_a_time:
             for run in fresh: run(x)
             fresh.clear()
     return ready
 
 # %% ../nbs/14_engines.ipynb #0a6e074d
 def _tf(model, shape, threads):
-    graph = inference_graph(model, (None, *shape[1:]))
+    graph = graphs.inference_graph(model, (None, *shape[1:]))
     def compute(x): return graph(tf.convert_to_tensor(x)).numpy()
     ready = _first_alone([compute])
     def run(x):
@@ -121,78 +72,21 @@ def fixed_batches(
         return np.concatenate(list(each(batches)))[:len(x)]
     return compute
 
-# %% ../nbs/14_engines.ipynb #ca5dee98
-@contextlib.contextmanager
-def silence_converters():
-    "Silence converters, which talk a lot, for the time of a `with` block."
-    loud = [logging.getLogger(name) for name in ('tensorflow', 'tf2onnx', 'openvino', 'absl')]
-    with _one_at_a_time:
-        levels = [logger.level for logger in loud]
-        for logger in loud: logger.setLevel(logging.ERROR)
-        try:
-            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-                warnings.simplefilter('ignore')
-                yield
-        finally:
-            for logger, level in zip(loud, levels): logger.setLevel(level)
-
 # %% ../nbs/14_engines.ipynb #e15aac5d
-def litert_function(
-    content, # bytes of a .tflite file whose network takes one photo
-    threads, # that work on a layer
-): # function from one photo (1, ...) to its outputs, for one thread at a time
-    "Return what computes a LiteRT network."
-    try: from ai_edge_litert.interpreter import Interpreter
-    except ImportError: Interpreter = tf.lite.Interpreter
-    with silence_converters():
-        engine = Interpreter(model_content=content, num_threads=threads)
-        engine.allocate_tensors()
-    index_in = engine.get_input_details()[0]['index']
-    index_out = engine.get_output_details()[0]['index']
-    def run(x):
-        engine.set_tensor(index_in, x)
-        engine.invoke()
-        return engine.get_tensor(index_out)
-    return run
-
 def _litert(model, shape, threads):
-    graph = inference_graph(model, (1, *shape[1:]), frozen=True)
-    with silence_converters():
+    graph = graphs.inference_graph(model, (1, *shape[1:]), frozen=True)
+    with graphs.silence_converters():
         content = tf.lite.TFLiteConverter.from_concrete_functions([graph]).convert()
     n = min(threads, 8)
-    return fixed_batches([litert_function(content, threads//n) for _ in range(n)], 1)
-
-# %% ../nbs/14_engines.ipynb #6d2f9a14
-def import_openvino():
-    "Return the module `openvino`, imported without its telemetry."
-    alone = 'openvino' not in sys.modules and 'openvino_telemetry' not in sys.modules
-    if alone: sys.modules['openvino_telemetry'] = None   # cannot be imported: OpenVINO does without
-    try:
-        import openvino
-        return openvino
-    finally:
-        if alone: del sys.modules['openvino_telemetry']
+    return fixed_batches([graphs.litert_function(content, threads//n) for _ in range(n)], 1)
 
 # %% ../nbs/14_engines.ipynb #7e3a0b25
-@contextlib.contextmanager
-def openvino_model(
-    model, # Keras model with one input
-    shape, # of what it takes, (n or None, ...)
-):
-    "Give the network as OpenVINO has it, for the time of a `with` block."
-    ov = import_openvino()
-    with silence_converters(), tempfile.TemporaryDirectory() as folder:
-        holder = tf.Module()
-        holder.graph = inference_graph(model, shape, frozen=True)
-        tf.saved_model.save(holder, folder, signatures=holder.graph)
-        yield ov.convert_model(folder)
-
 def _openvino(model, shape, threads, precision='f32'):
-    ov = import_openvino()
+    ov = graphs.import_openvino()
     n = min(threads, 8) + 1   # one more than threads: what decodes photos meanwhile leaves gaps
     how = {'NUM_STREAMS': n, 'ENABLE_CPU_PINNING': False,
            'INFERENCE_NUM_THREADS': threads, 'INFERENCE_PRECISION_HINT': precision}
-    with openvino_model(model, shape) as converted:
+    with graphs.openvino_model(model, shape) as converted:
         compiled = ov.Core().compile_model(converted, 'CPU', how)
     def request():
         own = compiled.create_infer_request()
@@ -200,22 +94,9 @@ def _openvino(model, shape, threads, precision='f32'):
     return fixed_batches([request() for _ in range(n)], shape[0])
 
 # %% ../nbs/14_engines.ipynb #144aaa78
-def onnx_model(
-    model, # Keras model with one input
-    shape, # of what it takes, (n or None, ...)
-): # `onnx.ModelProto`
-    "Return the network as ONNX has it."
-    import tf2onnx
-    graph = inference_graph(model, shape, frozen=True)
-    names = dict(input_names=[o.name for o in graph.inputs],
-                 output_names=[o.name for o in graph.outputs])
-    definition = graph.graph.as_graph_def()
-    with silence_converters():
-        return tf2onnx.convert.from_graph_def(definition, name='net', opset=18, **names)[0]
-
 def _onnxruntime(model, shape, threads):
     import onnxruntime
-    proto, n = onnx_model(model, shape), min(threads, 8)
+    proto, n = graphs.onnx_model(model, shape), min(threads, 8)
     options = onnxruntime.SessionOptions()
     # several batches at the same time: threads that share one spin while they wait
     options.intra_op_num_threads = threads//n
@@ -496,7 +377,7 @@ def make_engine(
     """
     _check_one_photo_model(model)
     asked = check_engine(name, precision)
-    x = np.ascontiguousarray(_sample(model, sample, batch_size), input_dtype(model))
+    x = np.ascontiguousarray(_sample(model, sample, batch_size), graphs.input_dtype(model))
     choice = EngineChoice(asked, 'asked for')
     if asked == 'auto': choice = choose_engine(model, x.shape[1:], precision, photos)
     if choice.engine == 'tf': return _of_tensorflow(model, x, choice.why, batch_size, threads)
@@ -642,7 +523,7 @@ def compare_engines(
     _check_one_photo_model(model)
     check_engine('auto', precision)
     x = _sample(model, sample, 32 if sample is None else None)
-    x = np.ascontiguousarray(x, input_dtype(model))
+    x = np.ascontiguousarray(x, graphs.input_dtype(model))
     if engines is None:
         engines = [o for o in ENGINES if precision == 'bfloat16' or not o.endswith('-bf16')]
     expected = _keras_outputs(model, x)

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import engines
+from . import engines, graphs
 from .catalog import Catalog
 from .metrics import retrieval_metrics
 from .persistence import load_bundle
@@ -32,7 +32,7 @@ def _need(*modules):
 
 def _frozen_graph(model, n=None):
     "Return the graph of a network for `n` photos, its weights as constants."
-    return engines.inference_graph(model, (n, *model.input_shape[1:]), frozen=True)
+    return graphs.inference_graph(model, (n, *model.input_shape[1:]), frozen=True)
 
 # %% ../nbs/21_export.ipynb #b1ddc8d6
 class _SavedModel:
@@ -53,7 +53,7 @@ class _SavedModel:
         holder.files = tf.function(from_files, [files], autograph=False)
         holder.pixels = tf.function(from_pixels, [pixels], autograph=False)
         signatures = {'serving_default': holder.files, 'pixels': holder.pixels}
-        with engines.silence_converters():
+        with graphs.silence_converters():
             tf.saved_model.save(holder, str(path), signatures=signatures)
 
     @staticmethod
@@ -76,7 +76,7 @@ def _quantize_onnx(path, name, sample):
         def get_next(self): return next(self.left, None)
     ready = path.with_name('ready.onnx')
     types = dict(weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8)
-    with engines.silence_converters():
+    with graphs.silence_converters():
         quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
         quantize_static(str(ready), str(path), Photos(), per_channel=True, **types)
     ready.unlink()
@@ -89,7 +89,7 @@ class _Onnx:
     @staticmethod
     def write(model, path, precision, sample):
         _need('onnx', 'onnxruntime', 'tf2onnx')
-        proto = engines.onnx_model(model, (None, *model.input_shape[1:]))
+        proto = graphs.onnx_model(model, (None, *model.input_shape[1:]))
         path.write_bytes(proto.SerializeToString())
         if precision == 'int8': _quantize_onnx(path, proto.graph.input[0].name, sample)
 
@@ -113,15 +113,15 @@ class _OpenVino:
     @staticmethod
     def write(model, path, precision, sample):
         _need('openvino')
-        ov = engines.import_openvino()
-        with engines.openvino_model(model, (None, *model.input_shape[1:])) as made:
+        ov = graphs.import_openvino()
+        with graphs.openvino_model(model, (None, *model.input_shape[1:])) as made:
             ov.save_model(made, str(path), compress_to_fp16=precision == 'float16')
 
     @staticmethod
     def open(path, precision):
         _need('openvino')
         hint = 'bf16' if precision == 'bfloat16' else 'f32'
-        core = engines.import_openvino().Core()
+        core = graphs.import_openvino().Core()
         made = core.compile_model(str(path), 'CPU', {'INFERENCE_PRECISION_HINT': hint})
         def four(x): return np.array(made([np.asarray(x, 'float32')])[0], 'float32')
         return engines.fixed_batches(four, 4), None
@@ -134,7 +134,7 @@ class _LiteRT:
     @staticmethod
     def write(model, path, precision, sample):
         def photos(): return ([x[None].astype('float32')] for x in sample)
-        with engines.silence_converters():
+        with graphs.silence_converters():
             graph = _frozen_graph(model, 1)
             converter = tf.lite.TFLiteConverter.from_concrete_functions([graph])
             if precision != 'float32': converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -144,7 +144,7 @@ class _LiteRT:
 
     @staticmethod
     def open(path, precision):
-        run = engines.litert_function(Path(path).read_bytes(), cpu_count())
+        run = graphs.litert_function(Path(path).read_bytes(), cpu_count())
         def one(x): return run(np.ascontiguousarray(x, 'float32'))
         return engines.fixed_batches(one, 1), None
 
