@@ -510,7 +510,10 @@ def _fill(model, name, path):
         warnings.filterwarnings('error', message='Skipping')
         try: model.load_weights(name)
         except Exception as e:
-            raise NotOpened(f'the weights in {path} are not those of {model.name}: {e}') from e
+            # a layer that keeps more than numbers says itself what it refuses; Keras loses that
+            refusals = (getattr(l, 'refusal', None) for l in model._flatten_layers())
+            said = next(filter(None, refusals), e)
+            raise NotOpened(f'the weights in {path} are not those of {model.name}: {said}') from e
 
 # %% ../../nbs/storage/01_untrusted.ipynb #9dae387c
 def fill_network(
