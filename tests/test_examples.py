@@ -45,6 +45,10 @@ def test_an_example_says_what_it_prints(name, tmp_path, monkeypatch):
     assert runner.tries and not runner.failures, ''.join(said)
 
 
+def test_what_a_newcomer_calls_has_an_example():
+    assert len(FOUND) >= 60, sorted(FOUND)
+
+
 def test_a_wrong_example_fails():
     test = doctest.DocTestParser().get_doctest('>>> 1 + 1\n3\n', {}, 'wrong', None, 0)
     runner = doctest.DocTestRunner(optionflags=OPTIONS)

@@ -160,17 +160,9 @@ def test_imports_stand_in_cells_of_their_own(path):
         assert not (others and any(map(is_import, body))), ast.unparse(body)
 
 
-# Their imports are hidden still.
-IMPORTS_HIDDEN = """16_evaluation 26_cli 01_discriminant 02_colors 03_diagnostics 03_monitor
-03_state 04_checkpoints 06_networks 07_plan 08_stages
-""".split()
-
-
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_reader_imports_first(path):
     "The first cell that is shown holds imports, so that what follows can be copied."
-    if path.stem in IMPORTS_HIDDEN:
-        pytest.xfail('the imports of this notebook are hidden')
     shown = [body for directives, body in code_cells(path) if is_shown(directives) and body]
     assert not shown or all(map(is_import, shown[0])), ast.unparse(shown[0])
 

@@ -519,7 +519,7 @@ def to_csv(self:Table,
     Example:
 
         >>> Table([['shoe', 0.5]], ['product', 'R@1']).to_csv('scores.csv')
-        >>> Path('scores.csv').read_text().splitlines()
+        >>> open('scores.csv').read().splitlines()
         ['product,R@1', 'shoe,0.5']
     """
     with atomic_write(path) as part:
