@@ -247,11 +247,13 @@ def triplet_demo(
     catalog, audit = _audited(folder)
     train, unseen = catalog.split(valid=1/3, by='product', seed=seed)
     from triplet_fashion.commands.judging import baselines_for
+    from triplet_fashion.encoder import FeatureCache
     from triplet_fashion.training import fit
     run = fit(train, valid=_watched(unseen), size=(size, size), epochs=epochs, seed=seed,
               show_plan=_print_plan, verbose=_verbosity(quiet))
     title = 'Learning to tell clothes apart'
-    return _finish(out, title, run, train, unseen, baselines_for(run), audit, {}, started)
+    others, features = baselines_for(run), FeatureCache()
+    return _finish(out, title, run, train, unseen, others, audit, features, started)
 
 # %% ../nbs/26_cli.ipynb #f5d646ae
 def _seen_and_unseen(folder, val, seed):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from triplet_fashion import evaluation
-from triplet_fashion.encoder import Encoder
+from triplet_fashion.encoder import Encoder, FeatureCache
 from triplet_fashion.failures import failures
 from triplet_fashion.scores import real_paths
 from triplet_fashion.verification import Verification, fit_threshold, pair_distances
@@ -158,7 +158,7 @@ def judge_stored(
     seen = seen_products(trained_on, queries)
     if seen is not None:
         protocol += f' By name, {len(seen):,} of the products were seen in training.'
-    features = {}
+    features = FeatureCache()
     way = embedder(net, features, queries, searched)
     baselines = evaluation.BASELINES if quick else evaluation.baselines(net, features)
     ways = {'this network': way, **baselines}
