@@ -64,13 +64,13 @@ def bare(paths, **kw):
 def full_size(cat):
     "image_dataset that decodes every pixel, as its plan is made here where the reduction of a photo is said to be 1."
     from triplet_fashion.generator import image_dataset
-    from triplet_fashion.photos import loading
+    from triplet_fashion.photos import image
 
-    ds, before = image_dataset(cat, cache=False), (loading.dct_scale, loading.reduce_factors)
-    loading.dct_scale, loading.reduce_factors = lambda *a: 1, lambda *a: (1, 1)
+    ds, before = image_dataset(cat, cache=False), (image.dct_scale, image.reduce_factors)
+    image.dct_scale, image.reduce_factors = lambda *a: 1, lambda *a: (1, 1)
     for _ in ds:
         pass
-    loading.dct_scale, loading.reduce_factors = before
+    image.dct_scale, image.reduce_factors = before
     return ds
 
 
