@@ -424,7 +424,7 @@ def test_retrieval_callback_chooses_by_retrieval_and_watches_its_cost(drawn, mon
         clock.now += 3
         return {'R@1': 0, 'MAP@R': next(figures)}
 
-    monkeypatch.setattr(module, '_look', look)
+    monkeypatch.setattr(RetrievalCallback, 'evaluate_now', look)
     net = base_network((32, 32, 3), 8, 'small', None, hidden=(), activation='l2')
     callback = RetrievalCallback(net, drawn, share=0.1, restore=True)
     states, looked = [], []

@@ -455,7 +455,7 @@ class RetrievalCallback(keras.callbacks.Callback):
         if logs is None: return
         start = time.perf_counter()
         looks = epoch >= self._next and np.isfinite(logs.get('loss', 0.))
-        found = self._look() if looks else dict.fromkeys(self.figures, math.nan)
+        found = self.evaluate_now() if looks else dict.fromkeys(self.figures, math.nan)
         logs.update({f'val_{name}': float(found[name]) for name in self.figures})
         if looks: self._keep_best(found, epoch)
         took, trained = time.perf_counter() - start, start - (self._began or start)
@@ -465,7 +465,7 @@ class RetrievalCallback(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if self.restore and self._weights is not None: self.net.set_weights(self._weights)
 
-    def _look(self):
+    def evaluate_now(self):
         "Return the metrics of the network as it is; NaN where there are none."
         ks = {1, *(parse_metric(name)[1] for name in (*self.figures, self.choose))}
         x = self._embeddings() if len(self.catalog) else math.nan

@@ -465,14 +465,16 @@ def replace_unreadable_groups(
                          'two that can be read: look at them with catalog.audit()')
     for c in dict.fromkeys(labels[rows[hit]].tolist()):
         own = labels[rows] == c
+        kept = new[own & ~hit]
         if readable.counts[c] >= 2: own &= hit
         else: # the whole group goes to the next product, best one that is not in the batch
             free = np.setdiff1d(able, labels[new])
             if not len(free): free = able
             c = free[np.searchsorted(free, c) % len(free)]
         mates = readable.positions[readable.products == c]
-        new_first = mates[np.argsort(np.isin(mates, new), kind='stable')]
-        new[own] = np.resize(new_first, own.sum())
+        # new to the batch first, and what the group has already last
+        uses = np.isin(mates, new).astype(int) + np.isin(mates, kept)
+        new[own] = np.resize(mates[np.argsort(uses, kind='stable')], own.sum())
     return new
 
 # %% ../../nbs/photos/01_sampling.ipynb #5e708556
