@@ -168,7 +168,7 @@ def _notes(run, train):
 # %% ../nbs/26_cli.ipynb #0c90c5e9
 def _judge_and_keep(out, run, train, queries, others, store, more):
     "Judge the network of `run`, keep both; return `Judged`, and a word on the threshold."
-    from triplet_fashion.commands import judging
+    import triplet_fashion.commands.judging as judging
     from triplet_fashion.persistence import save_bundle
     notes = _notes(run, train)
     save_bundle(out/'network', run.net, data=train, **notes)
@@ -193,7 +193,7 @@ def _judge_and_keep(out, run, train, queries, others, store, more):
 # %% ../nbs/26_cli.ipynb #7e442d5a
 def _finish(out, title, run, train, queries, others, audit, store, started, more=''):
     "Judge and keep the network of `run`, write its report and print it; return the scores."
-    from triplet_fashion.commands import report
+    import triplet_fashion.commands.report as report
     (out/'scores.json').unlink(missing_ok=True) # of a run that is overwritten
     judged, said = _judge_and_keep(out, run, train, queries, others, store, more)
     try: report.report_page(out/'report.html', title, judged, run, audit, time.time() - started)
@@ -401,7 +401,7 @@ def triplet_train(
     _check_backbone(backbone, weights)
     _note_what_has_no_effect(backbone, weights, quick)
     train, queries, audit = _seen_and_unseen(shop, val, seed)
-    from triplet_fashion.commands import judging
+    import triplet_fashion.commands.judging as judging
     from triplet_fashion.training import fit
     judging.training_protocol(queries, train) # raises where there is nothing to find
     watched = _watched(queries, restore_best)
@@ -444,7 +444,8 @@ def triplet_eval(
     net, meta = _open_run(run)
     searched = _audited(gallery)[0] if gallery else None
     queries, audit = _audited(folder if gallery else shop, searched)
-    from triplet_fashion.commands import judging, report
+    import triplet_fashion.commands.judging as judging
+    import triplet_fashion.commands.report as report
     trained_on = meta.get('trained_on')
     judge = partial(judging.judge_stored, net, quick, trained_on)
     judged = _without_lost(judge, queries, searched)

@@ -15,7 +15,10 @@ from fastcore.basics import patch
 
 from .catalog import Catalog
 from .display import draw_sheet
-from .photos import decoding, keras_generator, loading, sampling
+import triplet_fashion.photos.decoding as decoding
+import triplet_fashion.photos.keras_generator as keras_generator
+import triplet_fashion.photos.loading as loading
+import triplet_fashion.photos.sampling as sampling
 from .photos.augmentation import ( # noqa: F401, two are handed on to users
     Augment, as_augmentation, augmentation, shard_augmentation)
 from .photos.decoding import photo_error

@@ -24,7 +24,7 @@ from .base_network import InputScaling, refinalize_normalization
 from .loss import LosslessTripletLoss   # noqa: F401, registered by this
 from .model import StackTriplets, UnstackTriplets   # noqa: F401, registered by this
 from .runs.checkpoints import hdf5_size
-from .storage import untrusted
+import triplet_fashion.storage.untrusted as untrusted
 from .storage.files import atomic_write
 from .storage.keras2 import Keras2Reader, is_keras_2_weights, load_keras_2_weights
 from .storage.untrusted import NotOpened, door

@@ -18,7 +18,8 @@ from PIL import Image
 from .. import display
 from ..class_names import ClassNames
 from ..labels import Labels, composed
-from . import duplicates, image
+import triplet_fashion.photos.duplicates as duplicates
+import triplet_fashion.photos.image as image
 from .loading import load_images
 from ..storage.files import atomic_write
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from . import image
+import triplet_fashion.photos.image as image
 
 # %% ../../nbs/photos/02_loading.ipynb #48bff373
 @dataclass(frozen=True)
