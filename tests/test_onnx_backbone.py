@@ -17,6 +17,9 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from triplet_fashion.base_network import backbone_of, base_network, is_frozen  # noqa: E402
 from triplet_fashion.encoder import Encoder  # noqa: E402
+from triplet_fashion.engines import make_engine  # noqa: E402
+from triplet_fashion.evaluation import baselines, scoreboard  # noqa: E402
+from triplet_fashion.export import FORMATS, export  # noqa: E402
 from triplet_fashion.onnx_backbone import (  # noqa: E402
     OnnxBackbone,
     PixelScaling,
@@ -312,6 +315,42 @@ def test_it_is_frozen_and_trains_a_head(drawn, tmp_path):
     np.testing.assert_allclose(a.history['loss'], b.history['loss'], rtol=1e-3)
     codes = [Encoder(run.net).encode(drawn) for run in (a, b)]
     np.testing.assert_allclose(*codes, atol=2e-3)
+
+
+def test_it_is_judged_beside_what_can_be_had_of_it(net, drawn):
+    "Its backbone alone; random weights of an ONNX file there are none."
+    board = scoreboard({'mine': net, **baselines(net)}, drawn)
+    assert [row['embedding'] for row in board] == [
+        'mine',
+        'frozen backbone',
+        'colour histogram',
+        'raw pixels',
+        'chance',
+    ]
+
+
+def test_only_tensorflow_hands_it_on(net, photos):
+    expected = net.predict(photos, verbose=0)
+    for how in {}, dict(name='tf'), dict(precision='bfloat16', name='auto'):
+        engine = make_engine(net, sample=photos, **how)
+        assert engine.name == 'tf'
+        np.testing.assert_allclose(engine(photos), expected, atol=1e-6)
+    for how in dict(name='litert'), dict(name='openvino'), dict(name='tf', precision='bfloat16'):
+        with pytest.raises(ValueError, match="is an ONNX file, which engine='tf' hands to"):
+            make_engine(net, sample=photos, **how)
+
+
+@pytest.mark.parametrize('form', FORMATS)
+def test_what_would_not_run_elsewhere_is_not_exported(net, tmp_path, form):
+    with pytest.raises(ValueError, match='no converter of Keras takes along.*save_bundle'):
+        export(net, tmp_path / 'out', format=form)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_it_has_no_stages(tmp_path):
+    backbone = open_onnx(convolution(tmp_path / 'net.onnx'), scaling=PixelScaling())
+    with pytest.raises(ValueError, match="stages is 'all', but net has no layers with weights"):
+        base_network((16, 16, 3), 4, backbone, trainable=False, stages='all')
 
 
 # ---- files from anybody

@@ -386,6 +386,9 @@ _MOST_FEATURES = 16384   # of a photo, beyond which the ends of stages have to d
 def _of_stages(model, in_dims, stages):
     "Return a model of the same layers that gives the pooled features of several stages, (n, d)."
     ends = _ends_of_blocks(model, in_dims)
+    if not ends:
+        raise ValueError(f'base_network: stages is {stages!r}, but {model.name} has no layers with '
+                         "weights that give pictures: leave stages out, or give 'last'")
     if 2*sum(o.shape[-1] for outs in ends for o in outs) > _MOST_FEATURES:
         ends = [outs[-1:] for outs in ends]
     maps = [o for i in _chosen(stages, len(ends), model.name) for o in ends[i-1]]

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from . import graphs
 from .base_network import refinalize_normalization
+from .onnx_backbone import has_onnx_backbone
 from .photos.image import cpu_count
 
 # %% ../nbs/14_engines.ipynb #7d7fdca1
@@ -316,6 +317,7 @@ def choose_engine(
 
     | network | photos | engine |
     |---|---|---|
+    | whose backbone is an ONNX file | any | 'tf', which hands it to ONNX Runtime |
     | on a GPU | any | 'tf'; with half precision 'tf-bf16' |
     | any | few | 'tf'; with half precision 'tf-bf16' |
     | with depthwise convolutions | many | 'litert' |
@@ -329,6 +331,8 @@ def choose_engine(
         >>> choose_engine(net, photos=10).engine
         'tf'
     """
+    if has_onnx_backbone(model):
+        return EngineChoice('tf', 'ONNX Runtime computes the backbone')
     half = precision == 'bfloat16'
     plain = 'tf-bf16' if half else 'tf'
     shape = model.input_shape[1:] if shape is None else shape
@@ -377,6 +381,9 @@ def make_engine(
     """
     _check_one_photo_model(model)
     asked = check_engine(name, precision)
+    if has_onnx_backbone(model) and asked not in ('auto', 'tf'):
+        raise ValueError(f'engine {asked!r}: the backbone of {model.name} is an ONNX file, which '
+                         "engine='tf' hands to ONNX Runtime: use that, or 'auto'")
     x = np.ascontiguousarray(_sample(model, sample, batch_size), graphs.input_dtype(model))
     choice = EngineChoice(asked, 'asked for')
     if asked == 'auto': choice = choose_engine(model, x.shape[1:], precision, photos)

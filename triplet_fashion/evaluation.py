@@ -17,6 +17,7 @@ from .base_network import head_of, is_frozen, refinalize_normalization
 from .catalog import Catalog
 from .display import Table
 from .encoder import Encoder, features
+from .onnx_backbone import has_onnx_backbone
 from .metrics import parse_metric, retrieval_metrics
 from .photos.image import PhotoError
 from .photos.loading import load_images
@@ -276,11 +277,15 @@ def baselines(
     net, # network made by `base_network`, trained or not
     feature_cache=None, # keeps the features of a frozen backbone, see `Encoder`
 )->dict: # {name: function from a `Catalog` or folder to embeddings, or None for chance}
-    "Give what to compare `net` with: its backbone alone, fresh random weights, `BASELINES`."
-    with seeded(0): fresh = keras.models.clone_model(net)
+    """Give what to compare `net` with: its backbone alone, fresh random weights, `BASELINES`.
+
+    A backbone in an ONNX file has no random weights, and is not among them."""
     name = 'frozen backbone' if is_frozen(net) else 'its backbone alone'
-    return {name: lambda c: features(net, Catalog.of(c), feature_cache),
-            'untrained network': Encoder(fresh).encode, **BASELINES}
+    found = {name: lambda c: features(net, Catalog.of(c), feature_cache)}
+    if not has_onnx_backbone(net):
+        with seeded(0): fresh = keras.models.clone_model(net)
+        found['untrained network'] = Encoder(fresh).encode
+    return {**found, **BASELINES}
 
 # %% ../nbs/16_evaluation.ipynb #cf4e90cf
 def before_training(

@@ -17,6 +17,7 @@ import tensorflow as tf
 from . import engines, graphs
 from .catalog import Catalog
 from .metrics import retrieval_metrics
+from .onnx_backbone import has_onnx_backbone
 from .persistence import load_bundle
 from .photos.image import cpu_count
 from .photos.loading import load_images
@@ -191,6 +192,9 @@ def _base_of(net):
     if not inputs:
         raise ValueError(f'export: {net.name} is a subclassed model, or not built, '
                          f'and does not say what it takes: {wanted}, made of layers')
+    if has_onnx_backbone(net):
+        raise ValueError(f'export: the backbone of {net.name} is an ONNX file, which no converter '
+                         'of Keras takes along: ship the network as a bundle (save_bundle)')
     if len(inputs) > 1 or not _is_photos(inputs[0]):
         raise ValueError(f'export: {net.name} takes {" and ".join(map(str, inputs))}: {wanted}')
     if len(outputs) != 1 or outputs[0][-1] is None:

@@ -239,6 +239,13 @@ class OnnxBackbone(layers.Layer):
             raise
         self.content, self._session = content, None
 
+# %% ../nbs/02_onnx_backbone.ipynb #6b5bebb9
+def has_onnx_backbone(
+    model, # Keras model
+)->bool:
+    "Tell whether an ONNX file computes a part of a network."
+    return any(isinstance(layer, OnnxBackbone) for layer in model._flatten_layers())
+
 # %% ../nbs/02_onnx_backbone.ipynb #6a2dfbd4
 class PixelScaling(NamedTuple):
     "What a network wants of pixels x, RGB 0..255: (x*scale - mean)/std, at a size."
