@@ -31,10 +31,6 @@ def _need(*modules):
     if lost:
         raise ImportError(f"export needs {', '.join(lost)}: pip install 'triplet_fashion[export]'")
 
-def _frozen_graph(model, n=None):
-    "Return the graph of a network for `n` photos, its weights as constants."
-    return graphs.inference_graph(model, (n, *model.input_shape[1:]), frozen=True)
-
 # %% ../nbs/21_export.ipynb #b1ddc8d6
 class _SavedModel:
     "A folder with two signatures: files as bytes, or pixels."
@@ -43,13 +39,15 @@ class _SavedModel:
     @staticmethod
     def write(model, path, precision, sample):
         net = engines.in_precision(model, 'mixed_bfloat16') if precision == 'bfloat16' else model
-        graph, decode = _frozen_graph(net), file_decoder(model.input_shape[1:3])
+        takes = (None, *model.input_shape[1:])
+        graph = graphs.inference_graph(net, takes, frozen=True)
+        decode = file_decoder(model.input_shape[1:3])
         def from_pixels(pixels):
             out = graph(pixels)
             return {'embedding': out[0] if isinstance(out, (list, tuple)) else out}
         def from_files(photos): return from_pixels(decode(photos))
         files = tf.TensorSpec((None,), tf.string, 'photos')
-        pixels = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, 'pixels')
+        pixels = tf.TensorSpec(takes, tf.float32, 'pixels')
         holder = tf.Module()
         holder.files = tf.function(from_files, [files], autograph=False)
         holder.pixels = tf.function(from_pixels, [pixels], autograph=False)
@@ -66,8 +64,9 @@ class _SavedModel:
         return from_pixels, from_files
 
 # %% ../nbs/21_export.ipynb #f5ac72cd
-def _quantize_onnx(path, name, sample):
+def _quantize_onnx(path, sample):
     "Put weights and what flows between layers into 8 bits, their ranges taken from `sample`."
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType
     from onnxruntime.quantization import quant_pre_process, quantize_static
     class Photos(CalibrationDataReader):
@@ -75,6 +74,7 @@ def _quantize_onnx(path, name, sample):
             starts = range(0, len(sample), 8)
             self.left = iter([{name: sample[i:i+8].astype('float32')} for i in starts])
         def get_next(self): return next(self.left, None)
+    name = onnx.load(str(path)).graph.input[0].name
     ready = path.with_name('ready.onnx')
     types = dict(weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8)
     with graphs.silence_converters():
@@ -90,9 +90,8 @@ class _Onnx:
     @staticmethod
     def write(model, path, precision, sample):
         _need('onnx', 'onnxruntime', 'tf2onnx')
-        proto = graphs.onnx_model(model, (None, *model.input_shape[1:]))
-        path.write_bytes(proto.SerializeToString())
-        if precision == 'int8': _quantize_onnx(path, proto.graph.input[0].name, sample)
+        graphs.export_file(model, path, 'onnx')
+        if precision == 'int8': _quantize_onnx(path, sample)
 
     @staticmethod
     def open(path, precision):
@@ -115,8 +114,14 @@ class _OpenVino:
     def write(model, path, precision, sample):
         _need('openvino')
         ov = graphs.import_openvino()
-        with graphs.openvino_model(model, (None, *model.input_shape[1:])) as made:
-            ov.save_model(made, str(path), compress_to_fp16=precision == 'float16')
+        graphs.export_file(model, path, 'openvino')
+        if precision != 'float16': return
+        exact = path.with_name('exact.xml')
+        path.rename(exact)
+        path.with_suffix('.bin').rename(exact.with_suffix('.bin'))
+        ov.save_model(ov.Core().read_model(exact), str(path), compress_to_fp16=True)
+        exact.unlink()
+        exact.with_suffix('.bin').unlink()
 
     @staticmethod
     def open(path, precision):
@@ -128,6 +133,13 @@ class _OpenVino:
         return engines.fixed_batches(four, 4), None
 
 # %% ../nbs/21_export.ipynb #a0de93ef
+_PLAIN = re.compile(r'[A-Za-z0-9.][\w.\\/>-]*', re.ASCII)
+
+def _with_plain_names(model):
+    "Return the network, or a copy where its weights have names that TensorFlow cannot read again."
+    if all(_PLAIN.fullmatch(w.path) for w in model.variables): return model
+    with graphs.numbered_layers(model): return engines.in_precision(model, 'float32')
+
 class _LiteRT:
     "A file for phones."
     suffix, precisions = '.tflite', ('float32', 'float16', 'int8')
@@ -135,13 +147,11 @@ class _LiteRT:
     @staticmethod
     def write(model, path, precision, sample):
         def photos(): return ([x[None].astype('float32')] for x in sample)
-        with graphs.silence_converters():
-            graph = _frozen_graph(model, 1)
-            converter = tf.lite.TFLiteConverter.from_concrete_functions([graph])
-            if precision != 'float32': converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            if precision == 'float16': converter.target_spec.supported_types = [tf.float16]
-            if precision == 'int8': converter.representative_dataset = photos
-            path.write_bytes(converter.convert())
+        settings = dict(experimental_enable_resource_variables=False)
+        if precision != 'float32': settings['optimizations'] = [tf.lite.Optimize.DEFAULT]
+        if precision == 'float16': settings['target_spec'] = {'supported_types': [tf.float16]}
+        if precision == 'int8': settings['representative_dataset'] = photos
+        graphs.export_file(_with_plain_names(model), path, 'litert', 1, **settings)
 
     @staticmethod
     def open(path, precision):

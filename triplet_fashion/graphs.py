@@ -8,6 +8,7 @@ __all__ = []
 # %% ../nbs/internals/11_graphs.ipynb #3de9d614
 import contextlib, hashlib, io, logging, re, sys, tempfile, threading, warnings
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -132,3 +133,35 @@ def onnx_model(
     definition = graph.graph.as_graph_def()
     with silence_converters():
         return tf2onnx.convert.from_graph_def(definition, name='net', opset=18, **names)[0]
+
+# %% ../nbs/internals/11_graphs.ipynb #ef591492
+@contextlib.contextmanager
+def constant_statistics(
+    model, # Keras model
+):
+    "Hold mean and variance of Normalization layers as constants for the time of a `with` block."
+    with one_at_a_time:
+        found = [l for l in model._flatten_layers() if isinstance(l, keras.layers.Normalization)]
+        held = [(l, l.mean, l.variance) for l in found]
+        try:
+            for layer, mean, variance in held:
+                layer.mean = np.asarray(mean)
+                layer.variance = np.asarray(variance)
+            yield
+        finally:
+            for layer, mean, variance in held:
+                layer.mean = mean
+                layer.variance = variance
+
+# %% ../nbs/internals/11_graphs.ipynb #7419d6d8
+def export_file(
+    model, # Keras model with one input
+    path, # of the file; its ending is that of the format
+    format, # 'onnx', 'openvino' or 'litert'
+    batch=None, # photos that the network in the file takes at once; None: any number
+    **settings # more arguments of `keras.Model.export`
+):
+    "Write a network by `keras.Model.export`, whatever its layers are called."
+    takes = keras.InputSpec(input_dtype(model), (batch, *model.input_shape[1:]))
+    with numbered_layers(model), constant_statistics(model), silence_converters():
+        model.export(str(path), format, verbose=False, input_signature=[takes], **settings)
