@@ -4,8 +4,6 @@ import importlib, json, warnings
 import keras, numpy as np, pytest
 from keras import layers
 from triplet_fashion.base_network import (
-    InputScaling,
-    application_scaling,
     backbone_of,
     backbone_stages,
     base_network,
@@ -14,6 +12,7 @@ from triplet_fashion.base_network import (
     res_base_network,
     unfreeze,
 )
+from triplet_fashion.input_scaling import InputScaling, application_scaling
 
 rng = np.random.default_rng(0)
 rgb = rng.integers(0, 256, (2, 6, 5, 3)).astype('uint8')

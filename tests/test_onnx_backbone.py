@@ -19,23 +19,20 @@ from triplet_fashion.base_network import backbone_of, base_network, is_frozen  #
 from triplet_fashion.encoder import Encoder  # noqa: E402
 from triplet_fashion.engines import make_engine  # noqa: E402
 from triplet_fashion.evaluation import baselines, scoreboard  # noqa: E402
-from triplet_fashion.export import FORMATS, export  # noqa: E402
-from triplet_fashion.onnx_backbone import (  # noqa: E402
-    OnnxBackbone,
-    PixelScaling,
-    open_onnx,
-    photo_input,
-    read_pixel_scaling,
-)
+from triplet_fashion.export import FORMATS, export, load_export  # noqa: E402
+from triplet_fashion.input_scaling import read_preprocessing  # noqa: E402
+from triplet_fashion.onnx_backbone import IMAGENET, OnnxBackbone, open_onnx  # noqa: E402
+from triplet_fashion.onnx_files import photo_input  # noqa: E402
 from triplet_fashion.persistence import (  # noqa: E402
     load_bundle,
     load_model,
     save_bundle,
     save_model,
 )
+from triplet_fashion.photos.loading import Preprocessing  # noqa: E402
 from triplet_fashion.training import fit  # noqa: E402
 
-AS_IT_IS = PixelScaling((0, 0, 0), (1, 1, 1), 1.0)
+AS_IT_IS = Preprocessing()
 TYPES = dict(float32=TensorProto.FLOAT, float16=TensorProto.FLOAT16, uint8=TensorProto.UINT8)
 
 
@@ -94,7 +91,7 @@ def photos():
 @pytest.mark.parametrize('dtype', TYPES)
 def test_the_features_are_those_of_onnx_runtime(tmp_path, photos, dtype):
     path = convolution(tmp_path / 'net.onnx', dtype=dtype)
-    net = open_onnx(path, scaling=AS_IT_IS)
+    net = open_onnx(path, preprocessing=AS_IT_IS)
     assert net.name == 'net' and net.output_shape == (None, 8) and not net.weights
     found = net.predict(photos, verbose=0)
     assert found.dtype == np.float32
@@ -106,8 +103,8 @@ def test_the_features_are_those_of_onnx_runtime(tmp_path, photos, dtype):
 @pytest.mark.parametrize('n', [1, 4, 5, 8])
 def test_a_file_for_four_photos_takes_any_number(tmp_path, n):
     photos = np.random.default_rng(n).integers(0, 256, (n, 16, 16, 3)).astype('float32')
-    fixed = open_onnx(convolution(tmp_path / 'four.onnx', batch=4), scaling=AS_IT_IS)
-    free = open_onnx(convolution(tmp_path / 'any.onnx'), scaling=AS_IT_IS)
+    fixed = open_onnx(convolution(tmp_path / 'four.onnx', batch=4), preprocessing=AS_IT_IS)
+    free = open_onnx(convolution(tmp_path / 'any.onnx'), preprocessing=AS_IT_IS)
     a, b = (np.asarray(net(photos)) for net in (fixed, free))
     np.testing.assert_allclose(a, b, rtol=1e-5)
 
@@ -117,13 +114,13 @@ def test_channels_last_are_seen_by_where_the_three_stands(tmp_path, photos):
     net = keras.Sequential([keras.Input((16, 16, 3)), layers.Conv2D(4, 3), layers.ReLU()])
     expected = np.asarray(net(photos.astype('float32'))).mean((1, 2))
     net.export(tmp_path / 'keras.onnx', format='onnx', verbose=False)
-    opened = open_onnx(tmp_path / 'keras.onnx', scaling=AS_IT_IS)
+    opened = open_onnx(tmp_path / 'keras.onnx', preprocessing=AS_IT_IS)
     np.testing.assert_allclose(opened.predict(photos, verbose=0), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_inner_tensors_stand_side_by_side(tmp_path, photos):
     path = convolution(tmp_path / 'net.onnx')
-    both = open_onnx(path, outputs=['map', 'features'], scaling=AS_IT_IS)
+    both = open_onnx(path, outputs=['map', 'features'], preprocessing=AS_IT_IS)
     assert both.output_shape == (None, 16)
     found = both.predict(photos, verbose=0)
     np.testing.assert_allclose(found[:, :8], found[:, 8:], rtol=1e-4, atol=1e-4)  # the map's mean
@@ -143,7 +140,7 @@ def test_of_tokens_the_first_or_the_mean(tmp_path, photos):
         [('tokens', TensorProto.FLOAT, ['n', 16, 48])],
         dict(shape=shape, flat=np.array([0, 16, 48])),
     )
-    first, mean = (open_onnx(path, pooling=p, scaling=AS_IT_IS) for p in ('cls', 'mean'))
+    first, mean = (open_onnx(path, pooling=p, preprocessing=AS_IT_IS) for p in ('cls', 'mean'))
     x = photos.astype('float32').transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(first.predict(photos, verbose=0), x[:, :, :4, :4].reshape(5, 48))
     means = x.reshape(5, 3, 4, 4, 4, 4).mean((2, 4)).reshape(5, 48)
@@ -177,7 +174,7 @@ def clip_like(path):
 
 def test_of_clip_the_image_tower_is_taken(tmp_path, photos):
     path = clip_like(tmp_path / 'clip.onnx')
-    net = open_onnx(path, size=(16, 16), scaling=AS_IT_IS)
+    net = open_onnx(path, size=(16, 16), preprocessing=AS_IT_IS)
     P = numpy_helper.to_array(onnx.load(path).graph.initializer[0])
     np.testing.assert_allclose(
         net.predict(photos, verbose=0), photos.mean((1, 2)).astype('float32') @ P, rtol=1e-4
@@ -189,7 +186,7 @@ def test_of_clip_the_image_tower_is_taken(tmp_path, photos):
     ):
         open_onnx(path, outputs='pooled', size=(16, 16))
     with pytest.raises(ValueError, match=r'any size: give size=\(height, width\)'):
-        open_onnx(path, scaling=AS_IT_IS)
+        open_onnx(path, preprocessing=AS_IT_IS)
 
 
 # ---- pixels
@@ -225,8 +222,8 @@ CLIP = dict(
 def test_the_note_beside_a_file_is_read(tmp_path, photos, name, note, mean, std, fit):
     path = convolution(tmp_path / 'net.onnx')
     (tmp_path / name).write_text(json.dumps(note))
-    said = read_pixel_scaling(path)
-    assert said.fit == fit and said.size == (16, 16) and said.said_by == str(tmp_path / name)
+    said = read_preprocessing(path)
+    assert said.fit == fit and said.size == (16, 16) and said.source == str(tmp_path / name)
     found = open_onnx(path).predict(photos, verbose=0)
     scaled = ((photos / 255 - np.array(mean)) / np.array(std)).astype('float32')
     np.testing.assert_allclose(found, alone(path, scaled), rtol=1e-4, atol=1e-5)
@@ -238,22 +235,22 @@ def test_without_a_note_the_guess_is_said(tmp_path, photos):
         UserWarning, match='nothing beside .*net.onnx says how its pixels are scaled'
     ):
         guessed = open_onnx(path)
-    imagenet = open_onnx(path, scaling=PixelScaling())
+    imagenet = open_onnx(path, preprocessing=IMAGENET)
     np.testing.assert_array_equal(*(n.predict(photos, verbose=0) for n in (guessed, imagenet)))
 
 
 def test_notes_of_other_things_are_passed_over_and_senseless_ones_named(tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps(dict(model_type='bert', hidden_size=8)))
-    assert read_pixel_scaling(tmp_path) is None
+    assert read_preprocessing(tmp_path) is None
     (tmp_path / 'preprocessor_config.json').write_text(json.dumps(dict(size=16)))
     with pytest.raises(ValueError, match='preprocessor_config.json does not say .*image_mean'):
-        read_pixel_scaling(tmp_path)
+        read_preprocessing(tmp_path)
 
 
 def test_sizes_that_contradict_each_other_are_named(tmp_path):
     path = convolution(tmp_path / 'net.onnx')
     with pytest.raises(ValueError, match=r'size says \(8, 8\), .*net.onnx says \(16, 16\)'):
-        open_onnx(path, size=(8, 8), scaling=AS_IT_IS)
+        open_onnx(path, size=(8, 8), preprocessing=AS_IT_IS)
 
 
 # ---- the package works on it
@@ -261,7 +258,7 @@ def test_sizes_that_contradict_each_other_are_named(tmp_path):
 
 @pytest.fixture
 def net(tmp_path):
-    backbone = open_onnx(convolution(tmp_path / 'net.onnx'), scaling=PixelScaling())
+    backbone = open_onnx(convolution(tmp_path / 'net.onnx'), preprocessing=IMAGENET)
     return base_network((16, 16, 3), 4, backbone, trainable=False, hidden=(), activation='l2')
 
 
@@ -281,7 +278,7 @@ def test_two_files_a_keras_file_and_a_bundle_hold_the_file_itself(net, tmp_path,
 
 
 def test_a_bundle_with_another_onnx_file_in_it_is_refused(net, tmp_path):
-    other = open_onnx(convolution(tmp_path / 'other.onnx', batch=4), scaling=PixelScaling())
+    other = open_onnx(convolution(tmp_path / 'other.onnx', batch=4), preprocessing=IMAGENET)
     other = base_network((16, 16, 3), 4, other, trainable=False, hidden=(), activation='l2')
     save_model(net, tmp_path / 'a.json', tmp_path / 'a.weights.h5')
     save_model(other, tmp_path / 'b.json', tmp_path / 'b.weights.h5')
@@ -305,7 +302,7 @@ def test_it_is_frozen_and_trains_a_head(drawn, tmp_path):
     shop.export(tmp_path / 'shop.onnx', format='onnx', verbose=False)
     how = dict(recipe='strong', size=(32, 32), epochs=2, verbose=0, seed=3)
     heads = {}
-    for backbone in shop, open_onnx(tmp_path / 'shop.onnx', scaling=AS_IT_IS):
+    for backbone in shop, open_onnx(tmp_path / 'shop.onnx', preprocessing=AS_IT_IS):
         keras.utils.set_random_seed(1)
         net = base_network((32, 32, 3), 8, backbone, trainable=False, hidden=(16,), activation='l2')
         assert is_frozen(net) and backbone_of(net).output_shape == (None, 16)
@@ -336,21 +333,83 @@ def test_only_tensorflow_hands_it_on(net, photos):
         assert engine.name == 'tf'
         np.testing.assert_allclose(engine(photos), expected, atol=1e-6)
     for how in dict(name='litert'), dict(name='openvino'), dict(name='tf', precision='bfloat16'):
-        with pytest.raises(ValueError, match="is an ONNX file, which engine='tf' hands to"):
+        with pytest.raises(ValueError, match="computed outside of TensorFlow, which engine='tf'"):
             make_engine(net, sample=photos, **how)
 
 
-@pytest.mark.parametrize('form', FORMATS)
+@pytest.mark.parametrize('form', set(FORMATS) - {'onnx'})
 def test_what_would_not_run_elsewhere_is_not_exported(net, tmp_path, form):
-    with pytest.raises(ValueError, match='no converter of Keras takes along.*save_bundle'):
+    with pytest.raises(ValueError, match="format='onnx' takes it along, no other does"):
         export(net, tmp_path / 'out', format=form)
     assert not (tmp_path / 'out').exists()
 
 
-def test_it_has_no_stages(tmp_path):
-    backbone = open_onnx(convolution(tmp_path / 'net.onnx'), scaling=PixelScaling())
+@pytest.mark.parametrize(
+    'how',
+    [{}, dict(batch=4), dict(dtype='float16'), dict(dtype='uint8')],
+    ids=['any', 'four', 'half', 'bytes'],
+)
+@pytest.mark.parametrize('colors', [False, True])
+def test_backbone_and_head_leave_as_one_onnx_file(tmp_path, photos, how, colors):
+    "Scaled by what `IMAGENET` says, or as bytes; ONNX Runtime alone gives what Keras gave."
+    said = AS_IT_IS if how.get('dtype') == 'uint8' else IMAGENET
+    backbone = open_onnx(convolution(tmp_path / 'net.onnx', **how), preprocessing=said)
+    more = dict(discriminant=4, colors=True) if colors else {}
+    net = base_network((16, 16, 3), 4, backbone, trainable=False, activation='l2', **more)
+    out = export(net, tmp_path / 'out', 'onnx', tolerance=2e-3)
+    session = onnxruntime.InferenceSession(str(out / 'network.onnx'))
+    x = photos[:4].astype('float32')
+    found = session.run(None, {session.get_inputs()[0].name: x})[0]
+    np.testing.assert_allclose(found, net.predict(x, verbose=0), atol=2e-3)
+    np.testing.assert_allclose(load_export(out)(photos), net.predict(photos, verbose=0), atol=2e-3)
+
+
+def test_inner_maps_and_features_leave_together(tmp_path, photos):
+    path = convolution(tmp_path / 'net.onnx')
+    net = base_network(
+        (16, 16, 3), 4, path, rescale=IMAGENET, trainable=False, stages=['map', 'features']
+    )
+    made = load_export(export(net, tmp_path / 'out', 'onnx'))
+    np.testing.assert_allclose(made(photos), net.predict(photos, verbose=0), atol=1e-5)
+
+
+def test_an_export_in_bytes_of_eight_bits(net, tmp_path, photos):
+    made = load_export(export(net, tmp_path / 'out', 'onnx', 'int8', sample=photos))
+    np.testing.assert_allclose(made(photos), net.predict(photos, verbose=0), atol=0.2)
+
+
+def test_a_name_instead_of_the_file_is_found_beside_the_bundle(tmp_path, photos):
+    path = convolution(tmp_path / 'net.onnx')
+    backbone = open_onnx(path, preprocessing=IMAGENET, keep='name')
+    net = base_network((16, 16, 3), 4, backbone, trainable=False, hidden=())
+    expected = net.predict(photos, verbose=0)
+    home = tmp_path / 'home'
+    home.mkdir()
+    save_bundle(home / 'n.tfz', net)
+    net.save(home / 'n.keras')
+    with pytest.raises(ValueError, match='net.onnx, which does not lie in .*home: put it there'):
+        load_bundle(home / 'n.tfz')
+    shutil.copy(path, home)
+    for opened in load_bundle(home / 'n.tfz')[0], load_model(home / 'n.keras'):
+        np.testing.assert_array_equal(opened.predict(photos, verbose=0), expected)
+    convolution(home / 'net.onnx', batch=4)
+    with pytest.raises(ValueError, match='is not the one it was made of'):
+        load_bundle(home / 'n.tfz')
+    with pytest.raises(ValueError, match="keep is 'sha'"):
+        open_onnx(path, keep='sha')
+
+
+def test_of_stages_it_has_names_only(tmp_path):
+    path = convolution(tmp_path / 'net.onnx')
+    backbone = open_onnx(path, preprocessing=IMAGENET)
     with pytest.raises(ValueError, match="stages is 'all', but net has no layers with weights"):
         base_network((16, 16, 3), 4, backbone, trainable=False, stages='all')
+    with pytest.raises(ValueError, match="stages is 'all'; of an ONNX file give the names"):
+        base_network((16, 16, 3), 4, path, trainable=False, stages='all')
+    with pytest.raises(ValueError, match="rescale is 'tf'; for an ONNX file give"):
+        base_network((16, 16, 3), 4, path, trainable=False, rescale='tf')
+    with pytest.raises(ValueError, match="no tensor 'block'. Its outputs are features"):
+        base_network((16, 16, 3), 4, path, rescale=IMAGENET, trainable=False, stages=['block'])
 
 
 # ---- files from anybody
@@ -363,7 +422,7 @@ def test_weights_in_a_file_beside_it_are_taken_along(tmp_path, photos):
     how = dict(save_as_external_data=True, location='net.data', size_threshold=0)
     path = convolution(folder / 'net.onnx', **how)
     assert (folder / 'net.data').exists()
-    a, b = (open_onnx(p, scaling=AS_IT_IS) for p in (whole, path))
+    a, b = (open_onnx(p, preprocessing=AS_IT_IS) for p in (whole, path))
     shutil.rmtree(folder)
     np.testing.assert_array_equal(*(n.predict(photos, verbose=0) for n in (a, b)))
 
@@ -382,7 +441,7 @@ def test_weights_outside_of_its_folder_are_refused(tmp_path, place):
     with pytest.raises(
         ValueError, match='^open_onnx: .*net.onnx is no ONNX file that can be opened'
     ):
-        open_onnx(path, scaling=AS_IT_IS)
+        open_onnx(path, preprocessing=AS_IT_IS)
 
 
 def test_a_bundle_whose_onnx_file_names_other_files_is_refused(tmp_path, photos):
@@ -405,7 +464,7 @@ def test_half_a_file_is_named(tmp_path, size):
     path = convolution(tmp_path / 'net.onnx')
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(ValueError, match='net.onnx'):
-        open_onnx(path, scaling=AS_IT_IS)
+        open_onnx(path, preprocessing=AS_IT_IS)
 
 
 def test_what_is_no_network_of_photos_is_named(tmp_path):

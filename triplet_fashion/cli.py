@@ -292,7 +292,7 @@ def _resumed(resume, out):
     return {'run_dir': resume}, Path(resume)/'features'
 
 # %% ../nbs/26_cli.ipynb #1ad8bef5
-def _is_file(backbone): return backbone.endswith('.keras') or os.sep in backbone
+def _is_file(backbone): return backbone.endswith(('.keras', '.onnx')) or os.sep in backbone
 
 def _check_backbone(backbone, weights):
     "Raise where there is no such network or file, before photos are looked at."
@@ -354,7 +354,7 @@ def triplet_train(
     folder:str, # folder of product folders
     # folder to judge on, same layout; without it a fifth of the products is held out
     val:str=None,
-    backbone:str='small', # a name in keras.applications, a FILE.keras, or small
+    backbone:str='small', # a name in keras.applications, FILE.keras, FILE.onnx, or small
     weights:str=None, # of a named backbone: imagenet, none, or a file (default: imagenet)
     # auto: by the photos, products (few of each) or strong (many); deep, which trains the upper
     # part of a pretrained backbone too; scratch, for small; or original

@@ -111,6 +111,38 @@ def _flattened(net):
     calls = [call.with_tensors(lambda v: sized if v is start else v) for call in calls]
     return _submodel(calls, [sized], [end], net.name)
 
+# %% ../nbs/04_cutting.ipynb #bc811ea4
+class Around(NamedTuple):
+    "A network around one of its layers."
+    before: keras.Model # from photos to what the layer takes
+    after: keras.Model # from what it gives, and from photos before that where `needs_photos`
+    needs_photos: bool
+
+def _leading_to(calls, ends):
+    "Return the calls that tensors are made by, and the ids of all tensors that these take."
+    needed, kept = {id(x) for x in ends}, []
+    for call in reversed(calls):
+        if needed.isdisjoint(map(id, call.outputs)): continue
+        needed.update(map(id, call.inputs()))
+        kept.append(call)
+    return kept[::-1], needed
+
+def split_around(
+    net, # Keras model made of layers
+    layer, # in it, which is called once
+)->Around:
+    "Return the parts of a network before and after a layer."
+    same, inner = {}, _functional(net)
+    calls = _layer_calls(net, same)
+    photos, end = _root(same, inner.inputs[0]), _root(same, inner.outputs[0])
+    at = next(i for i, call in enumerate(calls) if call.layer is layer)
+    into, out = calls[at].inputs(), calls[at].outputs
+    below, _ = _leading_to(calls[:at], into)
+    above, needed = _leading_to(calls[:at] + calls[at+1:], [end])
+    starts = [photos, *out] if id(photos) in needed else out
+    before = _submodel(below, [photos], into, 'before')
+    return Around(before, _submodel(above, starts, [end], 'after'), id(photos) in needed)
+
 # %% ../nbs/04_cutting.ipynb #163f959e
 def _in_one_row(lower):
     "Return a model that gives the outputs of `lower` side by side, (b, d)."

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from . import graphs
 from .base_network import refinalize_normalization
-from .onnx_backbone import has_onnx_backbone
+from .outside import computed_outside
 from .photos.image import cpu_count
 
 # %% ../nbs/14_engines.ipynb #7d7fdca1
@@ -331,8 +331,8 @@ def choose_engine(
         >>> choose_engine(net, photos=10).engine
         'tf'
     """
-    if has_onnx_backbone(model):
-        return EngineChoice('tf', 'ONNX Runtime computes the backbone')
+    if computed_outside(model):
+        return EngineChoice('tf', 'the backbone is computed outside of TensorFlow')
     half = precision == 'bfloat16'
     plain = 'tf-bf16' if half else 'tf'
     shape = model.input_shape[1:] if shape is None else shape
@@ -381,9 +381,9 @@ def make_engine(
     """
     _check_one_photo_model(model)
     asked = check_engine(name, precision)
-    if has_onnx_backbone(model) and asked not in ('auto', 'tf'):
-        raise ValueError(f'engine {asked!r}: the backbone of {model.name} is an ONNX file, which '
-                         "engine='tf' hands to ONNX Runtime: use that, or 'auto'")
+    if computed_outside(model) and asked not in ('auto', 'tf'):
+        raise ValueError(f'engine {asked!r}: the backbone of {model.name} is computed outside of '
+                         "TensorFlow, which engine='tf' takes care of: use that, or 'auto'")
     x = np.ascontiguousarray(_sample(model, sample, batch_size), graphs.input_dtype(model))
     choice = EngineChoice(asked, 'asked for')
     if asked == 'auto': choice = choose_engine(model, x.shape[1:], precision, photos)

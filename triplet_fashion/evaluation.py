@@ -17,7 +17,7 @@ from .base_network import head_of, is_frozen, refinalize_normalization
 from .catalog import Catalog
 from .display import Table
 from .encoder import Encoder, features
-from .onnx_backbone import has_onnx_backbone
+from .outside import computed_outside
 from .metrics import parse_metric, retrieval_metrics
 from .photos.image import PhotoError
 from .photos.loading import load_images
@@ -282,7 +282,7 @@ def baselines(
     A backbone in an ONNX file has no random weights, and is not among them."""
     name = 'frozen backbone' if is_frozen(net) else 'its backbone alone'
     found = {name: lambda c: features(net, Catalog.of(c), feature_cache)}
-    if not has_onnx_backbone(net):
+    if not computed_outside(net):
         with seeded(0): fresh = keras.models.clone_model(net)
         found['untrained network'] = Encoder(fresh).encode
     return {**found, **BASELINES}

@@ -14,10 +14,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import engines, graphs
+from . import engines, graphs, onnx_files
 from .catalog import Catalog
+from .cutting import split_around
 from .metrics import retrieval_metrics
-from .onnx_backbone import has_onnx_backbone
+from .onnx_backbone import OnnxBackbone
+from .outside import computed_outside
 from .persistence import load_bundle
 from .photos.image import cpu_count
 from .photos.loading import load_images
@@ -82,6 +84,20 @@ def _quantize_onnx(path, sample):
         quantize_static(str(ready), str(path), Photos(), per_channel=True, **types)
     ready.unlink()
 
+# %% ../nbs/21_export.ipynb #1af59a54
+def _network_around(model, layer):
+    "Return a network whose backbone is an ONNX file as one ONNX network."
+    import onnx
+    middle, batch = onnx.load_model_from_string(layer.content), layer.source.batch
+    around = split_around(model, layer)
+    before, after = ([(batch, *x.shape[1:]) for x in part.inputs]
+                     for part in (around.before, around.after))
+    opset = min(onnx_files.opset_of(middle), 18)
+    before = graphs.onnx_model(around.before, before, opset)
+    after = graphs.onnx_model(around.after, after, opset)
+    return onnx_files.join_networks(
+        onnx_files.Joint(before, middle, after, layer.source, layer.outputs, around.needs_photos))
+
 # %% ../nbs/21_export.ipynb #73d8a21b
 class _Onnx:
     "A file for ONNX Runtime."
@@ -90,7 +106,10 @@ class _Onnx:
     @staticmethod
     def write(model, path, precision, sample):
         _need('onnx', 'onnxruntime', 'tf2onnx')
-        graphs.export_file(model, path, 'onnx')
+        layer, takes = computed_outside(model), (None, *model.input_shape[1:])
+        if layer is None: made = graphs.onnx_model(model, takes)
+        else: made = _network_around(model, layer)
+        path.write_bytes(made.SerializeToString())
         if precision == 'int8': _quantize_onnx(path, sample)
 
     @staticmethod
@@ -103,6 +122,8 @@ class _Onnx:
         session = onnxruntime.InferenceSession(str(path), options, providers=cpu)
         name = session.get_inputs()[0].name
         def from_pixels(x): return session.run(None, {name: np.asarray(x, 'float32')})[0]
+        batch = session.get_inputs()[0].shape[0]
+        if isinstance(batch, int): from_pixels = engines.fixed_batches(from_pixels, batch)
         return from_pixels, None
 
 # %% ../nbs/21_export.ipynb #77b3a6a2
@@ -202,9 +223,6 @@ def _base_of(net):
     if not inputs:
         raise ValueError(f'export: {net.name} is a subclassed model, or not built, '
                          f'and does not say what it takes: {wanted}, made of layers')
-    if has_onnx_backbone(net):
-        raise ValueError(f'export: the backbone of {net.name} is an ONNX file, which no converter '
-                         'of Keras takes along: ship the network as a bundle (save_bundle)')
     if len(inputs) > 1 or not _is_photos(inputs[0]):
         raise ValueError(f'export: {net.name} takes {" and ".join(map(str, inputs))}: {wanted}')
     if len(outputs) != 1 or outputs[0][-1] is None:
@@ -215,6 +233,17 @@ def _network(bundle):
     "Return the network from one photo to one embedding, and its notes, of a bundle or a network."
     net, meta = (bundle, {}) if isinstance(bundle, keras.Model) else load_bundle(bundle)
     return _base_of(net), meta
+
+# %% ../nbs/21_export.ipynb #996e76a7
+def _check_outside(net, format):
+    "Refuse to export what another format or machine could not compute."
+    layer = computed_outside(net)
+    if layer is None or format == 'onnx' and isinstance(layer, OnnxBackbone): return
+    if isinstance(layer, OnnxBackbone):
+        raise ValueError(f"export: the backbone of {net.name} is an ONNX file: format='onnx' takes "
+                         'it along, no other does. Or ship the network as a bundle (save_bundle)')
+    raise ValueError(f'export: the backbone of {net.name} is a function, which no file can hold: '
+                     'export its head, head_of(net), or ship a bundle beside the function')
 
 # %% ../nbs/21_export.ipynb #372ab1ef
 def _in_floats(net):
@@ -352,6 +381,7 @@ def export(
     _check_form(format, precision, tolerance)
     end, write = FORMATS[format].suffix, FORMATS[format].write
     net, meta = _network(bundle)
+    _check_outside(net, format)
     sample = _photos_for(net, sample, precision)
     _check_place(standing_folder(os.path.realpath(out)), end)
     _make_home(out)

@@ -12,6 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from .onnx_files import without_erfc
+
 # %% ../nbs/internals/11_graphs.ipynb #36255373
 one_at_a_time = threading.RLock()   # guards what threads share: layer names, stdout, first calls
 
@@ -38,15 +40,20 @@ def input_dtype(
     return kind if kind.startswith(('int', 'uint')) else 'float32'
 
 def inference_graph(
-    model, # Keras model with one input
-    shape, # of what it takes, (n or None, ...)
+    model, # Keras model
+    shapes, # of what it takes, (n or None, ...); of several inputs a list
     frozen=False, # weights become constants
 ): # concrete function, pixels -> outputs in float32
     "Return the inference of `model` as a TensorFlow graph."
-    def compute(images): return tf.cast(model(images, training=False), tf.float32)
+    several = isinstance(shapes, list)
+    kinds = [x.dtype for x in model.inputs] if several else [input_dtype(model)]
+    takes = [tf.TensorSpec(*o) for o in zip(shapes if several else [shapes], kinds)]
+    def compute(*given):
+        out = model([*given] if several else given[0], training=False)
+        return tf.cast(out, tf.float32)
     call = tf.function(compute, autograph=False, jit_compile=False)
     with numbered_layers(model):
-        graph = call.get_concrete_function(tf.TensorSpec(shape, input_dtype(model)))
+        graph = call.get_concrete_function(*takes)
     if not frozen: return graph
     from tensorflow.python.framework import convert_to_constants
     return convert_to_constants.convert_variables_to_constants_v2(graph)
@@ -122,46 +129,29 @@ def openvino_model(
 
 # %% ../nbs/internals/11_graphs.ipynb #9aa1e006
 def onnx_model(
-    model, # Keras model with one input
-    shape, # of what it takes, (n or None, ...)
+    model, # Keras model
+    shapes, # of what it takes, (n or None, ...); of several inputs a list
+    opset=18, # version of ONNX' operations
 ): # `onnx.ModelProto`
     "Return the network as ONNX has it."
     import tf2onnx
-    graph = inference_graph(model, shape, frozen=True)
+    graph = inference_graph(model, shapes, frozen=True)
     names = dict(input_names=[o.name for o in graph.inputs],
                  output_names=[o.name for o in graph.outputs])
     definition = graph.graph.as_graph_def()
     with silence_converters():
-        return tf2onnx.convert.from_graph_def(definition, name='net', opset=18, **names)[0]
-
-# %% ../nbs/internals/11_graphs.ipynb #ef591492
-@contextlib.contextmanager
-def constant_statistics(
-    model, # Keras model
-):
-    "Hold mean and variance of Normalization layers as constants for the time of a `with` block."
-    with one_at_a_time:
-        found = [l for l in model._flatten_layers() if isinstance(l, keras.layers.Normalization)]
-        held = [(l, l.mean, l.variance) for l in found]
-        try:
-            for layer, mean, variance in held:
-                layer.mean = np.asarray(mean)
-                layer.variance = np.asarray(variance)
-            yield
-        finally:
-            for layer, mean, variance in held:
-                layer.mean = mean
-                layer.variance = variance
+        made = tf2onnx.convert.from_graph_def(definition, name='net', opset=opset, **names)[0]
+    return without_erfc(made)
 
 # %% ../nbs/internals/11_graphs.ipynb #7419d6d8
 def export_file(
     model, # Keras model with one input
     path, # of the file; its ending is that of the format
-    format, # 'onnx', 'openvino' or 'litert'
+    format, # 'openvino' or 'litert'
     batch=None, # photos that the network in the file takes at once; None: any number
     **settings # more arguments of `keras.Model.export`
 ):
     "Write a network by `keras.Model.export`, whatever its layers are called."
     takes = keras.InputSpec(input_dtype(model), (batch, *model.input_shape[1:]))
-    with numbered_layers(model), constant_statistics(model), silence_converters():
+    with numbered_layers(model), silence_converters():
         model.export(str(path), format, verbose=False, input_signature=[takes], **settings)

@@ -20,9 +20,11 @@ import keras
 import numpy as np
 from keras import layers
 
-from .base_network import InputScaling, refinalize_normalization
+from .base_network import refinalize_normalization
+from .input_scaling import InputScaling
 from .loss import LosslessTripletLoss   # noqa: F401, registered by this
 from .model import StackTriplets, UnstackTriplets   # noqa: F401, registered by this
+from .onnx_backbone import files_beside
 from .runs.checkpoints import hdf5_size
 import triplet_fashion.storage.untrusted as untrusted
 from .storage.files import atomic_write
@@ -144,7 +146,7 @@ def load_model(
     """Return the network in one or two files, whoever wrote them.
 
     Raises ValueError or FileNotFoundError, naming the file."""
-    with door('load_model'):
+    with door('load_model'), files_beside(json_path or weights_path or ''):
         if json_path is None: return _load_one_file(weights_path, custom_objects)
         if weights_path is None: return _load_one_file(json_path, custom_objects)
         return _load_pair(json_path, weights_path, custom_objects)
@@ -494,7 +496,7 @@ def load_bundle(
         >>> again.output_shape, notes
         ((None, 3), {'author': 'me'})
     """
-    with _unpacked(path) as parts:
+    with files_beside(path), _unpacked(path) as parts:
         net = parts.load_network(custom_objects)
         parts.take_index(_signature(net)['N'], index)
         meta = parts.manifest.get('meta', {})

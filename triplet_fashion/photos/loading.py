@@ -7,7 +7,7 @@ __all__ = ['Preprocessing', 'DecodePlan', 'plan_decode', 'ImageLoader', 'load_im
 
 # %% ../../nbs/photos/02_loading.ipynb #0d8128c6
 import os, warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -20,25 +20,47 @@ import triplet_fashion.photos.image as image
 class Preprocessing:
     """What is done to a photo before a network sees it.
 
+    Pixels x, RGB 0..255, become (x*scale - mean)/std.
+
     Example:
 
         >>> Preprocessing(96).shape, Preprocessing((128, 96), fit='pad').size
         ((96, 96, 3), (128, 96))
+        >>> Preprocessing(mean=.5, std=.5, scale=1/255).mean
+        (0.5, 0.5, 0.5)
     """
-    size: tuple # (height, width) in pixels, or one side of a square
+    size: tuple|None = None # (height, width) in pixels, or one side of a square; None: any
     fit: str = 'stretch' # 'stretch', 'crop' or 'pad', as in `read_image`
+    mean: tuple = (0., 0., 0.) # of R, G, B, after `scale`; or one number for all
+    std: tuple = (1., 1., 1.) # deviation, likewise
+    scale: float = 1. # of pixels, before mean and deviation
+    order: str = 'rgb' # of colours as the network wants them, 'rgb' or 'bgr'
+    source: str|None = field(default=None, compare=False) # file that says so; None: nobody
 
     def __post_init__(self):
         if self.fit not in image.FITS:
             raise ValueError(f'fit must be one of {", ".join(image.FITS)}, not {self.fit!r}')
-        size = image.check_size(self.size)
-        if size is None: raise ValueError('size is needed: photos of different sizes do not stack')
-        object.__setattr__(self, 'size', size)
+        if self.order not in ('rgb', 'bgr'):
+            raise ValueError(f"order must be 'rgb' or 'bgr', not {self.order!r}")
+        object.__setattr__(self, 'size', image.check_size(self.size))
+        for name in 'mean', 'std':
+            object.__setattr__(self, name, _three_numbers(getattr(self, name), name))
+        if not all(self.std): raise ValueError(f'std is {self.std}, and nothing divides by 0')
 
     @property
     def shape(self)->tuple: # (height, width, 3)
-        "Return the shape of a photo afterwards."
+        "Return the shape of a photo afterwards. ValueError where no size is set."
+        if self.size is None:
+            raise ValueError('size is needed: photos of different sizes do not stack')
         return (*self.size, 3)
+
+def _three_numbers(x, name):
+    "Return a number for each of three colours. Raises ValueError for anything else."
+    numbers = (x,)*3 if np.ndim(x) == 0 else tuple(x)
+    try:
+        if len(numbers) == 3: return tuple(float(n) for n in numbers)
+    except (TypeError, ValueError): pass
+    raise ValueError(f'{name} is {x!r}, not a number for each of R, G and B')
 
 # %% ../../nbs/photos/02_loading.ipynb #dd0d3e3f
 _SCAN, _EXIF, _FRAMES = 0xda, 0xe1, (0xc0, 0xc1)

@@ -6,13 +6,14 @@
 __all__ = []
 
 # %% ../../nbs/runs/06_networks.ipynb #db5d639c
-import dataclasses, os, re, warnings
+import dataclasses, re, warnings
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from triplet_fashion.base_network import base_network, is_frozen, open_backbone, unfreeze
+from triplet_fashion.backbones import backbone_size, is_outside
+from triplet_fashion.base_network import base_network, is_frozen, unfreeze
 from triplet_fashion.runs.recipes import Recipe
 from triplet_fashion.engines import in_precision
 
@@ -56,19 +57,11 @@ def choose_recipe(
     size = _photo_size(found, net, changes.get('size'))
     return dataclasses.replace(found if net is None else found.for_network(net), size=size)
 
-# %% ../../nbs/runs/06_networks.ipynb #4e6d8ab9
-def _only_size(backbone):
-    "Return (height, width) of the photos that a backbone takes; None where it takes any."
-    if str(backbone).endswith('.keras'): backbone = open_backbone(os.fspath(backbone))
-    shape = getattr(backbone, 'input_shape', None)
-    is_fixed = isinstance(backbone, keras.Model) and isinstance(shape, tuple) and len(shape) == 4
-    return shape[1:3] if is_fixed and None not in shape[1:3] else None
-
 # %% ../../nbs/runs/06_networks.ipynb #6ebef97e
 def _photo_size(recipe, net, asked):
     "Return (height, width) at which photos are read. ValueError where `net` takes others."
     if net is None and asked is not None: return recipe.sides
-    if net is None: return _only_size(recipe.backbone) or recipe.sides
+    if net is None: return backbone_size(recipe.backbone) or recipe.sides
     takes = tuple(net.input_shape[1:3])
     if None in takes:
         raise ValueError(f'net {net.name} takes photos of any size, {net.input_shape}: '
@@ -113,8 +106,11 @@ def make_network(
 )->tuple: # (embedding network, the recipe with the precision that is computed in)
     "Make the network of a recipe, by Keras' random numbers."
     keys = 'out_dims', 'backbone', 'weights', 'hidden', 'activation', 'dropout', 'rescale'
-    keys += 'stages', 'discriminant', 'colors'
+    keys += 'stages', 'pooling', 'discriminant', 'colors'
     how, learns = {k: getattr(recipe, k) for k in keys}, recipe.trainable
+    if recipe.unfreeze and is_outside(recipe.backbone):
+        raise ValueError(f'unfreeze={recipe.unfreeze}: an ONNX file or a function stays frozen, '
+                         "and a head learns on its features. Use recipe='strong' or 'products'")
     net = base_network((*recipe.sides, 3), trainable=bool(learns), **how)
     precision = recipe.precision
     if precision == 'auto': precision = 'bfloat16' if gains_from_bfloat16(net) else 'float32'

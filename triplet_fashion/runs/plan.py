@@ -17,8 +17,9 @@ from triplet_fashion.base_network import head_of, is_frozen
 def _network_name(net, recipe):
     "Return the name of the backbone, or of what stands for one in a network that is given."
     own = next((layer for layer in net.layers if isinstance(layer, keras.Model)), net)
-    name = own if recipe.backbone is None else recipe.backbone
-    return Path(name if isinstance(name, (str, Path)) else name.name).name
+    backbone = own if recipe.backbone is None else recipe.backbone
+    if isinstance(backbone, (str, Path)): return Path(backbone).name
+    return getattr(backbone, 'name', None) or getattr(backbone, '__name__', 'a function')
 
 # %% ../../nbs/runs/07_plan.ipynb #332089e6
 def _step_text(recipe, asked):

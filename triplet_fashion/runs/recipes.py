@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from fastcore.basics import patch
 
+from ..backbones import is_backbone_file, is_outside
 from ..contrastive import LOSSES_BY_NAME
 from ..loss import loss_levels
 from ..mining import BatchTripletLoss
@@ -82,7 +83,7 @@ _MINED = 'semihard', 'all', 'nonzero', 'hard', 'easy'   # names of mining as los
 _OF_TRIPLETS, _OF_PK = ('batch_size',), ('batch', 'P', 'K', 'margin')
 _OF_SECOND_STAGE = dict(tune_epochs=8, tune_rate=3e-4, copies=4)
 _OF_NETWORK = ('backbone', 'weights', 'rescale', 'precision', 'out_dims', 'hidden',
-               'activation', 'dropout', 'trainable', 'stages', 'discriminant', 'colors', 'size')
+               'activation', 'dropout', 'trainable', 'stages', 'pooling', 'discriminant', 'colors', 'size')
 
 def _without_use(recipe):
     "Return the names of settings that may be None in a recipe."
@@ -163,10 +164,11 @@ class Recipe:
     batch_size: int|None = None # triplets of a batch
     steps: int|None = None # of an epoch; None: every photo once
     augment: object = False # True, a Keras layer, or a function (images, seed) -> images
-    backbone: object = 'small' # and the next three as in `base_network`; None: net was given
+    backbone: object = 'small' # and the next four as in `base_network`; None: net was given
     weights: str|None = 'imagenet'
     rescale: object = 'auto'
     stages: object = 'all'
+    pooling: str = 'auto'
     precision: str|None = None # 'float32', 'bfloat16', or 'auto': what this machine is fast with
     size: object = 224 # (height, width) of photos in pixels, or one side of a square
     trainable: object = False # True, or the share of the backbone that learns, from the top
@@ -260,8 +262,9 @@ def _has_plain_copies(recipe, frozen):
 
 # %% ../../nbs/runs/01_recipes.ipynb #e4a6cdf7
 def _brings_weights(backbone):
-    "Tell whether a backbone is given with its weights, as a model or a file."
-    return isinstance(backbone, keras.Model) or str(backbone).endswith('.keras')
+    "Tell whether a backbone is given with its weights, as a model, a file or a function."
+    if backbone is None: return False
+    return not isinstance(backbone, str) or is_backbone_file(backbone)
 
 # %% ../../nbs/runs/01_recipes.ipynb #6977a41b
 _NO_EFFECT = [
@@ -391,7 +394,7 @@ def named(cls:Recipe,
     if name in ('strong', 'deep', 'products') and (why := _why_scratch(changes, net_is_frozen)):
         name, reason = 'scratch', why
     recipe = cls(name=name, reason=reason, **_RECIPES[name]).replace(net_is_frozen, **changes)
-    in_part = recipe.trainable or 0 < recipe.unfreeze < 1
+    in_part = recipe.trainable or 0 < recipe.unfreeze < 1 or is_outside(recipe.backbone)
     if not in_part or 'stages' in changes: return recipe
     return dataclasses.replace(recipe, stages='last')
 
