@@ -191,20 +191,24 @@ def _are_names(stages):
     is_list = isinstance(stages, (list, tuple)) and len(stages)
     return bool(is_list) and all(isinstance(name, str) for name in stages)
 
+def _few_enough(ends):
+    "Return outputs of blocks, a list a stage; the last of each alone where they are too many."
+    n_features = 2*sum(o.shape[-1] for outs in ends for o in outs)
+    return ends if n_features <= _MOST_FEATURES else [outs[-1:] for outs in ends]
+
 def _maps_of_stages(model, in_dims, stages):
     "Return the maps or tokens of several stages, from the photo up."
     if _are_names(stages): return inner_outputs(model, list(stages))
-    ends = _ends_of_blocks(model, in_dims)
+    ends = _few_enough(_ends_of_blocks(model, in_dims))
     # a vision transformer has one map, of its patches, and then blocks
     blocks = token_blocks(model) if len(ends) < 2 else []
-    if not (ends or blocks):
+    n_stages = len(blocks or ends)
+    if not n_stages:
         raise ValueError(f'base_network: stages is {stages!r}, but {model.name} has no layers with '
                          "weights that give pictures: leave stages out, or give 'last'")
-    chosen = _chosen(stages, len(blocks or ends), model.name)
+    chosen = _chosen(stages, n_stages, model.name)
     if blocks: return inner_outputs(model, [blocks[i-1] for i in chosen])
-    is_many = 2*sum(o.shape[-1] for outs in ends for o in outs) > _MOST_FEATURES
-    first = -1 if is_many else 0   # of the places in a stage
-    return [o for i in chosen for o in ends[i-1][first:]]
+    return [o for i in chosen for o in ends[i-1]]
 
 def _of_stages(model, in_dims, stages, pooling):
     "Return a model of the same layers that gives the pooled features of several stages, (n, d)."
