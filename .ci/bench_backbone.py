@@ -2,12 +2,15 @@
 
     python .ci/bench_backbone.py TRAIN VALIDATION --backbone FILE.keras [--seeds 3] [--size 224] [--rounds 3]
 
-TRAIN and VALIDATION hold a folder of photos for each kind. FILE.keras, which takes RGB 0..255, is written as ONNX. Recipe `strong` trains
-a head on the features of the last layer of either, with the same seeds. A query is a photo of VALIDATION, searched among TRAIN; a hit is a
-photo of the same kind: seen kinds, unseen photos. R@1: share of queries whose nearest photo is a hit.
+TRAIN and VALIDATION hold a folder of photos for each kind. FILE.keras, which takes RGB 0..255, is written as ONNX.
+Recipe `strong` trains
+a head on the features of the last layer of either, with the same seeds. A query is a photo of VALIDATION,
+searched among TRAIN; a hit is a photo of the same kind: seen kinds, unseen photos. R@1: share of queries
+whose nearest photo is a hit.
 
-Features: images/s of the network as `Encoder` computes it, photos in memory, beside bare ONNX Runtime on the same file with batches of 32,
-medians over rounds one after the other in this process; the ratio is the median of the ratios within a round.
+Features: images/s of the network as `Encoder` computes it, photos in memory, beside bare ONNX Runtime on
+the same file with batches of 32, medians over rounds one after the other in this process; the ratio is the
+median of the ratios within a round.
 """
 
 import argparse
@@ -43,13 +46,15 @@ def score(net, train, valid):
     return retrieval_metrics(found, names(valid), searched, names(train), ks=(1,))['R@1']
 
 
-def scores(args, file, train, valid):
-    "Print R@1 with the Keras file and with the ONNX file, seed by seed."
+def scores(args, model, file, train, valid):
+    """Print R@1 with the Keras backbone and with the ONNX file, seed by seed.
+
+    The Keras backbone is given opened: to open a file draws random numbers, and heads would differ."""
     how = dict(recipe='strong', size=args.size, stages='last', verbose=0)
     found = []
     for seed in range(args.seeds):
         row = []
-        for given in dict(backbone=args.backbone), dict(backbone=file, rescale=Preprocessing()):
+        for given in dict(backbone=model), dict(backbone=file, rescale=Preprocessing()):
             keras.utils.set_random_seed(seed)
             row.append(score(fit(train, seed=seed, **how, **given).net, train, valid))
         found.append(row)
@@ -104,7 +109,7 @@ def main():
         made = onnx_model(model, (None, args.size, args.size, 3))
         file.write_bytes(made.SerializeToString())
         rates(args, file, load_images(valid.paths[:256], (args.size, args.size)))
-        scores(args, file, train, valid)
+        scores(args, model, file, train, valid)
 
 
 if __name__ == '__main__':

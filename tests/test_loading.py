@@ -60,7 +60,6 @@ def test_preprocessing_is_a_value():
 @pytest.mark.parametrize(
     'given,text',
     [
-        (dict(size=None), 'size is needed'),
         (dict(size=0), 'size must be'),
         (dict(size='big'), 'size must be'),
         (dict(size=8, fit='cover'), "not 'cover'"),
@@ -69,6 +68,11 @@ def test_preprocessing_is_a_value():
 def test_preprocessing_that_means_nothing_is_named(given, text):
     with pytest.raises(ValueError, match=text):
         Preprocessing(**given)
+
+
+def test_a_loader_needs_a_size():
+    with pytest.raises(ValueError, match='size is needed: photos of different sizes do not stack'):
+        ImageLoader([], Preprocessing())
 
 
 @pytest.mark.parametrize(
