@@ -201,7 +201,8 @@ def draw_sheet(
     if len(names):
         styles = [text_style(name, width=24) for name in names]
         ax.set_yticks([i*height + height/2 for i in range(rows)])
-        ax.set_yticklabels([style.pop('text') for style in styles], fontsize=7, **styles[0])
+        labels = ax.set_yticklabels([style['text'] for style in styles], fontsize=7)
+        for label, style in zip(labels, styles): label.set(**style)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax
