@@ -2,9 +2,9 @@
 
     python .ci/bench_audit.py [FOLDER] [--sizes 2000 20000]
 
-FOLDER holds photos in folders by product or class, drawn ones of 400 x 533 if absent. Each size is a catalogue of so many files in products
+FOLDER holds photos in folders by product or class, drawn ones of 400 x 533 if absent. Each size is a catalog of so many files in products
 of 20: the photos of FOLDER, filled up with copies that are cropped, mirrored and saved anew, so that no two are the same file and few look alike.
-Making them is not measured. Each catalogue is audited in a process of its own, with near copies looked for.
+Making them is not measured. Each catalog is audited in a process of its own, with near copies looked for.
 
     seconds    from the call of audit() to its result, files read from the disk's cache
     photos/s   photos examined per second of that time

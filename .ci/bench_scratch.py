@@ -4,7 +4,7 @@
 
 Two thirds of the products are learned from, the rest is judged on: a query is one photo of those, searched among the others of them, a hit is a photo of
 the same product. R@1: share of queries whose nearest photo is a hit; MAP@R as in metrics. The same network ('small', 128 numbers), photos at the same size, as many
-photos seen, augmentation of the same strength, Adam with a rate that falls along a cosine. Each figure: mean over seeds and their standard deviation (catalogue,
+photos seen, augmentation of the same strength, Adam with a rate that falls along a cosine. Each figure: mean over seeds and their standard deviation (catalog,
 split and network change with the seed). --rates, --batches (products x photos), --decays (of weights, AdamW): of the peer, each combination is tried; ours are the recipe's.
 PYTHON has torch and pytorch-metric-learning.
 """

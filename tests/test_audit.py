@@ -905,3 +905,13 @@ def test_a_list_on_a_full_disk_keeps_the_old_one(shop, tmp_path, monkeypatch):
     ) == 1
     with pytest.raises(IsADirectoryError, match='is a folder'):
         audit.save(tmp_path)
+
+
+def test_class_names_are_taken_as_a_catalog_takes_them(tmp_path):
+    paths = [str(tmp_path / f'{i}.png') for i in range(3)]
+    for i, path in enumerate(paths):
+        Image.fromarray(draw_photo(i, 0, size=(32, 32))).save(path)
+    labels, names = [9, 3, 9], {9: 'hat', 3: 'coat'}
+    found, catalog = audit_photos(paths, labels, names).catalog, Catalog(paths, labels, names)
+    assert found.class_names == catalog.class_names == ['coat', 'hat']
+    assert found.labels.tolist() == catalog.labels.tolist() == [1, 0, 1]

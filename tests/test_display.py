@@ -291,6 +291,13 @@ def test_tiles_hold_any_name_in_html_and_in_a_figure():
         assert figure_png(axes[0].figure).startswith(b'\x89PNG')
 
 
+def test_a_name_asks_for_no_more_fonts_than_it_needs():
+    ax = draw_sheet(np.zeros((2, 8, 8, 3), 'uint8'), 1, ['coat', '코트'])
+    plain, korean = (label.get_fontfamily() for label in ax.get_yticklabels())
+    assert plain == ['DejaVu Sans'] and korean[:1] == plain
+    assert [label.get_text() for label in ax.get_yticklabels()][0] == 'coat'
+
+
 def test_frames_have_their_colors():
     import matplotlib.pyplot as plt
     from matplotlib.colors import to_hex

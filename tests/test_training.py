@@ -845,7 +845,7 @@ def test_plot_history_takes_what_there_is():
         assert len(plot_history(history).axes) == n
 
 
-def test_find_rate_knows_the_range_and_leaves_the_network_alone(drawn):
+def test_find_learning_rate_knows_the_range_and_leaves_the_network_alone(drawn):
     """On a quadratic loss the fall is fastest at a rate that moves by itself when the codes are
     scaled: here, only that it lies inside and repeats."""
     net = base_network((32, 32, 3), 16, 'small', None, hidden=(), activation='l2')
@@ -872,7 +872,7 @@ def test_find_rate_knows_the_range_and_leaves_the_network_alone(drawn):
             find_learning_rate(drawn, size=(32, 32), **kw)
 
 
-def test_find_rate_stops_where_the_loss_breaks(drawn):
+def test_find_learning_rate_stops_where_the_loss_breaks(drawn):
     "Without a norm on the codes, a rate of 1e4 must break it long before the last step."
     found = find_learning_rate(
         drawn,
@@ -1116,7 +1116,7 @@ def test_no_argument_of_a_recipe_passes_for_a_setting(drawn):
             fit(drawn, **{word: 'x'})
 
 
-def test_find_rate_says_what_it_does_not_look_at(drawn):
+def test_find_learning_rate_says_what_it_does_not_look_at(drawn):
     for given, words in (
         (dict(learning_rate=0.1), 'learning_rate: no effect on find_learning_rate'),
         (dict(epochs=3), 'epochs: no effect'),

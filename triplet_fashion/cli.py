@@ -246,13 +246,13 @@ def triplet_demo(
     draw_catalog(folder, products, views, seed=seed, progress=sys.stderr.isatty())
     catalog, audit = _audited(folder)
     train, unseen = catalog.split(valid=1/3, by='product', seed=seed)
-    from triplet_fashion.commands.judging import baselines_for
+    import triplet_fashion.commands.judging as judging
     from triplet_fashion.encoder import FeatureCache
     from triplet_fashion.training import fit
     run = fit(train, valid=_watched(unseen), size=(size, size), epochs=epochs, seed=seed,
               show_plan=_print_plan, verbose=_verbosity(quiet))
     title = 'Learning to tell clothes apart'
-    others, features = baselines_for(run), FeatureCache()
+    others, features = judging.baselines_for(run), FeatureCache()
     return _finish(out, title, run, train, unseen, others, audit, features, started)
 
 # %% ../nbs/26_cli.ipynb #f5d646ae
@@ -334,10 +334,10 @@ def _callbacks(out, checkpoints, log):
 
 def _project(folder, run, store, queries):
     "Write the photos to judge on where the network puts them, for TensorBoard's projector."
-    from triplet_fashion.commands.judging import embedder
+    import triplet_fashion.commands.judging as judging
     from triplet_fashion.explore import write_projector
     some = queries.subset(slice(10_000))
-    embeddings = embedder(run.net, store, some)(some)
+    embeddings = judging.embedder(run.net, store, some)(some)
     return write_projector(folder, some.paths, embeddings, some.labels, some.class_names)
 
 def _kept_epoch(run, watched, restore_best):

@@ -87,12 +87,11 @@ _SCRIPTS = ('Noto Sans CJK KR', 'Noto Sans KR', 'Noto Sans CJK JP', 'NanumGothic
 
 @lru_cache(maxsize=1)
 def _fonts():
-    "Return the names of installed fonts to try in turn, and the letters they have together."
+    "Return the letters of each installed font, by its name, in the order to try them."
     from matplotlib import font_manager as fm
     installed = {font.name for font in fm.fontManager.ttflist}
     names = ['DejaVu Sans', *(name for name in _SCRIPTS if name in installed)]
-    letters = (fm.get_font(fm.findfont(name)).get_charmap() for name in names)
-    return names, frozenset().union(*letters)
+    return {name: frozenset(fm.get_font(fm.findfont(name)).get_charmap()) for name in names}
 
 # %% ../nbs/internals/04_display.ipynb #94ab7c1e
 def text_style(
@@ -100,11 +99,14 @@ def text_style(
     width=None, # columns that each line is wrapped to; None: as it is
     lines=2, # that each line may become
 )->dict: # keyword arguments of a matplotlib text
-    "Return how matplotlib writes a name as it is."
-    names, letters = _fonts()
+    "Return how matplotlib writes a name as it is, in no more fonts than its letters need."
     if width: text = '\n'.join(wrap(line, width, lines) for line in str(text).split('\n'))
     text = re.sub(r'[^\S\n]', ' ', readable(text))   # a font has no tab
-    shown = ''.join(c if ord(c) in letters or c == '\n' else '□' for c in text)
+    names, left = [], set(map(ord, text)) - {ord('\n')}
+    for name, letters in _fonts().items():
+        if not names or left & letters: names.append(name)
+        left -= letters
+    shown = ''.join('□' if ord(c) in left else c for c in text)
     return dict(text=shown, fontfamily=names, parse_math=False)
 
 # %% ../nbs/internals/04_display.ipynb #87472bd3
@@ -199,7 +201,8 @@ def draw_sheet(
     if len(names):
         styles = [text_style(name, width=24) for name in names]
         ax.set_yticks([i*height + height/2 for i in range(rows)])
-        ax.set_yticklabels([style.pop('text') for style in styles], fontsize=7, **styles[0])
+        labels = ax.set_yticklabels([style['text'] for style in styles], fontsize=7)
+        for label, style in zip(labels, styles): label.set(**style)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax

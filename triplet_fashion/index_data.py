@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from triplet_fashion.class_names import ClassNames
 from triplet_fashion.labels import Labels, composed
 from triplet_fashion.neighbors import NeighborSearch
 
@@ -127,12 +128,11 @@ def stamps_of(
 # %% ../nbs/internals/09_index_data.ipynb #4041112b
 def _numbered(names, known):
     "Return the class id of each name, -1 for None, and {class id: name} with those that are new."
-    ids, names_of = {composed(v): k for k, v in known.items()} | {None: -1}, dict(known)
-    for name in dict.fromkeys(names):
-        if name is None or composed(name) in ids: continue
-        new = max(names_of, default=-1) + 1
-        ids[composed(name)], names_of[new] = new, name
-    return [ids[None if n is None else composed(n)] for n in names], names_of
+    given = [name for name in dict.fromkeys(names) if name is not None]
+    keys = ClassNames(known.values(), known).keys_of(given).tolist()
+    ids, names_of = dict(zip(given, keys)) | {None: -1}, dict(known)
+    for name in given: names_of.setdefault(ids[name], name)
+    return [ids[name] for name in names], names_of
 
 # %% ../nbs/internals/09_index_data.ipynb #f44f05db
 class IndexData:

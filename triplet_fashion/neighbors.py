@@ -17,6 +17,7 @@ import numpy as np
 
 from .groups import Groups, ragged_to_rectangle
 from .labels import join_labels
+from .photos.image import cpu_count
 
 # %% ../nbs/internals/03_neighbors.ipynb #f94ac3f3
 def check_embeddings(
@@ -63,17 +64,6 @@ def check_metric(
         raise ValueError(f'metric {metric!r} is not one of {", ".join(METRICS)}')
     return metric
 
-def _from_squared(s, metric):
-    "Return the distances that belong to squared lengths of differences."
-    if metric == 'cosine': return s/2
-    return np.sqrt(s) if metric == 'euclidean' else s
-
-# %% ../nbs/internals/03_neighbors.ipynb #d7e583ad
-def _to_squared(d, metric):
-    "Return the squared lengths of differences that belong to distances."
-    if metric == 'cosine': return 2*d
-    return np.square(d) if metric == 'euclidean' else d
-
 # %% ../nbs/internals/03_neighbors.ipynb #b2901267
 def _scales(x, metric):
     "Return the factor of each row, float64 (n,): 1, or for cosine 1/length, 0 for a zero row."
@@ -81,17 +71,6 @@ def _scales(x, metric):
     parts = (x[i:i+4096].astype(np.float64) for i in range(0, len(x), 4096))
     length = np.concatenate([np.linalg.norm(part, axis=1) for part in parts])
     return np.divide(1, length, out=np.zeros(len(x)), where=length > 0)
-
-# %% ../nbs/internals/03_neighbors.ipynb #3e30eb4c
-def _check_range(metric, dims, *embeddings):
-    "Raise ValueError for numbers whose distances float32 cannot hold."
-    if metric == 'cosine': return
-    top = max(abs(float(v)) for x in embeddings for v in (x.min(), x.max()))
-    largest = 2*top*dims**.5
-    if metric == 'sqeuclidean': largest *= largest
-    if largest > float(np.finfo(np.float32).max):
-        raise ValueError(f"embeddings go up to {top:.3g}: {metric} distances between them may be "
-                         "too large for float32; divide them by a number, or use metric='cosine'")
 
 # %% ../nbs/internals/03_neighbors.ipynb #9503ebd3
 class _Frame(NamedTuple):
@@ -244,6 +223,15 @@ class _Candidates(NamedTuple):
 
     def take(self, which): return _Candidates(*(o[which] for o in self))
 
+    def pruned(self, floor, margin, k):
+        "Return the floor at the k-th best score so far, and the candidates that reach it, by row."
+        found = self.take(np.argsort(self.rows, kind='stable'))
+        table = ragged_to_rectangle(found.rows, found.scores, len(floor), k, -np.inf)
+        place = table.shape[1] - k
+        floor = np.maximum(floor, np.partition(table, place, axis=1)[:,place])
+        low = np.maximum(floor - margin, _LOWEST)
+        return floor, found.take(found.scores >= low[found.rows])
+
 _NONE = _Candidates(np.empty(0, int), np.empty(0, int), np.empty(0, np.float32))
 _LOWEST = np.finfo(np.float32).min
 
@@ -274,16 +262,6 @@ def _select(s, best, low, start):
     cols = at.reshape(-1)[keep]%s.shape[1]
     return _Candidates(rows[keep//size], cols + start, found.reshape(-1)[keep])
 
-# %% ../nbs/internals/03_neighbors.ipynb #91b50f24
-def _prune(found, floor, margin, k):
-    "Return the floor at the k-th best score so far, and the candidates that reach it, by row."
-    found = found.take(np.argsort(found.rows, kind='stable'))
-    table = ragged_to_rectangle(found.rows, found.scores, len(floor), k, -np.inf)
-    place = table.shape[1] - k
-    floor = np.maximum(floor, np.partition(table, place, axis=1)[:,place])
-    low = np.maximum(floor - margin, _LOWEST)
-    return floor, found.take(found.scores >= low[found.rows])
-
 # %% ../nbs/internals/03_neighbors.ipynb #c6ff86b5
 def _blas_limits():
     "Return threadpoolctl's switch for the threads of a product, None where it is not installed."
@@ -291,25 +269,9 @@ def _blas_limits():
     except ImportError: return None
     return threadpool_limits
 
-# %% ../nbs/internals/03_neighbors.ipynb #48f54186
-def _map_parts(call, parts, width, n_distances):
-    "Return `call(part, buffer)` of each part, in order; large ones side by side, a core each."
-    rows = max(map(len, parts), default=0)
-    def buffer(): return np.empty((rows, width), np.float32)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    large = len(parts) > 1 and n_distances > 1e7
-    lanes = min(cores or 1, 16) if large else 1
-    limits = _blas_limits() if lanes > 1 else None
-    if limits is None:
-        shared = buffer()
-        return [call(part, shared) for part in parts]
-    free = queue.SimpleQueue()
-    for _ in range(lanes): free.put(buffer())
-    def run(part):
-        mine = free.get()
-        try: return call(part, mine)
-        finally: free.put(mine)
-    with limits(1, 'blas'), ThreadPoolExecutor(lanes) as pool: return list(pool.map(run, parts))
+def _lanes():
+    "Return how many parts of a search may run side by side, a core each."
+    return min(cpu_count(), 16) if _blas_limits() else 1
 
 # %% ../nbs/internals/03_neighbors.ipynb #45f26961
 class _Measured:
@@ -321,12 +283,27 @@ class _Measured:
         if self.x.shape[1] != search.x.shape[1]:
             raise ValueError(f'query has {self.x.shape[1]} columns and gallery '
                              f'{search.x.shape[1]}: both must come from one network')
-        _check_range(self.metric, self.x.shape[1], self.x, search.ends)
+        self._check_range()
         self.excluded = self._exclude(own, exclude_self, query_ids, gallery_ids)
         self.scales = search.scales if own else _scales(self.x, self.metric)
         self.has_zeros = search.has_zeros or not self.scales.all()
 
     def __len__(self): return len(self.x)
+
+    def _check_range(self):
+        "Raise ValueError for numbers whose distances float32 cannot hold."
+        if self.metric == 'cosine': return
+        top = self._largest_number()
+        largest = 2*top*self.x.shape[1]**.5
+        if self.metric == 'sqeuclidean': largest *= largest
+        if largest > float(np.finfo(np.float32).max):
+            raise ValueError(f'embeddings go up to {top:.3g}: {self.metric} distances between them '
+                             'may be too large for float32; divide them by a number, or use '
+                             "metric='cosine'")
+
+    def _largest_number(self):
+        ends = self.x.min(), self.x.max(), *self.search.ends
+        return max(abs(float(v)) for v in ends)
 
     def _exclude(self, own, exclude_self, query_ids, gallery_ids):
         "Return what each query never finds."
@@ -343,8 +320,7 @@ class _Measured:
 
     @cached_property
     def blocks(self): # the gallery, ready for the product with these queries
-        ends = self.x.min(), self.x.max(), *self.search.ends
-        high = max(abs(float(v)) for v in ends)
+        high = self._largest_number()
         usual = self.metric == 'cosine' or 1e-9 < high < 1e9
         return self.search.blocks(self.has_zeros, 1. if usual else 1/(high or 1.))
 
@@ -368,7 +344,17 @@ class _Measured:
 
     def scores_at(self, norms, distance):
         "Return the scores that belong to distances of queries of such squared lengths, float64."
-        return (norms - _to_squared(distance, self.metric)*self.blocks.frame.zoom**2)/2
+        return (norms - self._to_squared(distance)*self.blocks.frame.zoom**2)/2
+
+    def _to_squared(self, d):
+        "Return the squared lengths of differences that belong to distances."
+        if self.metric == 'cosine': return 2*d
+        return np.square(d) if self.metric == 'euclidean' else d
+
+    def _from_squared(self, s):
+        "Return the distances that belong to squared lengths of differences."
+        if self.metric == 'cosine': return s/2
+        return np.sqrt(s) if self.metric == 'euclidean' else s
 
     def measure(self, idx, rows, cols):
         "Return the distances of queries `idx[rows]` and gallery photos `cols`, float32 (pairs,)."
@@ -382,7 +368,7 @@ class _Measured:
             d -= q.take(r, axis=0)
             s = np.einsum('ij,ij->i', d, d)
             if self.has_zeros: s[(self.scales[idx[r]] == 0) | (scales[c] == 0)] = 2
-            out[i:i+step] = _from_squared(s, self.metric)
+            out[i:i+step] = self._from_squared(s)
         return out
 
 # %% ../nbs/internals/03_neighbors.ipynb #76674a1b
@@ -413,7 +399,7 @@ class _Nearest(_Measured):
         for start, s in self.scores(block, buffer):
             floor, new = _pick(s, start, floor, block.margin, k)
             found = found.plus(new)
-            if len(self.blocks.blocks) > 1: floor, found = _prune(found, floor, block.margin, k)
+            if len(self.blocks.blocks) > 1: floor, found = found.pruned(floor, block.margin, k)
             if len(found.rows) > max(2**22, 2*k*len(idx)): found = self._settle(block, found, k)
         return self.nearest_of(idx, found.rows, found.cols, k)
 
@@ -561,17 +547,29 @@ class Queries(_Nearest):
         return [idx[i:i+chunk] for i in range(0, len(idx), chunk)]
 
     def map_parts(self, call, idx, chunk=None):
-        "Return `call(part, buffer)` of each part of `idx`, in order."
+        "Return `call(part, buffer)` of each part of `idx`, in order; large ones side by side."
         parts = self.parts(idx, chunk)
-        return _map_parts(call, parts, self.blocks.width, len(idx)*len(self.search))
+        shape = max(map(len, parts), default=0), self.blocks.width
+        is_large = len(parts) > 1 and len(idx)*len(self.search) > 1e7
+        lanes = _lanes() if is_large else 1
+        if lanes == 1:
+            shared = np.empty(shape, np.float32)
+            return [call(part, shared) for part in parts]
+        free = queue.SimpleQueue()
+        for _ in range(lanes): free.put(np.empty(shape, np.float32))
+        def run(part):
+            mine = free.get()
+            try: return call(part, mine)
+            finally: free.put(mine)
+        with _blas_limits()(1, 'blas'), ThreadPoolExecutor(lanes) as pool:
+            return list(pool.map(run, parts))
 
     def announce(self, name, k, verbose):
         "Print the size of a search and the memory it takes, where that is asked for or large."
         n, (m, d) = len(self), self.search.x.shape
         if not (n*m >= LARGE_SEARCH if verbose is None else verbose): return
-        lanes = min(os.cpu_count() or 1, 16) if _blas_limits() else 1
         # the gallery again, its lengths, the result twice, a block of scores for each lane
-        held = m*(d + 1)*4 + 8*(n + m) + n*k*24 + lanes*min(4*n*m, 2**25)
+        held = m*(d + 1)*4 + 8*(n + m) + n*k*24 + _lanes()*min(4*n*m, 2**25)
         print(f'{name}: {n:,} queries x {m:,} photos x {d} numbers, {2e-9*n*m*d:,.0f} Gflop, '
               f'about {1.1e-6*held:,.0f} MB of memory beside the two arrays', flush=True)
 

@@ -29,7 +29,6 @@ from .runs.checkpoints import hdf5_size
 import triplet_fashion.storage.untrusted as untrusted
 from .storage.files import atomic_write
 from .storage.keras2 import Keras2Reader, is_keras_2_weights, load_keras_2_weights
-from .storage.untrusted import NotOpened, door
 
 # %% ../nbs/20_persistence.ipynb #53f9e3bb
 def _architecture(model):
@@ -90,7 +89,8 @@ def _load_weights(model, path, file, order=None):
         is_old = is_keras_2_weights(file)
         if is_old: load_keras_2_weights(model, file, order)
     except Exception as e:
-        raise NotOpened(f'the weights in {path} are not those of {model.name}: {e}') from e
+        said = f'the weights in {path} are not those of {model.name}: {e}'
+        raise untrusted.NotOpened(said) from e
     if is_old: refinalize_normalization(model)
     else: untrusted.fill_network(model, path)
 
@@ -107,10 +107,11 @@ def _load_pair(json_path, weights_path, custom_objects):
 def _architecture_in(file, path):
     "Return the architecture that an open HDF5 file holds."
     try: text = untrusted.text_attribute(file, 'model_config')
-    except (OSError, RuntimeError, KeyError) as e: raise NotOpened(f'{path}: {e}') from e
+    except (OSError, RuntimeError, KeyError) as e:
+        raise untrusted.NotOpened(f'{path}: {e}') from e
     if text is None:
-        raise NotOpened(f'{path} holds weights only: give the JSON with the architecture too, '
-                        f'load_model(JSON, {os.path.basename(path)!r})')
+        raise untrusted.NotOpened(f'{path} holds weights only: give the JSON with the architecture '
+                                  f'too, load_model(JSON, {os.path.basename(path)!r})')
     text = bytes(text) if isinstance(text, bytes) else str(text)
     return untrusted.parse_json(text, f'{path} (model_config)')
 
@@ -124,10 +125,11 @@ def _is_bundle(path):
 def _load_one_file(path, custom_objects):
     "Return the network in a `.keras` file or in an HDF5 file that holds its architecture."
     if path is None:
-        raise NotOpened('give the names of the architecture and the weights, '
-                        'or of one file that holds both')
+        raise untrusted.NotOpened('give the names of the architecture and the weights, '
+                                  'or of one file that holds both')
     if not os.path.exists(path): raise FileNotFoundError(f'no file {path}')
-    if _is_bundle(path): raise NotOpened(f'{path} is a bundle: use load_bundle({str(path)!r})')
+    if _is_bundle(path):
+        raise untrusted.NotOpened(f'{path} is a bundle: use load_bundle({str(path)!r})')
     name = os.fspath(path)
     if zipfile.is_zipfile(path) or str(path).endswith('.keras'):
         with untrusted.unpacked_keras_file(name) as (config, weights):
@@ -146,7 +148,7 @@ def load_model(
     """Return the network in one or two files, whoever wrote them.
 
     Raises ValueError or FileNotFoundError, naming the file."""
-    with door('load_model'), files_beside(json_path or weights_path or ''):
+    with untrusted.door('load_model'), files_beside(json_path or weights_path or ''):
         if json_path is None: return _load_one_file(weights_path, custom_objects)
         if weights_path is None: return _load_one_file(json_path, custom_objects)
         return _load_pair(json_path, weights_path, custom_objects)
@@ -397,7 +399,7 @@ class _Parts:
         if not path.is_file():
             raise FileNotFoundError(f'load_bundle: {self.folder} is not a bundle: '
                                     f'no {_MANIFEST} in it')
-        with door('load_bundle'): d = untrusted.read_json(path, 4*untrusted.JSON_LIMIT)
+        with untrusted.door('load_bundle'): d = untrusted.read_json(path, 4*untrusted.JSON_LIMIT)
         _check_version(d, path)
         _check_contents(d, path)
         return d
@@ -455,7 +457,7 @@ def _unpacked(path):
         raise IsADirectoryError(f'load_bundle: {path} is a folder: a bundle is one file')
     if not os.path.exists(path): raise FileNotFoundError(f'load_bundle: no file {path}')
     with untrusted.temporary_folder(path) as folder:
-        with door('load_bundle'):
+        with untrusted.door('load_bundle'):
             untrusted.unpack(Path(path), folder, (*_NETWORK, _INDEX, _MANIFEST))
         try: yield _Parts(folder)
         except (ValueError, FileNotFoundError) as e:

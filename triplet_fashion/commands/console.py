@@ -146,14 +146,13 @@ def note(
     "Print a note on stderr."
     print(f'note: {text}', file=sys.stderr, flush=True)
 
-def _show_warning(message, category, *where, **kw): note(message)
-
 # %% ../../nbs/commands/00_console.ipynb #91fb586f
 def _main(func, args=None):
     "Run `func` on command line arguments `args`."
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') # TensorFlow's own start-up messages
+    def show(message, *about, **more): note(message)
     with any_console(), warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = show
         given = vars(argument_parser(func).parse_args(args))
         try: func(**given)
         except (Exception, KeyboardInterrupt) as e:

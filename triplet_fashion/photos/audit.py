@@ -17,7 +17,7 @@ from PIL import Image
 
 from .. import display
 from ..class_names import ClassNames
-from ..labels import Labels, composed
+from ..labels import Labels
 import triplet_fashion.photos.duplicates as duplicates
 import triplet_fashion.photos.image as image
 from .loading import load_images
@@ -190,7 +190,7 @@ def save(self:Audit,
     path,         # the file to write, CSV with the columns path, problem
     near=False,   # near duplicates too, see `exclusions`
 )->Path:          # the file
-    "Write the list for `Catalog.exclude(path)`, its paths relative to the catalogue's folder."
+    "Write the list for `Catalog.exclude(path)`, its paths relative to the catalog's folder."
     short = self._ids_by_path
     how = dict(encoding='utf-8', errors='surrogateescape', newline='')
     with atomic_write(path) as part, open(part, 'w', **how) as f:
@@ -377,13 +377,6 @@ def _listed(photos):
     from triplet_fashion.catalog import Catalog   # which stands above this module
     return Catalog.of(photos)
 
-def _named_classes(class_names):
-    "Return `ClassNames` of a list of names or of {label: name}, in their order."
-    if not hasattr(class_names, 'items'): return ClassNames(map(str, class_names))
-    keys, names = class_names.keys(), dict(class_names).values()
-    keys = [composed(k) if isinstance(k, str) else k for k in keys]
-    return ClassNames(map(str, names), keys)
-
 # %% ../../nbs/photos/09_audit.ipynb #3af56321
 class PhotoList:
     "Paths, labels and names that have no Catalog."
@@ -392,7 +385,7 @@ class PhotoList:
         labels = Labels(np.zeros(n, int) if labels is None else labels, n)
         self.labels, self.class_names = labels.ids, labels.names
         if class_names is not None:
-            classes = _named_classes(class_names)
+            classes = ClassNames.of(class_names)
             self.labels, self.class_names = classes.ids_of(labels), classes.names
         self.root = os.path.commonpath(map(os.path.abspath, paths)) if n > 1 else None
         self.name = os.path.basename(self.root or '') or 'photos'

@@ -311,18 +311,32 @@ _WIDE = dict(slim=.88, loose=1.16)
 _ENDS = dict(crop=56, regular=70, long=80, coat=94, mini=74, knee=84, midi=92)
 
 # %% ../../nbs/photos/08_drawing.ipynb #ae053f0d
-def _measure_lower(g):
-    "Return the measures of a skirt, and of trousers as far as they have these."
-    end = dict(mini=50, knee=68, midi=86).get(g.length, 50) + g.fall
-    hem = dict(straight=15, flared=23, full=28).get(g.cut, 15)*g.fit
-    return dict(
-        top=16, middle=14, waist=11.8*g.fit, end=end, hem=hem, chest=16, neck=_NECKS['crew'])
+@dataclass(frozen=True)
+class _Measures:
+    "Half widths and heights of a garment, in hundredths of the canvas."
+    neck: tuple   # points of the neckline, from the middle
+    chest: float
+    waist: float
+    end: float    # height at which it ends
+    hem: float    # its width there
+    top: float = 16
+    pit: float = 36
+    middle: float = 47
+    shoulder: float = 0
+    base: tuple = () # (height, width) at which the body ends, above a skirt
+
+    @classmethod
+    def of_lower(cls, g):
+        "Return the measures of a skirt, and of trousers as far as they have these."
+        end = dict(mini=50, knee=68, midi=86).get(g.length, 50) + g.fall
+        hem = dict(straight=15, flared=23, full=28).get(g.cut, 15)*g.fit
+        return cls(_NECKS['crew'], chest=16, waist=11.8*g.fit, end=end, hem=hem, middle=14)
 
 # %% ../../nbs/photos/08_drawing.ipynb #e5d9ed8c
 def _measure(g):
-    "Return half widths and heights of the upper part, in hundredths of the canvas."
+    "Return the measures of a garment; those of a suit are of its upper part."
     if g.block in ('skirt', 'legs'):
-        return _measure_lower(g)
+        return _Measures.of_lower(g)
     f = g.fit*_WIDE.get(g.cut, 1)
     chest = (17.5 if g.block == 'top' else 15.5)*f + 1.5*(g.neck in ('hood', 'lapel', 'stand'))
     wide_top = g.block == 'top' and g.cut != 'slim'
@@ -334,22 +348,27 @@ def _measure(g):
     if g.block == 'top':
         hem = chest*(1.22 if g.length == 'coat' else 1.02)
     base = (48, waist) if g.block == 'dress' and g.cut != 'straight' else (end, hem)
-    return dict(
-        top=16, neck=_NECKS.get(g.neck, ((0, 5.5), (4.2, 4.2), (6.4, 0))),
-        shoulder=chest*.45+8.6, chest=chest, pit=36,
-        waist=waist, middle=47, end=end, hem=hem, base=base)
+    neck = _NECKS.get(g.neck, ((0, 5.5), (4.2, 4.2), (6.4, 0)))
+    return _Measures(neck, chest, waist, end, hem, shoulder=chest*.45+8.6, base=base)
 
 # %% ../../nbs/photos/08_drawing.ipynb #ab69245c
 def _neckline(m):
-    pts = [(x, m['top']+y) for x, y in m['neck']]
+    pts = [(x, m.top+y) for x, y in m.neck]
     curved = len(pts) > 2 and pts[0][1] != pts[1][1]
     return _right(*(_curve(*pts) if curved else pts))
 
+class _Pattern:
+    "A garment and its measures, from which its pieces are cut."
+    def __init__(self, g):
+        self.g, self.m = g, _measure(g)
+
 # %% ../../nbs/photos/08_drawing.ipynb #620d6b11
-def _bodice(g, m):
+@patch
+def bodice(self:_Pattern):
     "Return the right half of the body, from the middle of the neck to the middle of the hem."
-    chest, shoulder, waist = m['chest'], m['shoulder'], m['waist']
-    end, hem = m['base']
+    g, m = self.g, self.m
+    chest, shoulder, waist = m.chest, m.shoulder, m.waist
+    end, hem = m.base
     if g.neck == 'bib':
         side = _curve((9.5, 26.5), (10.7, 32), (chest*.8, 44))
         return _right((0, 27), (9.5, 27), *side, (waist, 46), (0, 46))
@@ -361,14 +380,14 @@ def _bodice(g, m):
         out = _neckline(m) + _right((shoulder, 20.5))
         if g.sleeve == 'none':
             out += _right(*_curve(
-                (shoulder, 20.5), (shoulder-2.6, 26), (shoulder-1.6, 31.5), (chest, m['pit'])))
+                (shoulder, 20.5), (shoulder-2.6, 26), (shoulder-1.6, 31.5), (chest, m.pit)))
     tails = g.hem == 'curved' and g.block == 'top'
     if end > 60:
-        hip = (waist+hem)/2+(hem-waist)*.12, (m['middle']+end)/2+2
+        hip = (waist+hem)/2+(hem-waist)*.12, (m.middle+end)/2+2
         out += _right(*_curve(
-            (chest, m['pit']), (waist, m['middle']), hip, (hem, end-(6 if tails else 1))))
+            (chest, m.pit), (waist, m.middle), hip, (hem, end-(6 if tails else 1))))
     else:
-        out += _right((chest, m['pit']), ((waist+chest)/2, (m['pit']+end)/2), (hem, end))
+        out += _right((chest, m.pit), ((waist+chest)/2, (m.pit+end)/2), (hem, end))
     if tails:
         return out + _right(*_curve((hem, end-6), (hem*.72, end-.6), (0, end+1.2)))
     return out + _right(*_curve((hem, end-1), (hem*.55, end+.6), (0, end+1)))
@@ -380,12 +399,14 @@ _ARMS = dict(
     long=(49, 6.6, .28, .96), bell=(43, 12.5, .33, .944), puff=(27, 7, .5, .866))
 
 # %% ../../nbs/photos/08_drawing.ipynb #1b426a22
-def _arm(g, m):
+@patch
+def arm(self:_Pattern):
     "Return the right sleeve and what finishes it: rib, turned cuff or a line of stitches."
+    g, m = self.g, self.m
     reach, cuff, dx, dy = _ARMS[g.sleeve]
     cuff *= .65 + .35*_WIDE.get(g.cut, 1)
-    ax, ay = m['shoulder']-1.2, m['top']+3.8 # where it leaves the shoulder
-    bx, by = m['chest']-1.5, m['pit']+1      # and the pit
+    ax, ay = m.shoulder-1.2, m.top+3.8 # where it leaves the shoulder
+    bx, by = m.chest-1.5, m.pit+1      # and the pit
     ox, oy = ax+1+dx*reach, ay+1+dy*reach    # outer and inner end of the cuff
     ix, iy = ox-dy*cuff, oy+dx*cuff
     puff = 5.5 if g.sleeve == 'puff' else 1.2
@@ -411,8 +432,10 @@ def _flip(pieces):
     return [(op, _mirror(pts), paint, way) for (op, pts, paint, _), way in zip(pieces, ways)]
 
 # %% ../../nbs/photos/08_drawing.ipynb #c5be286f
-def _body_pieces(g, m):
+@patch
+def body(self:_Pattern):
     "Return hood, inside of the neck, straps, sleeves and body, in the order of laying."
+    g, m = self.g, self.m
     out = []
     strap = _right((9.6, 27.5), (6.8, 13.5))
     if g.neck == 'strap':
@@ -423,18 +446,21 @@ def _body_pieces(g, m):
         if g.neck == 'hood':
             hood = _curve((0, 2.5), (7, 4.2), (11.6, 12), (10.5, 20), (0, 24))
             out.append(_cloth(_whole(_right(*hood))))
-        nape = _right((0, m['top']+.6), (m['neck'][-1][0], m['top']-1.2))
+        nape = _right((0, m.top+.6), (m.neck[-1][0], m.top-1.2))
         out.append(_cloth(_whole(nape + _neckline(m)[::-1]), 'inside'))
         if g.neck not in ('turtle', 'stand', 'boat'):
-            out.append(_cloth(_box(50, m['top']+.8, 3.4, 1.9), 'label'))
+            out.append(_cloth(_box(50, m.top+.8, 3.4, 1.9), 'label'))
     if g.sleeve != 'none':
-        out += _arm(g, m) + _flip(_arm(g, m))
-    return out + [_cloth(_whole(_bodice(g, m)))]
+        sleeve = self.arm()
+        out += sleeve + _flip(sleeve)
+    return out + [_cloth(_whole(self.bodice()))]
 
 # %% ../../nbs/photos/08_drawing.ipynb #171228e6
-def _neck_pieces(g, m):
+@patch
+def neck(self:_Pattern):
     "Return collars, lapels, hoods and bands."
-    t, neck = m['top'], g.neck
+    g, m = self.g, self.m
+    t, neck = m.top, g.neck
     line = _mirror(_neckline(m)[::-1]) + _neckline(m)
     if neck in ('crew', 'scoop', 'vneck', 'boat', 'square'):
         if g.block != 'top':
@@ -473,32 +499,36 @@ def _waves(w, y, n):
     return _curve(*crests, n=3)
 
 # %% ../../nbs/photos/08_drawing.ipynb #54d6444b
-def _skirt_folds(g, top, waist, end, hem):
+@patch
+def skirt_folds(self:_Pattern):
     "Return soft wedges, or pleats with an edge."
+    g, m = self.g, self.m
     pleats = g.front == 'pleats'
     n = dict(straight=0, flared=3, full=5)[g.cut] + 2*pleats
     out = []
     for i in range(n):
         x = (i+.5)/n
-        a = 50+waist*x*.9, top+2+6*(i % 2)*(not pleats)
-        b = 50+hem*x*.97
-        wedge = [a, (b-1.3, end+.5), (b+1.3, end+.5)]
+        a = 50+m.waist*x*.9, m.middle+2+6*(i % 2)*(not pleats)
+        b = 50+m.hem*x*.97
+        wedge = [a, (b-1.3, m.end+.5), (b+1.3, m.end+.5)]
         out += _both(('fold', wedge, 'dark', 1 if pleats else 3))
         if pleats:
             out += _both(_line(wedge[:2]))
     return out
 
 # %% ../../nbs/photos/08_drawing.ipynb #d45b07e9
-def _skirt_pieces(g, m):
+@patch
+def skirt(self:_Pattern):
     "Return a skirt, alone or of a dress with a waist: folds, tiers, slit, frill and band."
+    g, m = self.g, self.m
     if g.block == 'dress' and g.cut == 'straight':
         return []
-    top, waist, end, hem = m['middle'], m['waist'], m['end'], m['hem']
+    top, waist, end, hem = m.middle, m.waist, m.end, m.hem
     hip = waist + (hem-waist)*.42 + (2.5 if hem < 22 else -1.5)
     side = _curve((waist, top), (hip, top+(end-top)*.38), (hem, end))
     below = _curve((hem*.9, end+.9), (hem*.5, end+1.9), (0, end+2.2))
     out = [_cloth(_whole(_right((0, top), *side, *below)))]
-    out += _skirt_folds(g, top, waist, end, hem)
+    out += self.skirt_folds()
     if g.hem == 'tiers':
         for down, out_by in (.36, .44), (.7, .75):
             y, x = top+(end-top)*down, waist+(hem-waist)*out_by+2
@@ -524,8 +554,10 @@ _LEGS = dict(
 _FEET = dict(full=97, cropped=78, short=57)
 
 # %% ../../nbs/photos/08_drawing.ipynb #eab55407
-def _leg(g, top, fork):
+@patch
+def leg(self:_Pattern, top, fork):
     "Return the right leg, from the waist to where it ends; the legs part at the fork."
+    g = self.g
     knee, foot, inner = (w*g.fit for w in _LEGS[g.cut])
     end, hip = _FEET[g.length], 16.3*g.fit
     if g.length != 'full':
@@ -542,10 +574,12 @@ def _leg(g, top, fork):
     return _right((0, top), *side, *inside)
 
 # %% ../../nbs/photos/08_drawing.ipynb #e5387a2a
-def _leg_pieces(g):
+@patch
+def legs(self:_Pattern):
     "Return both legs with their hems, stripes, rips and creases, and the waistband."
+    g = self.g
     top, fork = (45, 64) if g.block == 'suit' else (10, 44)
-    leg = _leg(g, top, fork)
+    leg = self.leg(top, fork)
     e = max(y for _, y in leg)
     xs = [x for x, y in leg if y > e-2.5]
     lo, hi = min(xs), max(xs)
@@ -564,11 +598,13 @@ def _leg_pieces(g):
         for x, y, d in (57, 62, 1.5), (57, 67, 1.1), (35.5, 65, 1.6), (35.5, 48, 1.1):
             rip = _curve((x, y), (x+3.5, y-d), (x+7.5, y+.4), (x+3.5, y+d), (x, y), n=4)
             out.append(_cloth(rip, 'rip'))
-    return out if g.block == 'suit' else out + _waist_pieces(g)
+    return out if g.block == 'suit' else out + self.waistband()
 
 # %% ../../nbs/photos/08_drawing.ipynb #8b278e31
-def _waist_pieces(g):
+@patch
+def waistband(self:_Pattern):
     "Return the waistband of trousers with what closes it."
+    g = self.g
     w = 12*g.fit
     above = _curve((0, 8.6), (w*.6, 8.2), (w+.2, 7.6))
     below = _curve((w, 12.4), (w*.5, 13.2), (0, 13.4))
@@ -585,9 +621,11 @@ def _row(lo, hi, gap, x=50):
     return [_button(x, lo+gap*i) for i in range(max(1, int((hi-lo)/gap+.5)))]
 
 # %% ../../nbs/photos/08_drawing.ipynb #9c18aa07
-def _front_pieces(g, m):
+@patch
+def front(self:_Pattern):
     "Return buttons, zips and plackets."
-    top, end = m['top'] + m['neck'][0][1], m['end']
+    g, m = self.g, self.m
+    top, end = m.top + m.neck[0][1], m.end
     if g.block == 'skirt':
         top = 17
     elif g.neck in ('strap', 'bib'):
@@ -608,8 +646,8 @@ def _front_pieces(g, m):
         edge = _line([(54, top-2), (54, end)], width=.55)
         return [edge] + _row(top+2, top+22, 8.5, 46) + _row(top+2, top+22, 8.5, 52.4)
     if g.front == 'wrap':
-        bodice = [(57, m['top']), (50, top), (43, m['middle'])]
-        return [_line(bodice, width=.7), _line([(44, m['middle']), (56, end)], width=.6)]
+        bodice = [(57, m.top), (50, top), (43, m.middle)]
+        return [_line(bodice, width=.7), _line([(44, m.middle), (56, end)], width=.6)]
     return []
 
 # %% ../../nbs/photos/08_drawing.ipynb #8e9ddbb0
@@ -617,21 +655,23 @@ def _flap(x, y, w, h):
     return _cloth(_box(x, y+1, w, h, 1.3)), _cloth(_box(x, y, w+.6, 3.1, 1))
 
 # %% ../../nbs/photos/08_drawing.ipynb #e987af2a
-def _pocket_pieces(g, m):
+@patch
+def pockets(self:_Pattern):
     "Return pockets, where a tailor would put them."
-    low = dict(top=m['end']-19, dress=m['middle']+9, suit=54, skirt=24, legs=22)[g.block]
+    g, m = self.g, self.m
+    low = dict(top=m.end-19, dress=m.middle+9, suit=54, skirt=24, legs=22)[g.block]
     y, pocket = 46 if g.block == 'suit' else 13, g.pocket
     if pocket == 'chest':
         return [_cloth(_box(58.6, 35, 7.4, 8.6, 1.6))]
     if pocket == 'flaps':
         return _both(*_flap(59, 34, 8, 9), _button(59, 35.9, r=.8))
     if pocket == 'patch':
-        x = 50+(7.5 if g.block == 'skirt' else m['hem']*.55)
+        x = 50+(7.5 if g.block == 'skirt' else m.hem*.55)
         return _both(_cloth(_box(x, low, 9.5, 11, 1.5)))
     if pocket == 'flap':
-        return _both(_cloth(_box(50+m['hem']*.56, min(low, 56), 10, 4.2, .8)))
+        return _both(_cloth(_box(50+m.hem*.56, min(low, 56), 10, 4.2, .8)))
     if pocket == 'welt':
-        welt = [(50+m['chest']*.45, low+9), (50+m['chest']*.7, low)]
+        welt = [(50+m.chest*.45, low+9), (50+m.chest*.7, low)]
         return _both(_line(welt, 'zip', 1.3))
     if pocket == 'kangaroo':
         half = (0, low-2), (6.5, low-2), (12.5, low+8), (12.5, low+12.5), (0, low+12.5)
@@ -649,9 +689,11 @@ def _pocket_pieces(g, m):
     return []
 
 # %% ../../nbs/photos/08_drawing.ipynb #309bddc6
-def _hem_pieces(g, m):
+@patch
+def hem(self:_Pattern):
     "Return how a top ends below."
-    e, h = m['end'], m['hem']
+    g, m = self.g, self.m
+    e, h = m.end, m.hem
     if g.hem in ('ribbed', 'band'):
         band = _right((0, e-4.6), (h+.2, e-5.4), (h-.9, e+.6), (0, e+1.8))
         return [_cloth(_whole(band), 'trim' if g.hem == 'ribbed' else 'shell')]
@@ -663,11 +705,13 @@ def _hem_pieces(g, m):
     return []
 
 # %% ../../nbs/photos/08_drawing.ipynb #af25ae0e
-def _belt_pieces(g, m):
+@patch
+def belt(self:_Pattern):
     "Return a belt with a buckle, or a sash with its ends."
+    g, m = self.g, self.m
     if not g.belt:
         return []
-    w, y = m['waist']+.8, m['middle']-.4
+    w, y = m.waist+.8, m.middle-.4
     if g.block in ('legs', 'skirt'):
         w, y = 12*g.fit+.6, 10.6
     band = _right((0, y-1), (w, y-2), (w+.2, y+1.8), (0, y+2.8))
@@ -736,19 +780,19 @@ def pattern_pieces(
         >>> len(pieces), what, paint
         (13, 'cloth', 'shell')
     """
-    m, upper = _measure(g), g.block in ('top', 'dress', 'suit')
-    out = _leg_pieces(g) if g.block in ('suit', 'legs') else []
+    pattern, upper = _Pattern(g), g.block in ('top', 'dress', 'suit')
+    out = pattern.legs() if g.block in ('suit', 'legs') else []
     if upper:
-        out += _body_pieces(g, m)
+        out += pattern.body()
     if g.block in ('dress', 'skirt'):
-        out += _skirt_pieces(g, m)
+        out += pattern.skirt()
     if upper:
-        out += _neck_pieces(g, m)
+        out += pattern.neck()
     if g.block == 'top':
-        out += _hem_pieces(g, m)
+        out += pattern.hem()
     if g.graphic:
         out += _graphic(g.graphic)
-    return out + _front_pieces(g, m) + _pocket_pieces(g, m) + _belt_pieces(g, m)
+    return out + pattern.front() + pattern.pockets() + pattern.belt()
 
 # %% ../../nbs/photos/08_drawing.ipynb #6db1334d
 def _mask(x):
@@ -770,12 +814,38 @@ def _noise(rng, w, h, n, m=None):
     coarse = Image.fromarray(rng.integers(0, 256, (h, w), dtype=np.uint8))
     return coarse.resize((n, m or n), Image.BICUBIC)
 
+# %% ../../nbs/photos/08_drawing.ipynb #6b143d79
+_SPAN = 144 # side of a swatch, in hundredths of the canvas
+_PRINTS = 'floral leaves stars hearts triangles leopard'.split()
+
+# %% ../../nbs/photos/08_drawing.ipynb #13d13cec
+class _Swatch:
+    "Cloth in the making: s pixels to the unit, colours and pattern of a garment."
+    def __init__(self, g, s):
+        self.g, self.s, self.n = g, s, int(_SPAN*s)
+        self.rng = _rng(g.seed, 4, g.product)
+        self.colors = [COLORS[c] for c in g.colors]
+        ground = self.colors[0]
+        if g.fabric == 'camo':
+            ground = _mix(ground, (120, 116, 84), .35)
+        self.image = Image.new('RGB', (self.n, self.n), ground)
+        u = (np.arange(self.n)+.5)/s - _SPAN/2
+        self.u, self.v = u[None], u[:, None]
+
+    def paste(self, color, share):
+        "Colour each place by its share, 0 to 1."
+        share = np.broadcast_to(share, (self.n, self.n))
+        self.image.paste(color, (0, 0), _mask(share))
+
 # %% ../../nbs/photos/08_drawing.ipynb #786f409d
-def _woven(f, u, v, p, s, odd):
+@patch
+def woven(self:_Swatch):
     "Return layers of a fabric that is a formula of the place: (number of the colour, mask)."
+    f, p = self.g.fabric, self.g.repeat
+    u, v, s = self.u, self.v, self.s
     zig = v + _wave(u, 2*p)*2*p
     if f == 'stripes':
-        thin = [(2, _band(v+p*.5, 2*p, .09, s))]*odd
+        thin = [(2, _band(v+p*.5, 2*p, .09, s))]*(self.g.product % 2)
         return [(1, _band(v, p, .45, s)), *thin]
     if f == 'pinstripe':
         return [(1, .85*_band(u, p*.62, .17, s))]
@@ -804,8 +874,10 @@ def _woven(f, u, v, p, s, odd):
 _RING = _disc(0, 0, 1, 12)
 
 # %% ../../nbs/photos/08_drawing.ipynb #192b00dc
-def _motif(f, i, odd, turn, q, A, B, C):
+@patch
+def motif(self:_Swatch, i, odd, turn, q):
     "Return one motif as (shape, its middle, radius, colour)."
+    f, (A, B, C) = self.g.fabric, self.colors
     if f == 'floral':
         leaf = turn([(0, 0), (.75, .3), (1.35, 0), (.75, -.3)])
         middles = turn(_at(_disc(0, 0, 1, 8)[::2], 0, 0, .55)) + turn([(.39, .39)])
@@ -829,10 +901,12 @@ def _motif(f, i, odd, turn, q, A, B, C):
             (spot, (0, 0), q*.27, _mix(A, (150, 96, 44), .55))]
 
 # %% ../../nbs/photos/08_drawing.ipynb #4ca5a42c
-def _print(img, f, rng, p, s, colors):
+@patch
+def print_motifs(self:_Swatch):
     "Stamp motifs all over."
-    draw = ImageDraw.Draw(img)
-    q = p*(1.25 if f in ('floral', 'leaves') else 1)
+    rng, s = self.rng, self.s
+    draw = ImageDraw.Draw(self.image)
+    q = self.g.repeat*(1.25 if self.g.fabric in ('floral', 'leaves') else 1)
     k = int(_SPAN/q)+1
     for j, i in ((j, i) for j in range(k) for i in range(k)):
         x = (i+.5*(j % 2)+_between(rng, -.14, .14))*q
@@ -842,7 +916,7 @@ def _print(img, f, rng, p, s, colors):
         def turn(shape):
             return [(a*c-b*d, a*d+b*c) for a, b in shape]
 
-        for shape, (a, b), r, color in _motif(f, j, i % 2, turn, q, *colors):
+        for shape, (a, b), r, color in self.motif(j, i % 2, turn, q):
             corners = [(int((x+a+r*e)*s+.5), int((y+b+r*h)*s+.5)) for e, h in shape]
             draw.polygon(corners, fill=color)
 
@@ -851,12 +925,14 @@ def _cloud(rng, w, h, n):
     return np.asarray(_noise(rng, w, h, n))/255
 
 # %% ../../nbs/photos/08_drawing.ipynb #e85281ac
-def _grain(g, img, rng, u, v, s):
+@patch
+def shade(self:_Swatch):
     "Shade what is woven, ribbed or quilted."
-    n, f, light = img.width, g.fabric, (255, 252, 245)
+    n, f, light = self.n, self.g.fabric, (255, 252, 245)
+    u, v, s, rng = self.u, self.v, self.s, self.rng
 
     def tint(x, k, color=(16, 14, 26)):
-        img.paste(color, (0, 0), _mask(k*np.broadcast_to(x, (n, n))))
+        self.paste(color, k*x)
 
     if f in ('denim', 'ripped', 'faded'):
         tint(_cloud(rng, n//2, n//2, n), .34)
@@ -877,15 +953,11 @@ def _grain(g, img, rng, u, v, s):
             tint(_band(w, 13, .1, s), .5)
             tint(_band(w+2.2, 13, .2, s), .16, light)
     if f == 'camo':
-        k = int(_SPAN/g.repeat*1.4)
+        k = int(_SPAN/self.g.repeat*1.4)
         for i, color, share, least in (
             (0, (40, 46, 30), .7, 140), (1, (150, 140, 100), .5, 158), (0, (20, 20, 20), .8, 170)
         ):
-            tint(_cloud(rng, k, k, n)*16-least/16, 1, _mix(COLORS[g.colors[i]], color, share))
-
-# %% ../../nbs/photos/08_drawing.ipynb #6b143d79
-_SPAN = 144 # side of a swatch, in hundredths of the canvas
-_PRINTS = 'floral leaves stars hearts triangles leopard'.split()
+            tint(_cloud(rng, k, k, n)*16-least/16, 1, _mix(self.colors[i], color, share))
 
 # %% ../../nbs/photos/08_drawing.ipynb #cb8090a2
 @lru_cache(4)
@@ -900,18 +972,13 @@ def fabric(
         >>> fabric(garment(15)).size
         (576, 576)
     """
-    n, rng = int(_SPAN*s), _rng(g.seed, 4, g.product)
-    colors = [COLORS[c] for c in g.colors]
-    ground = _mix(colors[0], (120, 116, 84), .35) if g.fabric == 'camo' else colors[0]
-    img = Image.new('RGB', (n, n), ground)
+    swatch = _Swatch(g, s)
     if g.fabric in _PRINTS:
-        _print(img, g.fabric, rng, g.repeat, s, colors)
-    u = (np.arange(n)+.5)/s - _SPAN/2
-    u, v = u[None], u[:, None]
-    for c, m in _woven(g.fabric, u, v, g.repeat, s, g.product % 2):
-        img.paste(colors[c], (0, 0), _mask(np.broadcast_to(m, (n, n))))
-    _grain(g, img, rng, u, v, s)
-    return img
+        swatch.print_motifs()
+    for i, mask in swatch.woven():
+        swatch.paste(swatch.colors[i], mask)
+    swatch.shade()
+    return swatch.image
 
 # %% ../../nbs/photos/08_drawing.ipynb #fe6a4301
 _INK = (18, 14, 28)
@@ -1043,7 +1110,7 @@ def _hanger(g, px):
         sheet.line(pts, 'steel', 1.1)
     bar = [(0, top), (12, top)]
     if upper:
-        reach = 9 if g.neck in ('strap', 'bib') else min(15, _measure(g)['shoulder']-3)
+        reach = 9 if g.neck in ('strap', 'bib') else min(15, _measure(g).shoulder-3)
         bar = [(0, 15), (reach, 15.4+reach*.4)]
     for side in list, _mirror:
         sheet.line(side(_right(*bar)), 'wood', width)
@@ -1263,20 +1330,30 @@ def draw_place(
     return z[..., None].astype(np.float32)*np.array(v.tint, np.float32)
 
 # %% ../../nbs/photos/08_drawing.ipynb #83cea70f
-def _ask(v, X, Y, w, h):
-    "Return where on the garment, from its middle, a place (X, Y) of the photo lies, in pixels."
-    c = 1/math.sqrt(1+v.turn**2)
-    X, Y = c*X+c*v.turn*Y, c*Y-c*v.turn*X
-    q = 1 + v.tilt[0]*X/w + v.tilt[1]*Y/h
-    X, Y = X/q, Y/q
-    bend, flare = v.sway
-    return X*(1+flare*Y/h) + bend*w*((Y/h)**2-.08), Y*(1+.4*flare*np.abs(X)/w)
+class _Camera:
+    "A camera that takes one photo, as a view says."
+    def __init__(self, v, w, h):
+        self.v, self.w, self.h = v, w, h
+        self.unit = max(h, w)/128
+        self.rng = _rng(*v.seed, 2)
+
+    def seen_at(self, X, Y):
+        "Return where on the garment, from its middle, a place (X, Y) of the photo lies, in pixels."
+        v, w, h = self.v, self.w, self.h
+        c = 1/math.sqrt(1+v.turn**2)
+        X, Y = c*X+c*v.turn*Y, c*Y-c*v.turn*X
+        q = 1 + v.tilt[0]*X/w + v.tilt[1]*Y/h
+        X, Y = X/q, Y/q
+        bend, flare = v.sway
+        return X*(1+flare*Y/h) + bend*w*((Y/h)**2-.08), Y*(1+.4*flare*np.abs(X)/w)
 
 # %% ../../nbs/photos/08_drawing.ipynb #0c91c7d1
-def _pose(flat, v, w, h, over=2, cells=6, box=None):
+@patch
+def pose(self:_Camera, flat, over=2, cells=6, box=None):
     """Return the garment in the frame, RGBA with colours times alpha, (h, w, 4).
 
     With a `box`, what is placed as the garment in this box is."""
+    v, w, h = self.v, self.w, self.h
     own = flat.getchannel('a').getbbox()
     x0, y0, x1, y1 = box or own
     k = max((x1-x0)/w, (y1-y0)/h)/v.zoom
@@ -1286,7 +1363,7 @@ def _pose(flat, v, w, h, over=2, cells=6, box=None):
     gx, gy = ([n*over*i//cells for i in range(cells+1)] for n in (w, h))
     X = np.array(gx)[None]/over - w*(.5+v.shift[0])
     Y = np.array(gy)[:, None]/over - h*down
-    X, Y = _ask(v, X, Y, w, h)
+    X, Y = self.seen_at(X, Y)
     U, V = np.round(X*k+(x0+x1)/2, 2), np.round(Y*k+(y0+y1)/2, 2)
     mesh = []
     for i, j in itertools.product(range(cells), repeat=2):
@@ -1320,9 +1397,11 @@ def _flat_on_alpha(g, px, hanger):
 def _shadow(alpha, radius):
     return np.asarray(_blur(alpha, radius, 2), np.float32)/255
 
-def _away_from(light, alpha, distance, unit):
+@patch
+def away_from_light(self:_Camera, alpha, distance):
     "Return a mask moved to where its shadow falls."
-    return ImageChops.offset(alpha, *(int(round(-q*distance*unit)) for q in light))
+    x, y = (int(round(-q*distance*self.unit)) for q in self.v.light)
+    return ImageChops.offset(alpha, x, y)
 
 # %% ../../nbs/photos/08_drawing.ipynb #6420bf9e
 def _over(cloth, ground, dark, lit=1):
@@ -1331,29 +1410,34 @@ def _over(cloth, ground, dark, lit=1):
     return ground*free[..., None] + cloth[..., :3]*lit
 
 # %% ../../nbs/photos/08_drawing.ipynb #455458d9
-def _compose(v, cloth, ground, rng, w, h, unit):
+@patch
+def compose(self:_Camera, cloth, ground):
     "Return the garment in its place: shadows below it, creases on it."
+    v, unit = self.v, self.unit
     alpha = Image.fromarray(cloth[..., 3].astype(np.uint8))
     hover = v.place in ('studio', 'room') # away from the wall: its shadow is far, large and soft
-    far = _away_from(v.light, alpha, 7 if hover else 3.5, unit)
+    far = self.away_from_light(alpha, 7 if hover else 3.5)
     far = _shadow(far, (6 if hover else 2.2)*unit)
     near = _shadow(alpha, 2.2*unit)
     dark = (.21 if hover else .42)*far + (.08 if hover else .16)*near
-    relief = v.crease*drape(rng, w, h) + .8*near
+    relief = v.crease*drape(self.rng, self.w, self.h) + .8*near
     lit = np.clip(shade_relief(relief, v.light, .95*unit), .5, 1.5)
     return _over(cloth, ground, dark, lit[..., None])
 
 # %% ../../nbs/photos/08_drawing.ipynb #61811122
-def _develop(x, v, rng, w, h, unit):
+@patch
+def develop(self:_Camera, x):
     "Return what the camera makes of it."
+    v, w, h = self.v, self.w, self.h
     yy, xx = ((np.arange(n, dtype=np.float32)+.5)/n-.5 for n in (h, w))
     falloff = 1 + .3*(v.light[0]*xx[None] + v.light[1]*yy[:, None])
     balance = np.array([1+v.warmth, 1, 1-v.warmth], np.float32)
     x = x*(falloff*v.gain)[..., None]*balance
     im = np.clip(x, 0, 255).astype(np.uint8)
     if v.blur:
-        im = np.asarray(_blur(Image.fromarray(im), v.blur*unit, 2))
-    noise = rng.integers(0, 256, (2, h, w), dtype=np.uint8).astype(np.float32).sum(0)/104.5 - 2.44
+        im = np.asarray(_blur(Image.fromarray(im), v.blur*self.unit, 2))
+    noise = self.rng.integers(0, 256, (2, h, w), dtype=np.uint8).astype(np.float32).sum(0)
+    noise = noise/104.5 - 2.44
     return np.clip(im + v.grain*noise[..., None] + .5, 0, 255).astype(np.uint8)
 
 # %% ../../nbs/photos/08_drawing.ipynb #d32c587f
@@ -1381,13 +1465,12 @@ def draw_photo(
     h, w = (check_non_negative(n, 'size') for n in size)
     if not 16 <= min(h, w) <= max(h, w) <= 2048:
         raise ValueError(f'size={size}: height and width must be 16 to 2048 pixels')
-    g, rng, unit = _as_shown(g, v), _rng(*v.seed, 2), max(h, w)/128
+    g, camera = _as_shown(g, v), _Camera(v, w, h)
     px = min(int(2.5*max(h, w)*(2 if v.zoom > 2 else 1)), 1280)
     flat, ground = _flat_on_alpha(g, px, v.place == 'rail'), draw_place(v, w, h)
     if v.model is not None:
-        ground = _occupied(ground, g, v, flat, unit)
-    cloth = _pose(flat, v, w, h)
-    return _develop(_compose(v, cloth, ground, rng, w, h, unit), v, rng, w, h, unit)
+        ground = camera.with_wearer(ground, g, flat)
+    return camera.develop(camera.compose(camera.pose(flat), ground))
 
 # %% ../../nbs/photos/08_drawing.ipynb #330a6683
 @dataclass(frozen=True)
@@ -1437,7 +1520,7 @@ def _arm_of(g, way):
     if g.block in ('top', 'dress', 'suit') and g.sleeve != 'none':
         reach, cuff, dx, dy = _ARMS[g.sleeve]
         m = _measure(g)
-        x, y = m['shoulder']-dy*cuff/2-.2, m['top']+dx*cuff/2+4.8
+        x, y = m.shoulder-dy*cuff/2-.2, m.top+dx*cuff/2+4.8
 
     def at(k, r):
         return x+dx*k, y+dy*k, r
@@ -1499,14 +1582,15 @@ def _wearer(g, px, model, back):
     return sheet.picture().convert('RGBa')
 
 # %% ../../nbs/photos/08_drawing.ipynb #5400753d
-def _occupied(place, g, v, flat, unit):
+@patch
+def with_wearer(self:_Camera, place, g, flat):
     "Return the place with who wears the garment in it."
-    h, w = place.shape[:2]
+    v = self.v
     around = round(_AROUND*flat.width/100)
     box = tuple(around+n for n in flat.getchannel('a').getbbox())
-    body = _pose(_wearer(g, flat.width, v.model, v.side == 'back'), v, w, h, box=box)
+    body = self.pose(_wearer(g, flat.width, v.model, v.side == 'back'), box=box)
     alpha = Image.fromarray(body[..., 3].astype(np.uint8))
-    shadow = _shadow(_away_from(v.light, alpha, 7, unit), 5*unit)
+    shadow = _shadow(self.away_from_light(alpha, 7), 5*self.unit)
     return _over(body, place, .25*shadow)
 
 # %% ../../nbs/photos/08_drawing.ipynb #5400753e

@@ -479,7 +479,7 @@ def map_threads(
     workers=None, # threads; None: a few more than there are cores
 ): # what `f` gives, in the order of `items`
     "Map `f` over `items` in threads, at most a few items ahead of the one waited for."
-    workers = workers or min(16, (os.cpu_count() or 1) + 2)
+    workers = workers or min(16, cpu_count() + 2)
     items, ahead = iter(items), []
     with ThreadPoolExecutor(workers) as pool:
         try:

@@ -16,8 +16,9 @@ import tensorflow as tf
 from fastcore.basics import patch
 
 import triplet_fashion.runs.state as state
+from ..photos.image import cpu_count
 from ..storage.files import atomic_write, file_lock, sweep_leftovers
-from ..storage.untrusted import NotOpened, check_arrays, checked_weights
+import triplet_fashion.storage.untrusted as untrusted
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #c90a51f2
 def hdf5_size(
@@ -80,9 +81,7 @@ def _differences(saved, current):
 
 def _machine():
     "Return what the last bits of a sum depend on, besides the numbers."
-    knows = hasattr(os, 'sched_getaffinity')
-    cores = len(os.sched_getaffinity(0)) if knows else os.cpu_count()
-    threads = tf.config.threading.get_intra_op_parallelism_threads() or cores
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or cpu_count()
     return {'tensorflow': tf.__version__, 'keras': keras.__version__, 'threads': threads}
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #b95afeee
@@ -167,21 +166,26 @@ def newest(self:Checkpoint): # (note, arrays); None where there is no checkpoint
             warnings.warn(f'{e}. Going back to the one before it', stacklevel=3)
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #56d13bae
-def _cut_csv(callback, epoch):
-    "Keep the rows of a `CSVLogger` up to `epoch`; the run writes the others again."
-    path = Path(callback.filename)
-    if not path.is_file(): return
-    head, *rows = path.read_bytes().splitlines(keepends=True) or [b'']
-    mark = callback.sep.encode()
-    rows = [r for r in rows if r.endswith(b'\n') and int(r.split(mark)[0]) < epoch]
-    with atomic_write(path) as part: part.write_bytes(b''.join([head, *rows]))
-    callback.append = True
+@patch
+def _cut_logs(self:Checkpoint):
+    "Keep the rows of each `CSVLogger` up to where the run goes on; it writes the others again."
+    for logger in self.others:
+        is_log = isinstance(logger, keras.callbacks.CSVLogger) and Path(logger.filename).is_file()
+        if self.done or not is_log: continue
+        path, mark = Path(logger.filename), logger.sep.encode()
+        head, *rows = path.read_bytes().splitlines(keepends=True) or [b'']
+        whole = [r for r in rows if r.endswith(b'\n')]
+        rows = [r for r in whole if int(r.split(mark)[0]) < self.note['epoch']]
+        with atomic_write(path) as part: part.write_bytes(b''.join([head, *rows]))
+        logger.append = True
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #88dca451
-def _weights_that_stay(net, model):
-    "Return the weights of `net` that training `model` leaves alone, by SHA-256 of their values."
-    learns = {id(v) for v in model.variables}
-    fixed = [] if net is None else [v for v in net.weights if id(v) not in learns]
+@patch
+def _weights_that_stay(self:Checkpoint):
+    "Return the weights of `net` that training the model leaves alone, by SHA-256 of their values."
+    learns = {id(v) for v in self.model.variables}
+    weights = [] if self.net is None else self.net.weights
+    fixed = [v for v in weights if id(v) not in learns]
     return {hashlib.sha256(np.asarray(v).tobytes()).hexdigest(): v for v in fixed}
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #eaaf4373
@@ -210,7 +214,7 @@ def open(self:Checkpoint,
 )->tuple: # (epoch, step) to go on at; (0, 0) without a checkpoint
     "Put `model` where the newest whole checkpoint left it. ValueError where it is another run's."
     self.set_model(model)
-    self.others, self._fixed = list(others), _weights_that_stay(self.net, model)
+    self.others, self._fixed = list(others), self._weights_that_stay()
     if self.writes and self.folder.is_dir(): sweep_leftovers(self.folder)
     self.note, self._arrays = self.newest() or ({}, {})
     self.is_open = True
@@ -219,9 +223,7 @@ def open(self:Checkpoint,
     try: state.restore_variables(model, self._arrays)
     except Exception as e: raise ValueError(f'{self.folder}: {e}') from e
     self._warn_of_stateless()
-    for o in self.others:
-        if isinstance(o, keras.callbacks.CSVLogger) and not self.done:
-            _cut_csv(o, self.note['epoch'])
+    self._cut_logs()
     return self.note['epoch'], self.note['step']
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #e90c103a
@@ -332,10 +334,11 @@ def _link(path, other):
     try: os.link(path, other)
     except OSError: shutil.copyfile(path, other)
 
-def _figures(callbacks):
+@patch
+def _figures(self:Checkpoint):
     "Return the figures of all epochs so far, by name; those of Keras' `History` first."
     def is_other(o): return not isinstance(o, keras.callbacks.History)
-    histories = [getattr(o, 'history', None) for o in sorted(callbacks, key=is_other)]
+    histories = [getattr(o, 'history', None) for o in sorted(self.others, key=is_other)]
     return {k: v for h in histories if isinstance(h, dict) for k, v in h.items()}
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #a94319c6
@@ -344,7 +347,7 @@ def _write_history(self:Checkpoint):
     "Write the figures of all epochs into history.csv."
     epochs = [o.epoch for o in self.others if isinstance(o, keras.callbacks.History)]
     if not epochs: return
-    figures, path = _figures(self.others), self.folder/'history.csv'
+    figures, path = self._figures(), self.folder/'history.csv'
     with atomic_write(path, sweep=False) as part, part.open('w', newline='') as f:
         table = csv.writer(f)
         table.writerow(['epoch', *figures])
@@ -553,7 +556,8 @@ class EpochWeights(keras.callbacks.Callback):
 # %% ../../nbs/runs/04_checkpoints.ipynb #e37396e1
 def _continue_exactly(model, path):
     "Put weights and optimizer as a `Checkpoint` has them; return the epochs it had done."
-    shapes = {k.removeprefix('array/'): shape for k, (shape, _) in check_arrays(path).items()}
+    heads = untrusted.check_arrays(path)
+    shapes = {k.removeprefix('array/'): shape for k, (shape, _) in heads.items()}
     state.check_shapes(shapes, state.training_variables(model), 'network')   # before it is read
     note, arrays = _whole_state(path)
     state.restore_variables(model, arrays, 'network')
@@ -578,8 +582,8 @@ def continue_from(
         if path.suffix == '.npz': return _continue_exactly(model, path)
         if path.name.endswith('.weights.h5') and getattr(model, 'optimizer', None):
             model.optimizer.build(model.trainable_variables)   # its state is in the file
-        with checked_weights(path) as file: model.load_weights(file)
-    except NotOpened: raise   # which names the file
+        with untrusted.checked_weights(path) as file: model.load_weights(file)
+    except untrusted.NotOpened: raise   # which names the file
     except Exception as e:
         raise ValueError(f'{path} does not fit this network: build it with the same backbone, '
                          f'sizes and recipe ({e})') from e

@@ -17,11 +17,6 @@ def _plot_level(ax, name, y):
     place = dict(xy=(1, y), xycoords=('axes fraction', 'data'), ha='right', va='bottom')
     ax.annotate(name, fontsize=8, color='0.4', **place)
 
-def _plot_lines(ax, lines):
-    "Draw numbers by epoch, a line for each name."
-    for name, values in lines.items(): ax.plot(range(1, len(values) + 1), values, label=name)
-    if len(lines) > 1: ax.legend(frameon=False)
-
 # %% ../../nbs/runs/01_history.ipynb #f344bafb
 def _plot_losses(ax, losses, levels):
     "Draw losses by epoch and their landmarks, those far above in words."
@@ -48,8 +43,9 @@ def _plot_watched(ax, watched):
 
 # %% ../../nbs/runs/01_history.ipynb #d1531f6b
 def _plot_from_zero(ax, lines):
-    "Draw numbers by epoch, from zero up."
-    _plot_lines(ax, lines)
+    "Draw numbers by epoch from zero up, a line for each name."
+    for name, values in lines.items(): ax.plot(range(1, len(values) + 1), values, label=name)
+    if len(lines) > 1: ax.legend(frameon=False)
     ax.set_ylim(bottom=0)
 
 # %% ../../nbs/runs/01_history.ipynb #3b576638

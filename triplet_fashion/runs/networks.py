@@ -18,10 +18,6 @@ from triplet_fashion.runs.recipes import Recipe
 from triplet_fashion.engines import in_precision
 
 # %% ../../nbs/runs/06_networks.ipynb #d9ad5335
-def _has_discriminant(net):
-    "Tell whether the head of a network computes a linear discriminant."
-    return any(layer.name == 'discriminant' for layer in net._flatten_layers())
-
 def _check_overrides(changes, net):
     "Raise where a setting is unknown, or is one of the network, which is given."
     own = [k for k in Recipe.of_network if k != 'size']   # a size may say what the network takes
@@ -38,7 +34,9 @@ def _named_recipe(recipe, catalog, net, changes):
     if isinstance(recipe, Recipe): return recipe.replace(frozen, **changes)
     is_auto = isinstance(recipe, str) and recipe == 'auto'
     if is_auto and net is None: return Recipe.suiting(catalog, **changes)
-    if is_auto: recipe = 'products' if _has_discriminant(net) else 'strong'
+    if is_auto:   # a head that computes a linear discriminant is of the recipe `products`
+        layers = {layer.name for layer in net._flatten_layers()}
+        recipe = 'products' if 'discriminant' in layers else 'strong'
     return Recipe.named(recipe, frozen, **changes)
 
 # %% ../../nbs/runs/06_networks.ipynb #8d1de5c4

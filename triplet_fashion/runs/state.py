@@ -15,7 +15,7 @@ import tensorflow as tf
 from ..base_network import refinalize_normalization
 from ..loss import loss_variables
 from ..storage.files import atomic_write
-from ..storage.untrusted import JSON_LIMIT, NotOpened, check_arrays, parse_json
+import triplet_fashion.storage.untrusted as untrusted
 
 # %% ../../nbs/runs/03_state.ipynb #543d530f
 def _digest(note, arrays):
@@ -73,10 +73,10 @@ def read_state(
     """Return what is in a checkpoint.
 
     Raises ValueError where the file is damaged, before it takes memory that it does not hold."""
-    check_arrays(path)
+    untrusted.check_arrays(path)
     try:
         with np.load(path, allow_pickle=False) as z:
-            said = _checked(parse_json(str(z['note']), path, 4*JSON_LIMIT))
+            said = _checked(untrusted.parse_json(str(z['note']), path, 4*untrusted.JSON_LIMIT))
             arrays = {k.removeprefix('array/'): z[k] for k in z.files if k != 'note'}
         is_whole = said.pop('sha256', '') == _digest(said, arrays)
         for k, a in arrays.items():
@@ -84,9 +84,9 @@ def read_state(
             if a.dtype.name != kind: arrays[k] = a.view(tf.as_dtype(kind).as_numpy_dtype)
     except Exception as e:
         why = f'it cannot be read ({type(e).__name__}: {e})'
-        raise NotOpened(f'{path} is damaged: {why}') from e
+        raise untrusted.NotOpened(f'{path} is damaged: {why}') from e
     if not is_whole:
-        raise NotOpened(f'{path} is damaged: its content does not fit its checksum')
+        raise untrusted.NotOpened(f'{path} is damaged: its content does not fit its checksum')
     return said['note'], arrays
 
 # %% ../../nbs/runs/03_state.ipynb #c00b329c
