@@ -1168,7 +1168,7 @@ def test_the_plan_names_the_recipe_and_what_the_catalogue_made_of_it(drawn):
         'or fewer)'
     )
     assert (
-        'P=50 was asked for, but only 12 products have two photos'
+        'P=50 was asked for, but there are only 12 products'
         in plan_of(drawn, net=tiny(False), feature_cache=False, P=50, K=2)['a step']
     )
     assert (

@@ -32,6 +32,14 @@ def _count(weights):
     "Return how many numbers some weights hold, in words."
     return f'{sum(int(np.prod(w.shape)) for w in weights):,}'
 
+# %% ../../nbs/runs/07_plan.ipynb #25bf931e
+def _singles_text(info, frozen):
+    "Say how many products have one photo, and what is done with them."
+    used, left_out = len(info['singles']), len(info['left_out'])
+    if not used: return {'products with one photo, left out': left_out}
+    views = 'features of augmented views' if frozen else 'augmented views'
+    return {'products with one photo': f'{used:,}, in {views} of it'}
+
 # %% ../../nbs/runs/07_plan.ipynb #2f1efcf3
 def make_plan(
     net, # embedding network
@@ -54,7 +62,7 @@ def make_plan(
         'they look like': recipe.about_photos(info['photos'], info['products'], frozen),
         'photos': info['photos'],
         'products': info['products'],
-        'products with one photo, left out': len(info['left_out']),
+        **_singles_text(info, frozen),
         'epochs': recipe.epochs,
         'steps an epoch': info['steps'],
         'a step': _step_text(recipe, asked),
