@@ -482,19 +482,26 @@ def _features_below(lower, head, recipe, cache, runner, progress):
     return found, watched
 
 # %% ../../nbs/runs/08_stages.ipynb #ec35d1c5
+def _probe(rows, labels, seed, n=256):
+    "Return `n` rows of features (n, copies, ...) and their labels, for a `CollapseMonitor`."
+    copies = rows.shape[1]
+    some = np.sort(np.random.default_rng(seed).permutation(len(labels))[:n//copies])
+    few = np.asarray(rows[some], 'float32')
+    return few.reshape(-1, *few.shape[2:]), np.repeat(labels[some], copies)
+
 def _tuned_from_features(head, recipe, steps, *how):
     "Return the second stage where the upper part learns, from what the lower one gives."
     lower, upper = cut_network(unfreeze(head.net, recipe.unfreeze))
     found, watched = _features_below(lower, head, recipe, *how)
     (plain, rows), copies, labels = found.value, recipe.copies, found.catalog.labels
-    some = np.sort(np.random.default_rng(head.seed).permutation(len(labels))[:256])
     singles = recipe.singles if copies > 1 else 'leave out'   # views would be equal
     recipe = dataclasses.replace(recipe, singles=singles).fitted_to(found.catalog)
     recipe = dataclasses.replace(recipe, augment=False)
     train = TrainingSet(found.catalog, rows if copies > 1 else rows[:, 0], copies)
+    has_views = singles == 'augment' and len(single_photos(found.catalog))
     stage = Stage(
         head.net, compile_model(upper, recipe, steps), recipe, train, None, seed=head.seed,
-        probe=(np.asarray(plain[some, 0], 'float32'), labels[some]))
+        probe=_probe(rows[:, :2] if has_views else plain, labels, head.seed))
     if watched is None: return stage
     def embedder(photos): return _in_blocks(upper, watched.value[0])
     return dataclasses.replace(stage, valid=watched.catalog, embedder=embedder)
