@@ -1,16 +1,22 @@
-"""What products with one photo are worth: two views of the photo are learned from as if they were two photos.
+"""What products with one photo are worth: two views of the photo are learned from as if they were
+two photos.
 
     python .ci/bench_few_photos.py --one [--first 2] [--seeds 5]
     python .ci/bench_few_photos.py --half [--first 2] [--seeds 6]
     python .ci/bench_few_photos.py PRODUCTS --backbone FILE.keras [--first 0] [--seeds 5]
 
---one: 200 drawn products with one photo each are learned from, by the network `small` from scratch. --half: 80 drawn products, of which half have one photo and the
-others four; using the single ones beside leaving them out, as many steps each. PRODUCTS holds a folder of photos for each product: 70 % of the products are learned
-from, one photo of each, with the recipe `products` on a frozen backbone; beside it the same recipe on all photos of these products.
+--one: 200 drawn products with one photo each are learned from, by the network `small` from
+scratch. --half: 80 drawn products, of which half have one photo and the others four; using the
+single ones beside leaving them out, as many steps each. PRODUCTS holds a folder of photos for
+each product: 70 % of the products are learned from, one photo of each, with the recipe `products`
+on a frozen backbone; beside it the same recipe on all photos of these products.
 
-What is judged are products that were not learned from, 60 drawn ones with eight photos each or the other 30 % of PRODUCTS: a query is one of their photos, searched
-among the others, a hit is a photo of the same product. R@1: share of queries whose nearest photo is a hit; MAP@R as in metrics. The seed changes catalogue, split and
-network. Each figure is the median over seeds, with the least and the largest; gains are means of differences over the same seeds, with their interval (95 %, t).
+What is judged are products that were not learned from, 60 drawn ones with eight photos each or
+the other 30 % of PRODUCTS: a query is one of their photos, searched among the others, a hit is a
+photo of the same product. R@1: share of queries whose nearest photo is a hit; MAP@R as in
+metrics. The seed changes catalogue, split and network. Each figure is the median over seeds, with
+the least and the largest; gains are means of differences over the same seeds, with their interval
+(95 %, t).
 """
 
 import argparse
@@ -106,7 +112,8 @@ def gain(way, other, found):
     if len(d) < 3:
         return
     wide = T.get(len(d) - 1, 2) * d.std(ddof=1) / len(d) ** 0.5
-    print(f'{way} ahead of {other}: {d.mean():+.3f} ({d.mean() - wide:+.3f} to {d.mean() + wide:+.3f})')
+    low, high = d.mean() - wide, d.mean() + wide
+    print(f'{way} ahead of {other}: {d.mean():+.3f} ({low:+.3f} to {high:+.3f})')
 
 
 def main():

@@ -16,8 +16,9 @@ from triplet_fashion.catalog import Catalog
 from triplet_fashion.datasets import draw_catalog
 from triplet_fashion.evaluation import BASELINES
 from triplet_fashion.encoder import encode
-from triplet_fashion.generator import augmentation, pk_dataset, triplet_dataset, view_augmentation
+from triplet_fashion.generator import augmentation, pk_dataset, triplet_dataset
 from triplet_fashion.metrics import retrieval_metrics
+from triplet_fashion.photos.augmentation import ViewAugmentation
 from triplet_fashion.photos.sampling import PKSampler, TripletSampler
 from triplet_fashion.training import Recipe, fit
 
@@ -82,7 +83,11 @@ def test_triplets_of_single_photos(sizes, seed, batch_size):
 
 @few
 @given(
-    sizes=SIZES, seed=st.integers(0, 99), P=st.integers(2, 6), K=st.integers(2, 4), n=st.integers(1, 4)
+    sizes=SIZES,
+    seed=st.integers(0, 99),
+    P=st.integers(2, 6),
+    K=st.integers(2, 4),
+    n=st.integers(1, 4),
 )
 def test_groups_of_single_photos(sizes, seed, P, K, n):
     y, P = shuffled(sizes, seed), min(P, len(sizes))
@@ -203,8 +208,8 @@ def test_equal_views_are_no_pair(half, singles):
     "Nothing augmented: two equal photos would teach nothing, and products with one are left out."
     rows = np.arange(len(half), dtype='float32')[:, None]
     for how in (dict(size=(8, 8)), dict(inputs=rows)):
-        for make in (lambda **kw: pk_dataset(half, 6, 2, **kw), lambda **kw: triplet_dataset(half, **kw)):
-            info = make(**how).info
+        for ds in (pk_dataset(half, 6, 2, **how), triplet_dataset(half, **how)):
+            info = ds.info
             assert info['left_out'] == half.class_names[:6] and info['singles'] == []
     for make in (pk_dataset, triplet_dataset):
         with pytest.raises(ValueError, match='none of its 12 products.*augment=True makes them'):
@@ -266,7 +271,9 @@ def test_a_product_whose_other_photo_breaks_shows_views(tmp_path, cache):
 
 
 @few
-@given(copies=st.integers(2, 5), K=st.integers(2, 4), epoch=st.integers(0, 6), seed=st.integers(0, 9))
+@given(
+    copies=st.integers(2, 5), K=st.integers(2, 4), epoch=st.integers(0, 6), seed=st.integers(0, 9)
+)
 def test_views_are_different_copies_of_features(copies, K, epoch, seed):
     labels = np.array([0, 1, 1, 2, 3, 3, 3, 4])
     catalog = Catalog([f'{i}.png' for i in range(len(labels))], labels)
@@ -292,7 +299,7 @@ def test_views_are_different_copies_of_features(copies, K, epoch, seed):
 )
 def test_a_view_depends_on_its_photo_and_place_alone(seed, n, h, w):
     x = np.random.default_rng(seed).uniform(0, 255, (n, h, w, 3)).astype('float32')
-    views = view_augmentation()
+    views = ViewAugmentation()
     made = views(x, (seed, 3)).numpy()
     assert made.shape == x.shape and made.min() >= 0 and made.max() <= 255
     assert np.array_equal(made, views(x, (seed, 3)).numpy())
@@ -305,15 +312,15 @@ def test_a_projection_by_hand():
     "Turned by nothing, mirrored or not, twice as near: the middle half, each pixel twice."
     x = np.zeros((40, 9, 9, 3), 'float32')
     x[:, 4, 4] = 240
-    still = dict(turn=0, zoom=0, shift=0, tilt=0, light=0, warmth=0, surround=0)
-    mirrored = view_augmentation(**still)(x, 1).numpy()
+    still = dict(turn=0, zoom=(1, 1), shift=0, tilt=0, light=0, warmth=0, surround=0)
+    mirrored = ViewAugmentation(**still)(x, 1).numpy()
     np.testing.assert_allclose(mirrored, x, atol=1e-3)  # the middle stays in the middle
     x[:] = np.linspace(0, 240, 9)[None, None, :, None]
-    made = view_augmentation(**still)(x, 1).numpy()
+    made = ViewAugmentation(**still)(x, 1).numpy()
     is_same = np.abs(made - x).max((1, 2, 3)) < 1e-2
     is_mirror = np.abs(made - x[:, :, ::-1]).max((1, 2, 3)) < 1e-2
     assert (is_same ^ is_mirror).all() and 8 < is_mirror.sum() < 32
-    moved = view_augmentation(**still | dict(flip=False, zoom=1.0))(x, 1).numpy()
+    moved = ViewAugmentation(**still | dict(flip=False, zoom=(0.5, 2)))(x, 1).numpy()
     slopes = np.diff(moved[:, 4, 3:6, 0]).mean(1) / 30
     assert slopes.min() >= 0.49 and slopes.max() <= 2.01 and np.ptp(slopes) > 1
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['image_dataset', 'show_batch', 'bad_report', 'triplet_dataset', 'pk_dataset', 'input_triplet_gen', 'Augment',
-           'augmentation', 'view_augmentation', 'photo_error']
+           'augmentation', 'photo_error']
 
 # %% ../nbs/09_generator.ipynb #bb172c24
 import functools, itertools, os
@@ -20,12 +20,12 @@ import triplet_fashion.photos.decoding as decoding
 import triplet_fashion.photos.keras_generator as keras_generator
 import triplet_fashion.photos.loading as loading
 import triplet_fashion.photos.sampling as sampling
-from .photos.augmentation import ( # noqa: F401, three are handed on to users
-    Augment, as_augmentation, augmentation, shard_augmentation, view_augmentation)
+from .photos.augmentation import ( # noqa: F401, two are handed on to users
+    Augment, ViewAugmentation, as_augmentation, augmentation, shard_augmentation)
 from .photos.decoding import photo_error
 from .photos.image import check_size
 
-_all_ = ['Augment', 'augmentation', 'view_augmentation', 'photo_error']
+_all_ = ['Augment', 'augmentation', 'photo_error']
 
 # %% ../nbs/09_generator.ipynb #74199018
 def _files_and_labels(photos):
@@ -127,7 +127,7 @@ class SampledBatches:
     ):
         self.sampler, self.loader, self.fresh = sampler, loader, fresh
         self.columns = sampler.row_shape[0] if sampler.row_shape else 1
-        self.single, self.views = single, self._of_shard(view_augmentation())
+        self.single, self.views = single, self._of_shard(ViewAugmentation())
         self.augment = self._of_shard(as_augmentation(augment))
 
     def _of_shard(self, augment):

@@ -149,9 +149,10 @@ def fit(
     """Train an embedding network.
 
     Settings are those of a `Recipe`. Batches: `batches`, `batch`, `P`, `K`, `batch_size`, `steps`,
-    `augment`, `size`. The network: `backbone`, `weights`, `rescale`, `stages`, `precision`,
-    `trainable`, `discriminant`, `colors`, `hidden`, `out_dims`, `activation`, `dropout`. Training:
-    `loss`, `margin`, `epochs`, `learning_rate`, `schedule`, `warmup`, `weight_decay`, `clipnorm`.
+    `augment`, `singles`, `size`. The network: `backbone`, `weights`, `rescale`, `stages`,
+    `precision`, `trainable`, `discriminant`, `colors`, `hidden`, `out_dims`, `activation`,
+    `dropout`. Training: `loss`, `margin`, `epochs`, `learning_rate`, `schedule`, `warmup`,
+    `weight_decay`, `clipnorm`.
     A second stage: `unfreeze`, `tune_epochs`, `tune_rate`, `copies`.
 
     Raises ValueError or TypeError, before a photo is read, for settings and arguments that cannot

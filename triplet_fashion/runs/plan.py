@@ -33,7 +33,7 @@ def _count(weights):
     return f'{sum(int(np.prod(w.shape)) for w in weights):,}'
 
 # %% ../../nbs/runs/07_plan.ipynb #25bf931e
-def _singles_text(info, frozen):
+def singles_text(info, frozen):
     "Say how many products have one photo, and what is done with them."
     used, left_out = len(info['singles']), len(info['left_out'])
     if not used: return {'products with one photo, left out': left_out}
@@ -62,7 +62,7 @@ def make_plan(
         'they look like': recipe.about_photos(info['photos'], info['products'], frozen),
         'photos': info['photos'],
         'products': info['products'],
-        **_singles_text(info, frozen),
+        **singles_text(info, frozen),
         'epochs': recipe.epochs,
         'steps an epoch': info['steps'],
         'a step': _step_text(recipe, asked),

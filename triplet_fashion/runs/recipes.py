@@ -110,17 +110,20 @@ def _check_numbers(recipe):
     recipe.sides   # raises for a size that is none
 
 # %% ../../nbs/runs/01_recipes.ipynb #e7ca430e
+def _check_augment(augment):
+    "Raise where `augment` is none that a dataset takes."
+    if augment is None or isinstance(augment, bool) or callable(augment): return
+    if isinstance(augment, str) and augment == 'views': return
+    raise ValueError(f"augment={augment!r}: expected True, False, 'views', a Keras layer, "
+                     'or a function (images, seed) -> images')
+
 def _check_words(recipe):
     "Raise where a word is unknown, naming it."
     for name, words in _WORDS.items():
         x = getattr(recipe, name)
         if any(type(x) is type(o) and x == o for o in words): continue
         raise ValueError(f"{name}={x!r} is unknown: use {' or '.join(map(repr, words))}")
-    augment = recipe.augment
-    said = augment is None or isinstance(augment, (bool, str)) and augment in (True, False, 'views')
-    if not (said or callable(augment)):
-        raise ValueError(f"augment={augment!r}: expected True, False, 'views', a Keras layer, "
-                         'or a function (images, seed) -> images')
+    _check_augment(recipe.augment)
     if _is_schedule(recipe.learning_rate) and recipe.schedule:
         raise ValueError(f'schedule={recipe.schedule!r}: learning_rate is one, give schedule=None')
 

@@ -23,32 +23,13 @@ from triplet_fashion.catalog import Catalog
 from triplet_fashion.cutting import cut_network
 from triplet_fashion.encoder import FeatureCache
 from triplet_fashion.model import build_optimizer, compile_triplet, triplet_model
-
+from triplet_fashion.photos.augmentation import ViewAugmentation
 from triplet_fashion.photos.unreadable import (
     ReadablePhotos, left_out_report, readable_photos, without_unreadable)
 from triplet_fashion.runs.monitor import CollapseMonitor
 from triplet_fashion.runs.recipes import Recipe
 from triplet_fashion.runs.schedules import LearningRateLogger
 from triplet_fashion.engines import ENGINES, LazyEngine
-
-# %% ../../nbs/runs/08_stages.ipynb #7f172483
-VIEWS = 4 # augmented ones of the only photo of a product, whose features a head learns from
-
-def single_photos(
-    catalog, # the photos
-)->np.ndarray: # positions, int (n,)
-    "Return the photos that are the only one of their product."
-    return np.flatnonzero(catalog.counts()[catalog.labels] == 1)
-
-def photos_of_rows(
-    catalog, # `Catalog` to learn from
-    recipe, # `Recipe`
-    several=None, # photos with augmented views, int (n,); None: all that are the only one
-)->np.ndarray|None: # positions, int (rows,); None: a row for each photo
-    "Return which photo each row of features is of: first each photo, then views of single ones."
-    if several is None and recipe.singles == 'augment': several = single_photos(catalog)
-    if several is None or not len(several): return None
-    return np.concatenate([np.arange(len(catalog)), np.repeat(several, VIEWS)])
 
 # %% ../../nbs/runs/08_stages.ipynb #0598e93b
 @dataclass(frozen=True)
@@ -111,6 +92,24 @@ def batch_info(
     if photos is None: return info
     singles = [catalog.class_names[c] for c in catalog.labels[photos[len(catalog)::VIEWS]]]
     return info | dict(photos=len(catalog), singles=singles)
+
+# %% ../../nbs/runs/08_stages.ipynb #7f172483
+VIEWS = 8 # augmented ones of the only photo of a product, whose features a head learns from
+
+def single_photos(
+    catalog, # the photos
+)->np.ndarray: # positions, int (n,)
+    "Return the photos that are the only one of their product."
+    return np.flatnonzero(catalog.counts()[catalog.labels] == 1)
+
+def photos_of_rows(
+    catalog, # `Catalog` to learn from
+    recipe, # `Recipe`
+)->np.ndarray|None: # positions, int (rows,); None: a row for each photo
+    "Return which photo each row of features is of: first each photo, then views of single ones."
+    single = single_photos(catalog) if recipe.singles == 'augment' else ()
+    if not len(single): return None
+    return np.concatenate([np.arange(len(catalog)), np.repeat(single, VIEWS)])
 
 # %% ../../nbs/runs/08_stages.ipynb #2c28dbb2
 @dataclass
@@ -334,12 +333,16 @@ class FrozenPart:
         return self.runner.on_chief_first(make, lambda: names.index(self.engine.name))
 
 # %% ../../nbs/runs/08_stages.ipynb #a819982c
-def _with_views(part, train, recipe, seed):
+# colours stay, and what surrounds the product: a pretrained backbone looks past it
+FEATURE_VIEWS = dict(turn=10, zoom=(.8, 3.5), shift=.2, light=.05, warmth=0, surround=0)
+
+def with_views(part, train, recipe, seed):
     "Return (`TrainingSet` with augmented views of single photos, those that could not be read)."
     catalog = train.catalog
     some = single_photos(catalog)
     if recipe is None or recipe.singles != 'augment' or not len(some): return train, []
-    how = dict(copies=VIEWS, augment=recipe.augment or True, seed=seed, dtype='float32')
+    augment = ViewAugmentation(**FEATURE_VIEWS)
+    how = dict(copies=VIEWS, augment=augment, seed=seed, dtype='float32')
     found = part.features(catalog.subset(some), how)
     is_read = ~np.isin(catalog.paths, [path for path, _ in found.unreadable])
     catalog, plain, views = catalog.subset(is_read), train.features[is_read], found.value[0]
@@ -364,7 +367,7 @@ def head_features(
         found = part.features(photos, dict(dtype='float32'))
         return TrainingSet(found.catalog, found.value[0][:, 0]), found.unreadable
     train, unreadable = compute(catalog)
-    train, unseen = _with_views(part, train, recipe, seed)
+    train, unseen = with_views(part, train, recipe, seed)
     if valid is None: return StagePhotos(train, None, unreadable + unseen)
     watched, more = compute(valid)
     return StagePhotos(train, watched, unreadable + unseen + more)
@@ -482,7 +485,7 @@ def _features_below(lower, head, recipe, cache, runner, progress):
     return found, watched
 
 # %% ../../nbs/runs/08_stages.ipynb #ec35d1c5
-def _probe(rows, labels, seed, n=256):
+def probe_rows(rows, labels, seed, n=256):
     "Return `n` rows of features (n, copies, ...) and their labels, for a `CollapseMonitor`."
     copies = rows.shape[1]
     some = np.sort(np.random.default_rng(seed).permutation(len(labels))[:n//copies])
@@ -501,7 +504,7 @@ def _tuned_from_features(head, recipe, steps, *how):
     has_views = singles == 'augment' and len(single_photos(found.catalog))
     stage = Stage(
         head.net, compile_model(upper, recipe, steps), recipe, train, None, seed=head.seed,
-        probe=_probe(rows[:, :2] if has_views else plain, labels, head.seed))
+        probe=probe_rows(rows[:, :2] if has_views else plain, labels, head.seed))
     if watched is None: return stage
     def embedder(photos): return _in_blocks(upper, watched.value[0])
     return dataclasses.replace(stage, valid=watched.catalog, embedder=embedder)
