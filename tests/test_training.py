@@ -482,8 +482,9 @@ def test_catalogues_that_cannot_train(drawn):
     singles = drawn.subset(np.unique(drawn.labels, return_index=True)[1])
     with pytest.raises(ValueError, match='1 product'):
         fit(one, **SMALL)
-    with pytest.raises(ValueError, match='none of its 12 products'):
-        fit(singles, **SMALL)
+    for how in (dict(singles='leave out'), dict(recipe='scratch', augment=False)):
+        with pytest.raises(ValueError, match='none of its 12 products'):
+            fit(singles, **how, **SMALL)
     with pytest.raises(ValueError, match="batches='x'"):
         fit(drawn, batches='x', **SMALL)
     with pytest.raises(ValueError, match="schedule='x'"):
