@@ -346,13 +346,13 @@ def test_fit_uses_them(half, singles):
 
 
 def test_fit_leaves_them_out_where_nothing_is_augmented(half, singles):
-    for how in (
-        dict(recipe='scratch', augment=False),
-        dict(recipe='scratch', singles='leave out'),
-        dict(recipe='original', batch_size=4, steps=2),
+    for how, said in (
+        (dict(recipe='scratch', augment=False), '6, as nothing is augmented'),
+        (dict(recipe='scratch', singles='leave out'), 6),
+        (dict(recipe='original', batch_size=4, steps=2), '6, as nothing is augmented'),
     ):
         run = fit(half, **how, **SMALL)
-        assert run.plan['products with one photo, left out'] == 6
+        assert run.plan['products with one photo, left out'] == said
         assert run.plan['products'] == 6 and run.recipe.singles == 'leave out'
         with pytest.raises(ValueError, match='none of its 12 products'):
             fit(singles, **how, **SMALL)
