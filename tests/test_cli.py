@@ -566,7 +566,8 @@ def test_audit_options(drawn, run, tmp_path, capsys):
     shutil.move(folder / drawn.ids[0], folder / 'alone' / '1.jpg')
     cli.triplet_audit.main([str(folder)])
     assert (
-        '1 products with one photo, which no anchor comes from:\none photo: alone'
+        '1 products with one photo, learned from in views of it where photos are augmented:\n'
+        'one photo: alone'
         in capsys.readouterr().out
     )
     assert len(cli.triplet_audit(str(folder), min_side=1000).table) == 72

@@ -482,8 +482,9 @@ def test_catalogues_that_cannot_train(drawn):
     singles = drawn.subset(np.unique(drawn.labels, return_index=True)[1])
     with pytest.raises(ValueError, match='1 product'):
         fit(one, **SMALL)
-    with pytest.raises(ValueError, match='none of its 12 products'):
-        fit(singles, **SMALL)
+    for how in (dict(singles='leave out'), dict(recipe='scratch', augment=False)):
+        with pytest.raises(ValueError, match='none of its 12 products'):
+            fit(singles, **how, **SMALL)
     with pytest.raises(ValueError, match="batches='x'"):
         fit(drawn, batches='x', **SMALL)
     with pytest.raises(ValueError, match="schedule='x'"):
@@ -1168,7 +1169,7 @@ def test_the_plan_names_the_recipe_and_what_the_catalogue_made_of_it(drawn):
         'or fewer)'
     )
     assert (
-        'P=50 was asked for, but only 12 products have two photos'
+        'P=50 was asked for, but there are only 12 products'
         in plan_of(drawn, net=tiny(False), feature_cache=False, P=50, K=2)['a step']
     )
     assert (

@@ -76,7 +76,8 @@ def _print_audit(audit):
     _print_some([f"may be one product: {o['product']} = {o['other']} "
                  f"({o['copies']} photos, {o['share']:.0%})" for o in audit.merge_candidates])
     single = [audit.catalog.class_names[c] for c in audit.singles]
-    if single: print(f'{len(single):,} products with one photo, which no anchor comes from:')
+    if single: print(f'{len(single):,} products with one photo, learned from in views of it '
+                     'where photos are augmented:')
     _print_some([f'one photo: {name}' for name in single])
 
 def _print_written(**paths):

@@ -8,6 +8,7 @@ __all__ = ['image_dataset', 'show_batch', 'bad_report', 'triplet_dataset', 'pk_d
 
 # %% ../nbs/09_generator.ipynb #bb172c24
 import functools, itertools, os
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +21,7 @@ import triplet_fashion.photos.keras_generator as keras_generator
 import triplet_fashion.photos.loading as loading
 import triplet_fashion.photos.sampling as sampling
 from .photos.augmentation import ( # noqa: F401, two are handed on to users
-    Augment, as_augmentation, augmentation, shard_augmentation)
+    Augment, ViewAugmentation, as_augmentation, augmentation, shard_augmentation)
 from .photos.decoding import photo_error
 from .photos.image import check_size
 
@@ -122,13 +123,26 @@ class SampledBatches:
         loader,         # `ImageLoader` or `ArrayLoader`
         augment=None,   # as in `pk_dataset`
         fresh=True,     # new batches at each pass; False: the same ones
+        single=None,    # photos that are shown in views, bool (n,); None: none of them
     ):
         self.sampler, self.loader, self.fresh = sampler, loader, fresh
         self.columns = sampler.row_shape[0] if sampler.row_shape else 1
-        self.augment = as_augmentation(augment)
-        if self.augment and sampler.count > 1:
-            self.augment = shard_augmentation(
-                self.augment, self.columns, sampler.index, sampler.count)
+        self.single, self.views = single, self._of_shard(ViewAugmentation())
+        self.augment = self._of_shard(as_augmentation(augment))
+
+    def _of_shard(self, augment):
+        "Return what augments this worker's shard of a batch as part of the whole."
+        sampler = self.sampler
+        if augment is None or sampler.count == 1: return augment
+        return shard_augmentation(augment, self.columns, sampler.index, sampler.count)
+
+    def augmented(self, images, batch):
+        "Return augmented photos; of single ones, views."
+        seed = tf.stack(batch.random_seed(self.sampler.seed))
+        made = self.augment(images, seed)
+        if self.single is None: return made
+        at = tf.reshape(tf.transpose(batch.positions), (-1, 1, 1, 1))   # column by column
+        return tf.where(tf.gather(self.single, at), self.views(images, seed), made)
 
     def state(self, done):
         "Return the place after `done` batches, for JSON."
@@ -173,8 +187,7 @@ def dataset(self:SampledBatches):
     labels = tf.constant(sampler.labels)
     def finish(batch, images):
         if self.augment:
-            seed = tf.stack(batch.random_seed(sampler.seed))
-            images = tf.ensure_shape(self.augment(images, seed), (None, *loader.shape))
+            images = tf.ensure_shape(self.augmented(images, batch), (None, *loader.shape))
         if columns == 1: return images, tf.gather(labels, batch.positions)
         return tuple(tf.split(images, columns)), tf.gather(labels, batch.positions[:, 0])
     ds = loader.as_dataset(self.positions(), sampler.replace)
@@ -184,12 +197,13 @@ def dataset(self:SampledBatches):
 
 # %% ../nbs/09_generator.ipynb #256dc836
 @patch
-def described(self:SampledBatches, left_out, epoch):
+def described(self:SampledBatches, products, epoch):
     "Return the dataset, with what it is made of noted in `info`, `state` and `bad_photos`."
     ds, sampler = self.dataset(), self.sampler
     ds.info = dict(steps=sampler.steps, photos=sampler.photos, products=len(sampler.products),
-                   left_out=left_out, epoch=epoch, coverage=sampler.coverage,
-                   bad=self.loader.unreadable)
+                   left_out=[] if products.are_used else products.singles,
+                   singles=products.singles if products.are_used else [],
+                   epoch=epoch, coverage=sampler.coverage, bad=self.loader.unreadable)
     ds.state, ds.bad_photos = self.state, self.bad_photos
     return ds
 
@@ -203,11 +217,11 @@ def bad_report(
     return '\n'.join([head, *(f'  {p}: {problem}' for p, problem in bad)])
 
 # %% ../nbs/09_generator.ipynb #a8de33c7
-def _catalog_loader(catalog, size, fit, cache, inputs=None, copies=1):
+def _catalog_loader(catalog, sampler, size, fit, cache, inputs=None, copies=1):
     "Return a loader of the photos of `catalog`, or of `inputs` in their place."
     sampling.check_whole(1, copies=copies)
     if inputs is not None:
-        if len(inputs) == len(catalog): return loading.ArrayLoader(inputs, copies)
+        if len(inputs) == len(catalog): return loading.ArrayLoader(inputs, copies, sampler.views)
         raise ValueError(f'inputs has {len(inputs)} rows, {catalog.name} has {len(catalog)} '
                          'photos: give one row a photo, in the order of the catalog')
     if copies == 1:
@@ -217,18 +231,36 @@ def _catalog_loader(catalog, size, fit, cache, inputs=None, copies=1):
                      'give inputs too, or augment=True')
 
 # %% ../nbs/09_generator.ipynb #b2a29104
-def _require_positives(catalog):
-    "Return (catalog, names of products with one photo). ValueError where there are no triplets."
-    catalog = Catalog.of(catalog)
-    counts, products = catalog.counts(), catalog.products
-    few = [catalog.class_names[c] for c in products if counts[c] < 2]
-    if len(products) < 2:
-        raise ValueError(f'{catalog.name} has photos of {len(products)} product: '
-                         'a negative needs a second one')
-    if len(few) == len(products):
+_SINGLES = 'augment', 'leave out' # what is done with products that have one photo
+
+class _Products(NamedTuple):
+    "The products that batches come from."
+    catalog: Catalog
+    singles: list # names of those with one photo
+    are_used: bool # are they, in two views of that photo?
+
+    @classmethod
+    def of(cls, catalog, singles, views_differ):
+        "Return those of a catalog. ValueError where there are no triplets."
+        if singles not in _SINGLES:
+            raise ValueError(f'singles={singles!r} is unknown: '
+                             f"use {' or '.join(map(repr, _SINGLES))}")
+        catalog = Catalog.of(catalog)
+        counts, products = catalog.counts(), catalog.products
+        few = [catalog.class_names[c] for c in products if counts[c] < 2]
+        if len(products) < 2:
+            raise ValueError(f'{catalog.name} has photos of {len(products)} product: '
+                             'a negative needs a second one')
+        found = cls(catalog, few, views_differ and singles == 'augment')
+        if len(few) < len(products) or found.are_used: return found
         raise ValueError(f'{catalog.name}: none of its {len(products)} products has 2 photos '
-                         'or more, as an anchor and a positive need')
-    return catalog, few
+                         'or more, as an anchor and a positive need. '
+                         'augment=True makes them of one photo')
+
+    def shown_in_views(self, augment):
+        "Return which photos are shown in views while others are augmented, bool (n,), or None."
+        if augment is not True or not (self.are_used and self.singles): return None
+        return self.catalog.counts()[self.catalog.labels] == 1
 
 def _begin(sampler, state, first_epoch, first_step):
     "Let `sampler` begin at the place of `state`, or else at an epoch and a step."
@@ -241,7 +273,7 @@ def triplet_dataset(
     batch_size=16,     # triplets a batch
     size=(224, 224),   # (height, width), pixels
     steps=None,        # batches an epoch; None: each photo is the anchor once
-    augment=None,      # None, True (see `augmentation`), a Keras layer, or (images, seed) -> images
+    augment=None,      # None, True, 'views', a Keras layer, or a function (images, seed) -> images
     seed=0,            # same seed, same batches
     cache='auto',      # keep the pixels in memory: True, False, or 'auto' (up to 512 MB)
     fit='stretch',     # as in `read_image`
@@ -252,11 +284,14 @@ def triplet_dataset(
     state=None,        # go on where the `.state(step)` of another dataset was taken
     copies=1,          # of each photo in `inputs`, (n, copies, ...): each epoch shows the next
     shard=(0, 1),      # (i, n): the i-th of n equal parts of each batch, for worker i of n
+    singles='augment', # products with one photo: in two augmented views, or 'leave out'
 )->tf.data.Dataset:    # of ((anchor, positive, negative), labels of the anchors int32 (b,))
     """Return batches of triplets of photos, float32 (b, h, w, 3) each.
 
     Anchor and positive are different photos of a product, the negative is one of another product.
-    Products with one photo give negatives only; `info` of the dataset names them in `left_out`.
+    Where photos are augmented, the photo of a product that has no other is anchor and positive, in
+    two views; `info` of the dataset names such products in `singles`. Elsewhere, and with
+    `singles='leave out'`, they give negatives only, and are named in `left_out`.
 
     Raises ValueError where there are no triplets, or where an argument does not fit the catalog.
 
@@ -269,13 +304,16 @@ def triplet_dataset(
         >>> len(ds), tuple(anchor.shape), labels.shape[0]
         (2, (6, 32, 32, 3), 6)
     """
-    catalog, few = _require_positives(catalog)
+    products = _Products.of(catalog, singles, bool(augment) or copies > 1)
+    catalog = products.catalog
     sampler = sampling.TripletSampler(
-        catalog.labels, batch_size, steps, seed, shard=shard, ids=lambda: catalog.ids)
+        catalog.labels, batch_size, steps, seed, shard=shard, ids=lambda: catalog.ids,
+        singles=products.are_used)
     _begin(sampler, state, first_epoch, first_step)
-    loader = _catalog_loader(catalog, size, fit, cache, inputs, copies)
-    batches = SampledBatches(sampler, loader, augment, fresh)
-    return batches.described(few, f'{sampler.steps} batches, {sampler.anchors} anchors')
+    loader = _catalog_loader(catalog, sampler, size, fit, cache, inputs, copies)
+    batches = SampledBatches(
+        sampler, loader, augment, fresh, products.shown_in_views(augment))
+    return batches.described(products, f'{sampler.steps} batches, {sampler.anchors} anchors')
 
 # %% ../nbs/09_generator.ipynb #993050cc
 def _categories_of(catalog, categories):
@@ -297,7 +335,7 @@ def pk_dataset(
     K=4,               # photos of each, all different where the product has K
     size=(224, 224),   # (height, width), pixels
     steps=None,        # batches an epoch; None: ceil(photos / (P*K))
-    augment=None,      # None, True (see `augmentation`), a Keras layer, or (images, seed) -> images
+    augment=None,      # None, True, 'views', a Keras layer, or a function (images, seed) -> images
     seed=0,            # same seed, same batches
     cache='auto',      # keep the pixels in memory: True, False, or 'auto' (up to 512 MB)
     fit='stretch',     # as in `read_image`
@@ -310,11 +348,13 @@ def pk_dataset(
     per_category=None, # products of one category in a batch; None: a quarter of P, 2 at least
     copies=1,          # of each photo in `inputs`, (n, copies, ...): each epoch shows the next
     shard=(0, 1),      # (i, n): the i-th of n equal parts of each batch, for worker i of n
+    singles='augment', # products with one photo: in two augmented views, or 'leave out'
 )->tf.data.Dataset:    # of (images float32 (P*K, h, w, 3), labels int32 (P*K,))
     """Return batches of P products with K photos each, those of a product side by side.
 
-    Products with one photo are left out; `info` of the dataset names them in `left_out`, and its
-    `coverage` says within how many steps every product and every photo comes.
+    Where photos are augmented, a product with one photo shows K views of it; `info` of the dataset
+    names such products in `singles`. Elsewhere, and with `singles='leave out'`, they do not come,
+    and are named in `left_out`. `coverage` says within how many steps all has come.
 
     Raises ValueError where an argument does not fit the catalog.
 
@@ -327,14 +367,17 @@ def pk_dataset(
         >>> tuple(images.shape), np.unique(labels, return_counts=True)[1].tolist()
         ((6, 32, 32, 3), [3, 3])
     """
-    catalog, few = _require_positives(catalog)
+    products = _Products.of(catalog, singles, bool(augment) or copies > 1)
+    catalog = products.catalog
     sampler = sampling.PKSampler(
         catalog.labels, P, K, steps, seed, categories=_categories_of(catalog, categories),
-        per_category=per_category, shard=shard, ids=lambda: catalog.ids)
+        per_category=per_category, shard=shard, ids=lambda: catalog.ids,
+        singles=products.are_used)
     _begin(sampler, state, first_epoch, first_step)
-    loader = _catalog_loader(catalog, size, fit, cache, inputs, copies)
-    batches = SampledBatches(sampler, loader, augment, fresh)
-    return batches.described(few, f'{sampler.steps} batches of {P} x {K} photos')
+    loader = _catalog_loader(catalog, sampler, size, fit, cache, inputs, copies)
+    batches = SampledBatches(
+        sampler, loader, augment, fresh, products.shown_in_views(augment))
+    return batches.described(products, f'{sampler.steps} batches of {P} x {K} photos')
 
 # %% ../nbs/09_generator.ipynb #3c32c1cc
 class EndlessTriplets:

@@ -48,6 +48,7 @@ class TrainingRun:
     best_epoch: int|None = None # with the highest MAP@R on the photos watched, from 1
     watch_cost: float|None = None # seconds of watching per second of training
     info: dict = field(default_factory=dict) # of its batches, see `batch_info`
+    frozen: bool = False # is the backbone, in the first stage?
     has_second: bool = False # does the backbone learn in a second stage?
     start: list|None = None # weights of `net` before the first step, unless only a head learns
 
@@ -61,12 +62,12 @@ class TrainingRun:
         **how, # seed, runner, folder
     ): # `TrainingRun`, its plan is known, and no photo was read
         "Return a run that is ready for its first stage."
-        run = cls(net, recipe, train, valid, **how)
+        frozen = not recipe.trainable if net is None else is_frozen(net)
+        run = cls(net, recipe, train, valid, frozen=frozen, **how)
         run.fit_to(train, valid)
         with evaluation.seeded(run.seed):
             if net is None: run.net, run.asked = networks.make_network(recipe)
         run.recipe = dataclasses.replace(run.recipe, precision=run.asked.precision)
-        frozen = is_frozen(run.net)
         run.cache = stages.cache_of_features(feature_cache if frozen else False, run.folder)
         run.has_second = frozen and bool(recipe.unfreeze)
         if not frozen or run.has_second: run.start = run.net.get_weights()
@@ -94,13 +95,17 @@ class TrainingRun:
     ):
         "Take photos, and the recipe as it fits them. ValueError where they cannot be learned from."
         self.train, self.valid = train, valid
-        self.recipe = self.asked.fitted_to(train, self.runner.replicas)
-        self.info = stages.batch_info(train, self.recipe, self.seed, self.runner.shard)
+        rows = stages.photos_of_rows(train, self.asked) if self.frozen else None
+        fits = train if rows is None else train.subset(rows)
+        self.recipe = self.asked.fitted_to(fits, self.runner.replicas)
+        self.info = stages.batch_info(
+            train, self.recipe, self.seed, self.runner.shard, self.frozen)
 
     def _photos(self, progress):
         "Return what the first stage learns from, without the photos that cannot be read."
         found = stages.stage_photos(
-            self.net, self.train, self.valid, self.cache, self.runner, progress)
+            self.net, self.train, self.valid, self.cache, self.runner, progress, self.recipe,
+            self.seed)
         if found.unreadable:
             self.fit_to(found.train.catalog, found.valid and found.valid.catalog)
             warnings.warn(left_out_report(found.unreadable), stacklevel=4)
@@ -144,9 +149,10 @@ def fit(
     """Train an embedding network.
 
     Settings are those of a `Recipe`. Batches: `batches`, `batch`, `P`, `K`, `batch_size`, `steps`,
-    `augment`, `size`. The network: `backbone`, `weights`, `rescale`, `stages`, `precision`,
-    `trainable`, `discriminant`, `colors`, `hidden`, `out_dims`, `activation`, `dropout`. Training:
-    `loss`, `margin`, `epochs`, `learning_rate`, `schedule`, `warmup`, `weight_decay`, `clipnorm`.
+    `augment`, `singles`, `size`. The network: `backbone`, `weights`, `rescale`, `stages`,
+    `precision`, `trainable`, `discriminant`, `colors`, `hidden`, `out_dims`, `activation`,
+    `dropout`. Training: `loss`, `margin`, `epochs`, `learning_rate`, `schedule`, `warmup`,
+    `weight_decay`, `clipnorm`.
     A second stage: `unfreeze`, `tune_epochs`, `tune_rate`, `copies`.
 
     Raises ValueError or TypeError, before a photo is read, for settings and arguments that cannot

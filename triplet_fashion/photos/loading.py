@@ -298,6 +298,7 @@ class ArrayLoader:
     def __init__(self,
         rows, # array (n, ...), or (n, copies, ...); of a memory map no copy is made
         copies:int=1, # augmented copies of each photo
+        views=None, # function positions -> how many copies further on each one is, as a sampler's
     ):
         rows = np.asarray(rows)
         if rows.ndim < 2:
@@ -308,14 +309,15 @@ class ArrayLoader:
                              '(photos, copies, ...) is wanted')
         self.rows = rows.reshape(-1, *rows.shape[2:]) if copies > 1 else rows
         self.copies, self.shape, self.dtype = copies, self.rows.shape[1:], rows.dtype
-        self.unreadable = {} # nothing ever is
+        self.views, self.unreadable = views, {} # nothing ever is unreadable
 
     def load(self,
         positions, # of photos, int, of any shape
         epoch:int, # counted from 0
     )->np.ndarray: # (n, ...), column by column
-        "Load copy (photo + epoch) of each photo."
-        at = positions*self.copies + (positions + epoch) % self.copies
+        "Load copy (photo + epoch + view) of each photo."
+        view = self.views(positions) if self.views and self.copies > 1 else 0
+        at = positions*self.copies + (positions + epoch + view) % self.copies
         return self.rows[at.T.ravel()]
 
     def as_dataset(self, batches, replace=None):

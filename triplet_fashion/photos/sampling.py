@@ -66,6 +66,10 @@ class Sampler:
         said = repr((*settings, ids, self.labels.tolist()))
         return f'{zlib.crc32(said.encode("utf-8", "surrogateescape")):08x}'
 
+    def _with_singles(self):
+        "Return what a checksum says of products with one photo: nothing where there are none."
+        return ('singles',) if (self.counts[self.products] == 1).any() else ()
+
     def _check_shard(self):
         "Raise ValueError where a batch cannot be shared out."
         i, n = shard = self.index, self.count
@@ -146,18 +150,21 @@ def epoch_permutations(positions, start, n, seed):
 
 # %% ../../nbs/photos/01_sampling.ipynb #0f50c8a0
 def draw_triplets(
-    anchors, # positions, int (n,), each of a product with two photos or more
+    anchors, # positions, int (n,)
     labels, # class ids, int
     rng, # random generator of NumPy
 )->np.ndarray: # int (n, 3): positions of anchor, positive, negative
-    "Draw a positive and a negative for each anchor, uniformly from those there are."
+    """Draw a positive and a negative for each anchor, uniformly from those there are.
+
+    An anchor that is alone is its own positive."""
     order = np.argsort(labels, kind='stable')
     _, product, count = np.unique(labels, return_inverse=True, return_counts=True)
     start = np.cumsum(count) - count
     place = np.empty(len(labels), int)
     place[order] = np.arange(len(labels))
     first, m = start[product[anchors]], count[product[anchors]]
-    positive = first + (place[anchors] - first + 1 + rng.integers(0, m - 1)) % m
+    step = 1 + rng.integers(0, np.maximum(m - 1, 1))
+    positive = first + (place[anchors] - first + step) % m
     negative = rng.integers(0, len(labels) - m)
     negative = np.where(negative < first, negative, negative + m)
     return np.stack([anchors, order[positive], order[negative]], 1)
@@ -165,6 +172,8 @@ def draw_triplets(
 # %% ../../nbs/photos/01_sampling.ipynb #1445689e
 class TripletSampler(Sampler):
     """Triplets: anchor and positive of one product, the negative of another.
+
+    With `singles`, the photo of a product that has no other is anchor and positive.
 
     Example:
 
@@ -180,12 +189,14 @@ class TripletSampler(Sampler):
         seed:int=0, # same seed, same batches
         shard:tuple=(0, 1), # (i, n): of each batch the i-th of n equal parts
         ids=None, # names of the photos, or a function that gives them, for the checksum in a state
+        singles:bool=False, # anchors of products with one photo too
     ):
         check_whole(1, batch_size=batch_size, **({} if steps is None else dict(steps=steps)))
         self.labels, self.batch_size, self.ids = check_class_ids(labels), batch_size, ids
-        counts = np.bincount(self.labels)
-        self.products = np.flatnonzero(counts >= 2)
-        self.photos = int(counts[self.products].sum())
+        self.counts = np.bincount(self.labels)
+        self.least = 1 if singles else 2
+        self.products = np.flatnonzero(self.counts >= self.least)
+        self.photos = int(self.counts[self.products].sum())
         self._steps, self.count = steps, shard[1]
         if not self.anchors:
             raise ValueError(f'batch_size={batch_size}, but an epoch has {self.photos} triplets: '
@@ -208,7 +219,7 @@ def steps(self:TripletSampler)->int:
 @patch(as_prop=True)
 def digest(self:TripletSampler)->str:
     "The checksum of photos and settings."
-    return self._checksum('triplet', self.batch_size, self.anchors)
+    return self._checksum('triplet', self.batch_size, self.anchors, *self._with_singles())
 
 @patch(as_prop=True)
 def coverage(self:TripletSampler)->dict:
@@ -224,8 +235,7 @@ def _forget(self:TripletSampler):
 @patch
 def _draw_epoch(self:TripletSampler, epoch):
     "Return all triplets of an epoch, int64 (anchors, 3)."
-    counts = np.bincount(self.labels)
-    able = np.flatnonzero(counts[self.labels] >= 2)
+    able = np.flatnonzero(self.counts[self.labels] >= self.least)
     a = epoch_permutations(able, epoch*self.anchors, self.anchors, self.seed)
     return draw_triplets(a, self.labels, np.random.default_rng([self.seed, epoch, 1]))
 
@@ -311,17 +321,20 @@ def check_per_category(n, categories, P):
     return n
 
 # %% ../../nbs/photos/01_sampling.ipynb #4fe71f6f
-def check_pk(P, K, products):
-    "Raise ValueError where `products`, those with two photos or more, do not fill a batch."
+def check_pk(P, K, products, least=2):
+    "Raise ValueError where `products`, those with `least` photos or more, do not fill a batch."
     if P < 2 or K < 2:
         raise ValueError(f'P={P}, K={K}: a triplet needs 2 products and 2 photos of one')
     if P > len(products):
-        raise ValueError(f'P={P}, but the catalog has {len(products)} products with 2 photos '
-                         'or more: P must not exceed that')
+        with_two = ' with 2 photos or more'*(least > 1)
+        raise ValueError(f'P={P}, but the catalog has {len(products)} products{with_two}: '
+                         'P must not exceed that')
 
 # %% ../../nbs/photos/01_sampling.ipynb #1e49ae70
 class PKSampler(Sampler):
     """Batches of P products with K photos each; products with one photo are left out.
+
+    With `singles` they come too, their photo K times.
 
     Example:
 
@@ -335,22 +348,26 @@ class PKSampler(Sampler):
         labels, # class id of each photo, int (n,), 0 or more
         P:int=8, # products a batch
         K:int=4, # photos of each, all different where the product has K
-        steps:int|None=None, # batches an epoch; None: ceil(photos / (P*K))
+        steps:int|None=None, # batches an epoch; None: ceil(photos / (P*K)), of single ones K views
         seed:int=0, # same seed, same batches
         categories=None, # category of each class, a list; balance batches over them
         per_category:int|None=None, # products of one; None: a quarter of P, 2 at least
         shard:tuple=(0, 1), # (i, n): of each batch the i-th of n equal parts
         ids=None, # names of the photos, or a function that gives them, for the checksum in a state
+        singles:bool=False, # products with one photo too
     ):
         check_whole(1, P=P, K=K, **({} if steps is None else dict(steps=steps)))
         self.labels, self.ids, self.P, self.K = check_class_ids(labels), ids, P, K
         self.counts, self.batch_size = np.bincount(self.labels), P*K
-        self.products = np.flatnonzero(self.counts >= 2)
-        check_pk(P, K, self.products)
+        self.least = 1 if singles else 2
+        self.products = np.flatnonzero(self.counts >= self.least)
+        check_pk(P, K, self.products, self.least)
         self.categories = check_categories(categories, self.products)
         self.per_category = check_per_category(per_category, self.categories, P)
         self.photos = int(self.counts[self.products].sum())
-        self.steps = -(-self.photos//(P*K)) if steps is None else steps
+        counts = self.counts[self.products]
+        views = int(np.where(counts == 1, K, counts).sum())
+        self.steps = -(-views//(P*K)) if steps is None else steps
         by_product = np.argsort(self.labels, kind='stable')
         self._photos = np.split(by_product, np.cumsum(self.counts)[:-1])
         self._lock = threading.Lock()
@@ -387,7 +404,7 @@ def _rows(self:PKSampler, epoch, step):
 def digest(self:PKSampler)->str:
     "The checksum of photos and settings."
     how = self.P, self.K, self.steps, self.categories, self.per_category
-    return self._checksum('pk', *how)
+    return self._checksum('pk', *how, *self._with_singles())
 
 # %% ../../nbs/photos/01_sampling.ipynb #9376b210
 @patch(as_prop=True)
@@ -406,16 +423,35 @@ def coverage(self:PKSampler)->dict:
     def within(visits): return int(-(-visits*len(pools)//at_once)) + 1
     return dict(products=within(products), photos=within(photos))
 
+# %% ../../nbs/photos/01_sampling.ipynb #85636f05
+@patch
+def views(self:TripletSampler,
+    positions, # of a batch, int64 (n, 3)
+)->np.ndarray: # int (n, 3): 1 for a positive that is its own anchor, else 0
+    "Return which view is wanted of each photo."
+    single = self.counts[self.labels[positions]] == 1
+    return np.where(single, [0, 1, 0], 0)
+
+@patch
+def views(self:PKSampler,
+    positions, # of this worker's shard of a batch, int64 (n,)
+)->np.ndarray: # int (n,): 0 to K-1 in the group of a product with one photo, else 0
+    "Return which view is wanted of each photo."
+    first = self.index*self.batch_size//self.count
+    turn = (first + np.arange(len(positions))) % self.K
+    return np.where(self.counts[self.labels[positions]] == 1, turn, 0)
+
 # %% ../../nbs/photos/01_sampling.ipynb #b8e0b053
 class _Readable:
     "The photos that can be read."
-    def __init__(self, labels, unreadable):
+    def __init__(self, labels, unreadable, least):
         ok = labels >= 0
         ok[list(unreadable)] = False
         self.labels, self.unreadable = labels, unreadable
         self.positions = np.flatnonzero(ok)
         self.products = labels[self.positions]
         self.counts = np.bincount(self.products, minlength=labels.max() + 1)
+        self.least = least
 
     def next(self, allowed, i):
         "Return the first of the photos that are `allowed`, from position `i` on and round."
@@ -427,10 +463,13 @@ class _Readable:
     def triplet(self, a, p, n):
         "Return a triplet of photos that can be read, as much as possible the given one."
         product, lost = self.labels, self.unreadable
-        if self.counts[product[a]] < 2: a = p = self.next(self.counts[self.products] >= 2, a)
+        able = self.counts >= self.least
+        if not able[product[a]]: a = p = self.next(able[self.products], a)
         own = self.products == product[a]
-        if a in lost: a = self.next(own & (self.positions != p), a)
-        if p in lost or p == a: p = self.next(own & (self.positions != a), p)
+        if self.counts[product[a]] == 1: a = p = self.next(own, a)
+        else:
+            if a in lost: a = self.next(own & (self.positions != p), a)
+            if p in lost or p == a: p = self.next(own & (self.positions != a), p)
         stays = self.counts[product[n]] and product[n] != product[a]
         others = self.products == product[n] if stays else ~own
         if n in lost or product[n] == product[a]: n = self.next(others, n)
@@ -441,11 +480,12 @@ def replace_unreadable_triplets(
     rows, # positions, int64 (n, 3): anchor, positive, negative
     unreadable, # positions of photos that cannot be read
     labels, # class ids, int; -1: not to be used
+    least=2, # photos of a product that is used; of its only one there are several views
 )->np.ndarray: # int64 (n, 3)
     "Put other photos in the place of those that cannot be read. ValueError where too few are left."
     hit = np.isin(rows, list(unreadable)).any(1)
     if not hit.any(): return rows
-    rows, readable = rows.copy(), _Readable(labels, unreadable)
+    rows, readable = rows.copy(), _Readable(labels, unreadable, least)
     for r in np.flatnonzero(hit): rows[r] = readable.triplet(*rows[r])
     return rows
 
@@ -454,19 +494,21 @@ def replace_unreadable_groups(
     rows, # positions, int64 (n,): photos of a product side by side
     unreadable, # positions of photos that cannot be read
     labels, # class ids, int; -1: not to be used
+    least=2, # photos of a product that is used; of its only one there are several views
 )->np.ndarray: # int64 (n,)
     "Put other photos in the place of those that cannot be read. ValueError where too few are left."
     hit = np.isin(rows, list(unreadable))
     if not hit.any(): return rows
-    new, readable = rows.copy(), _Readable(labels, unreadable)
-    able = np.flatnonzero(readable.counts >= 2)
+    new, readable = rows.copy(), _Readable(labels, unreadable, least)
+    able = np.flatnonzero(readable.counts >= least)
     if len(able) < 2:
+        many = 'two that can be read' if least > 1 else 'one that can be read'
         raise ValueError(f'so many photos have turned bad that {len(able)} product is left with '
-                         'two that can be read: look at them with catalog.audit()')
+                         f'{many}: look at them with catalog.audit()')
     for c in dict.fromkeys(labels[rows[hit]].tolist()):
         own = labels[rows] == c
         kept = new[own & ~hit]
-        if readable.counts[c] >= 2: own &= hit
+        if readable.counts[c] >= least: own &= hit
         else: # the whole group goes to the next product, best one that is not in the batch
             free = np.setdiff1d(able, labels[new])
             if not len(free): free = able
@@ -484,7 +526,7 @@ def replace(self:TripletSampler,
     unreadable, # positions of photos that cannot be read
 )->np.ndarray: # int64 (n, 3)
     "Put other photos in the place of unreadable ones; a triplet stays a triplet."
-    return replace_unreadable_triplets(positions, unreadable, self.labels)
+    return replace_unreadable_triplets(positions, unreadable, self.labels, self.least)
 
 # %% ../../nbs/photos/01_sampling.ipynb #308deb56
 @patch
@@ -493,4 +535,4 @@ def replace(self:PKSampler,
     unreadable, # positions of photos that cannot be read
 )->np.ndarray: # int64 (n,)
     "Put other photos in the place of unreadable ones; a product keeps two photos or gives way."
-    return replace_unreadable_groups(positions, unreadable, self.labels)
+    return replace_unreadable_groups(positions, unreadable, self.labels, self.least)

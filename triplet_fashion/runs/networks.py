@@ -53,7 +53,10 @@ def choose_recipe(
         raise ValueError(f'recipe={found.name!r} is of a run whose net was given, and says nothing '
                          'of a network. Give net= here too, or a recipe with a backbone')
     size = _photo_size(found, net, changes.get('size'))
-    return dataclasses.replace(found if net is None else found.for_network(net), size=size)
+    frozen = not found.trainable if net is None else is_frozen(net)
+    singles = found.singles if frozen or found.augment else 'leave out'   # views would be equal
+    found = found if net is None else found.for_network(net)
+    return dataclasses.replace(found, size=size, singles=singles)
 
 # %% ../../nbs/runs/06_networks.ipynb #6ebef97e
 def _photo_size(recipe, net, asked):

@@ -33,6 +33,16 @@ def _count(weights):
     "Return how many numbers some weights hold, in words."
     return f'{sum(int(np.prod(w.shape)) for w in weights):,}'
 
+# %% ../../nbs/runs/07_plan.ipynb #25bf931e
+def singles_text(info, recipe, frozen):
+    "Say how many products have one photo, and what is done with them."
+    used, left_out = len(info['singles']), len(info['left_out'])
+    views = 'features of augmented views' if frozen else 'augmented views'
+    if used: return {'products with one photo': f'{used:,}, in {views} of it'}
+    equal = left_out and not (frozen or recipe.augment)
+    said = f'{left_out:,}, as nothing is augmented' if equal else left_out
+    return {'products with one photo, left out': said}
+
 # %% ../../nbs/runs/07_plan.ipynb #2f1efcf3
 def make_plan(
     net, # embedding network
@@ -55,7 +65,7 @@ def make_plan(
         'they look like': recipe.about_photos(info['photos'], info['products'], frozen),
         'photos': info['photos'],
         'products': info['products'],
-        'products with one photo, left out': len(info['left_out']),
+        **singles_text(info, recipe, frozen),
         'epochs': recipe.epochs,
         'steps an epoch': info['steps'],
         'a step': _step_text(recipe, asked),

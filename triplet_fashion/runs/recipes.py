@@ -74,6 +74,7 @@ _NUMBERS = dict(
 # %% ../../nbs/runs/01_recipes.ipynb #19fcfc64
 _WORDS = dict(
     batches=('pk', 'triplet'),
+    singles=('augment', 'leave out'),
     schedule=(None, 'cosine'),
     precision=(None, 'float32', 'bfloat16', 'auto'))
 
@@ -82,6 +83,7 @@ _MINED = 'semihard', 'all', 'nonzero', 'hard', 'easy'   # names of mining as los
 # %% ../../nbs/runs/01_recipes.ipynb #53d23c0b
 _OF_TRIPLETS, _OF_PK = ('batch_size',), ('batch', 'P', 'K', 'margin')
 _OF_SECOND_STAGE = dict(tune_epochs=8, tune_rate=3e-4, copies=4)
+_VIEWS = 3 # of a photo in a batch, at most, where no product has another
 _OF_NETWORK = ('backbone', 'weights', 'rescale', 'precision', 'out_dims', 'hidden',
                'activation', 'dropout', 'trainable', 'stages', 'pooling', 'discriminant', 'colors', 'size')
 
@@ -109,16 +111,20 @@ def _check_numbers(recipe):
     recipe.sides   # raises for a size that is none
 
 # %% ../../nbs/runs/01_recipes.ipynb #e7ca430e
+def _check_augment(augment):
+    "Raise where `augment` is none that a dataset takes."
+    if augment is None or isinstance(augment, bool) or callable(augment): return
+    if isinstance(augment, str) and augment == 'views': return
+    raise ValueError(f"augment={augment!r}: expected True, False, 'views', a Keras layer, "
+                     'or a function (images, seed) -> images')
+
 def _check_words(recipe):
     "Raise where a word is unknown, naming it."
     for name, words in _WORDS.items():
         x = getattr(recipe, name)
         if any(type(x) is type(o) and x == o for o in words): continue
         raise ValueError(f"{name}={x!r} is unknown: use {' or '.join(map(repr, words))}")
-    augment = recipe.augment
-    if augment is not None and not (isinstance(augment, bool) or callable(augment)):
-        raise ValueError(f'augment={augment!r}: expected True, False, a Keras layer, '
-                         'or a function (images, seed) -> images')
+    _check_augment(recipe.augment)
     if _is_schedule(recipe.learning_rate) and recipe.schedule:
         raise ValueError(f'schedule={recipe.schedule!r}: learning_rate is one, give schedule=None')
 
@@ -136,7 +142,7 @@ _RECIPES = {
     'original': dict(
         batches='triplet', batch_size=16, batch=None, K=None, loss='lossless', margin=None,
         activation='sigmoid', dropout=0., learning_rate=1e-4, schedule=None, clipnorm=5.,
-        trainable=True, stages='last'),
+        trainable=True, stages='last', singles='leave out'),
     'strong': {},
     'products': dict(
         discriminant=128, colors=True, hidden=(), dropout=.5, learning_rate=5e-4, size=320),
@@ -163,7 +169,8 @@ class Recipe:
     K: int|None = 8 # photos of each, at most what half of the products have
     batch_size: int|None = None # triplets of a batch
     steps: int|None = None # of an epoch; None: every photo once
-    augment: object = False # True, a Keras layer, or a function (images, seed) -> images
+    augment: object = False # True, 'views', a Keras layer, or a function (images, seed) -> images
+    singles: str = 'augment' # products with one photo: in augmented views, or 'leave out'
     backbone: object = 'small' # and the next four as in `base_network`; None: net was given
     weights: str|None = 'imagenet'
     rescale: object = 'auto'
@@ -399,10 +406,10 @@ def named(cls:Recipe,
     return dataclasses.replace(recipe, stages='last')
 
 # %% ../../nbs/runs/01_recipes.ipynb #ce3ad2b2
-def _counts(catalog):
-    "Return the numbers of photos of those products that have two, int (n,)."
+def _counts(catalog, singles):
+    "Return the numbers of photos of those products that are learned from, int (n,)."
     counts = catalog.counts()
-    return counts[counts > 1]
+    return counts[counts > (0 if singles == 'augment' else 1)]
 
 def _look_like(photos, products):
     "Return what so many photos of so many products look like: 'kinds' or 'products'."
@@ -417,7 +424,7 @@ def suiting(cls:Recipe,
     **changes, # settings by name
 )->Recipe:
     "Return the recipe that suits the photos of a catalog, with `changes`, and why."
-    counts = _counts(catalog)
+    counts = _counts(catalog, changes.get('singles', cls.singles))
     photos, products = int(counts.sum()), len(counts)
     kind, each = _look_like(photos, products), photos/max(1, products)
     reason = f'as the photos look like {kind}: {each:.1f} each'
@@ -426,7 +433,7 @@ def suiting(cls:Recipe,
 # %% ../../nbs/runs/01_recipes.ipynb #d775f593
 @patch
 def about_photos(self:Recipe,
-    photos:int, # of products with two or more
+    photos:int, # of the products that are learned from
     products:int,
     frozen:bool, # is the backbone? Where it learns, the recipe is not chosen by the photos
 )->str:
@@ -445,9 +452,11 @@ def fitted_to(self:Recipe,
     """Return the recipe with P, K and steps as they fit the photos.
 
     Raises ValueError where replicas cannot share a batch."""
-    counts = _counts(catalog)
+    counts = _counts(catalog, self.singles)
     if self.batches == 'triplet': return self.shared_by(replicas, int(counts.sum()))
-    K = self.K if self.P or not len(counts) else max(2, min(self.K, int(np.median(counts))))
+    pairs = counts[counts > 1]   # a product with one photo has as many views as are wanted
+    half = int(np.median(pairs)) if len(pairs) else _VIEWS
+    K = self.K if self.P or not len(counts) else max(2, min(self.K, half))
     P = max(2, min(self.P or round(self.batch/K), len(counts)))
     if not self.P: P = next((p for p in range(P, 1, -1) if p*K % replicas == 0), P)
     fitted = dataclasses.replace(self, P=P, K=K)
@@ -457,7 +466,7 @@ def fitted_to(self:Recipe,
 @patch
 def shared_by(self:Recipe,
     replicas:int, # devices
-    photos:int, # of products with two or more
+    photos:int, # of the products that are learned from
 )->Recipe:
     """Return the recipe for whole batches only, each of which divides among `replicas`.
 
@@ -485,7 +494,8 @@ def lowered_from(self:Recipe,
         said.append(f'K={asked.K} was asked for, but half of the products have {self.K} photos '
                     'or fewer')
     if self.P < (asked.P or 0):
-        said.append(f'P={asked.P} was asked for, but only {self.P} products have two photos')
+        enough = ' have two photos' if self.singles == 'leave out' else ''
+        said.append(f'P={asked.P} was asked for, but there are only {self.P} products{enough}')
     return ', and '.join(said)
 
 # %% ../../nbs/runs/01_recipes.ipynb #33aa3918

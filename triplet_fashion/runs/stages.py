@@ -23,7 +23,7 @@ from triplet_fashion.catalog import Catalog
 from triplet_fashion.cutting import cut_network
 from triplet_fashion.encoder import FeatureCache
 from triplet_fashion.model import build_optimizer, compile_triplet, triplet_model
-
+from triplet_fashion.photos.augmentation import ViewAugmentation
 from triplet_fashion.photos.unreadable import (
     ReadablePhotos, left_out_report, readable_photos, without_unreadable)
 from triplet_fashion.runs.monitor import CollapseMonitor
@@ -38,6 +38,12 @@ class TrainingSet:
     catalog: Catalog
     features: object = None # array (n, ...), or (n, copies, ...) for copies; None: photos are read
     copies: int = 1 # of each photo in `features`
+    photos: np.ndarray|None = None # position of the photo of each row; None: a row for each photo
+
+    @property
+    def rows(self)->Catalog:
+        "Return the catalog that names the photo and the product of each row of features."
+        return self.catalog if self.photos is None else self.catalog.subset(self.photos)
 
     def batches(self,
         recipe, # `Recipe` fitted to the photos
@@ -49,21 +55,25 @@ class TrainingSet:
     )->tf.data.Dataset:
         "Return the batches of a recipe from any step of any epoch on."
         how = dict(size=recipe.sides, steps=recipe.steps, seed=seed, first_epoch=epoch,
-                   first_step=step, shard=shard, fresh=fresh)
+                   first_step=step, shard=shard, fresh=fresh, singles=recipe.singles)
         if self.features is None: how['augment'] = recipe.augment
         else: how |= dict(inputs=self.features, copies=self.copies)
         if recipe.batches == 'triplet':
-            return generator.triplet_dataset(self.catalog, batch_size=recipe.batch_size, **how)
-        return generator.pk_dataset(self.catalog, P=recipe.P, K=recipe.K, **how)
+            return generator.triplet_dataset(self.rows, batch_size=recipe.batch_size, **how)
+        return generator.pk_dataset(self.rows, P=recipe.P, K=recipe.K, **how)
 
     def same_batches(self,
         recipe, # `Recipe` fitted to the photos
         seed=0, # of batches
         steps=None, # of a pass; None: all photos
     )->tf.data.Dataset:
-        "Return batches that are the same at each pass, of photos that are not augmented."
-        plain = dataclasses.replace(recipe, augment=False, steps=steps)
-        return self.batches(plain, seed, fresh=False)
+        """Return batches that are the same at each pass.
+
+        Photos are augmented only where a product shows several views of one."""
+        some = recipe.singles == 'augment' and len(single_photos(self.catalog))
+        augment = recipe.augment if some else False
+        same = dataclasses.replace(recipe, augment=augment, steps=steps)
+        return self.batches(same, seed, fresh=False)
 
 # %% ../../nbs/runs/08_stages.ipynb #6949b31e
 def batch_info(
@@ -71,10 +81,35 @@ def batch_info(
     recipe, # `Recipe` fitted to it
     seed=0, # of batches
     shard=(0, 1), # as in `pk_dataset`
-)->dict: # steps, photos, products, left_out, ...
+    frozen=False, # is the backbone, so that features are learned from?
+)->dict: # steps, photos, products, left_out, singles, ...
     "Return what is known of the batches before a photo is read."
-    numbers = np.zeros((len(catalog), 1))   # in place of pixels
-    return TrainingSet(catalog, numbers).batches(recipe, seed, shard=shard).info
+    photos = photos_of_rows(catalog, recipe) if frozen else None
+    copies = 2 if recipe.singles == 'augment' and photos is None else 1
+    n = len(catalog) if photos is None else len(photos)
+    numbers = np.zeros((n, copies, 1) if copies > 1 else (n, 1))   # in place of pixels
+    info = TrainingSet(catalog, numbers, copies, photos).batches(recipe, seed, shard=shard).info
+    if photos is None: return info
+    singles = [catalog.class_names[c] for c in catalog.labels[photos[len(catalog)::VIEWS]]]
+    return info | dict(photos=len(catalog), singles=singles)
+
+# %% ../../nbs/runs/08_stages.ipynb #7f172483
+VIEWS = 8 # augmented ones of the only photo of a product, whose features a head learns from
+
+def single_photos(
+    catalog, # the photos
+)->np.ndarray: # positions, int (n,)
+    "Return the photos that are the only one of their product."
+    return np.flatnonzero(catalog.counts()[catalog.labels] == 1)
+
+def photos_of_rows(
+    catalog, # `Catalog` to learn from
+    recipe, # `Recipe`
+)->np.ndarray|None: # positions, int (rows,); None: a row for each photo
+    "Return which photo each row of features is of: first each photo, then views of single ones."
+    single = single_photos(catalog) if recipe.singles == 'augment' else ()
+    if not len(single): return None
+    return np.concatenate([np.arange(len(catalog)), np.repeat(single, VIEWS)])
 
 # %% ../../nbs/runs/08_stages.ipynb #2c28dbb2
 @dataclass
@@ -229,7 +264,7 @@ def compile_model(
 def _fixed_triplets(recipe, valid, seed):
     "Return triplets watched, the same in every epoch; None where batches are mined."
     if valid is None or recipe.batches != 'triplet': return None
-    return valid.same_batches(recipe, seed)
+    return valid.same_batches(dataclasses.replace(recipe, singles='leave out'), seed)
 
 # %% ../../nbs/runs/08_stages.ipynb #90bfc00a
 def whole_stage(
@@ -298,6 +333,23 @@ class FrozenPart:
         return self.runner.on_chief_first(make, lambda: names.index(self.engine.name))
 
 # %% ../../nbs/runs/08_stages.ipynb #a819982c
+# colours stay, and what surrounds the product: a pretrained backbone looks past it
+FEATURE_VIEWS = dict(turn=10, zoom=(.8, 3.5), shift=.2, light=.05, warmth=0, surround=0)
+
+def with_views(part, train, recipe, seed):
+    "Return (`TrainingSet` with augmented views of single photos, those that could not be read)."
+    catalog = train.catalog
+    some = single_photos(catalog)
+    if recipe is None or recipe.singles != 'augment' or not len(some): return train, []
+    augment = ViewAugmentation(**FEATURE_VIEWS)
+    how = dict(copies=VIEWS, augment=augment, seed=seed, dtype='float32')
+    found = part.features(catalog.subset(some), how)
+    is_read = ~np.isin(catalog.paths, [path for path, _ in found.unreadable])
+    catalog, plain, views = catalog.subset(is_read), train.features[is_read], found.value[0]
+    rows = np.concatenate([plain, views.reshape(-1, *views.shape[2:])])
+    return TrainingSet(catalog, rows, photos=photos_of_rows(catalog, recipe)), found.unreadable
+
+# %% ../../nbs/runs/08_stages.ipynb #1b1d9a2d
 def head_features(
     net, # embedding network whose backbone is frozen
     catalog, # `Catalog` to learn from
@@ -305,6 +357,8 @@ def head_features(
     cache=None, # `FeatureCache`; None: memory
     runner=None, # `StepRunner`
     progress=False, # show it
+    recipe=None, # `Recipe` that says whether products with one photo are used; None: they are not
+    seed=0, # of their augmentation
 )->StagePhotos:
     "Compute the features of photos that the head of a network learns from, float32 (n, d)."
     photos = len(catalog) + (0 if valid is None else len(valid))
@@ -313,9 +367,10 @@ def head_features(
         found = part.features(photos, dict(dtype='float32'))
         return TrainingSet(found.catalog, found.value[0][:, 0]), found.unreadable
     train, unreadable = compute(catalog)
-    if valid is None: return StagePhotos(train, None, unreadable)
+    train, unseen = with_views(part, train, recipe, seed)
+    if valid is None: return StagePhotos(train, None, unreadable + unseen)
     watched, more = compute(valid)
-    return StagePhotos(train, watched, unreadable + more)
+    return StagePhotos(train, watched, unreadable + unseen + more)
 
 # %% ../../nbs/runs/08_stages.ipynb #2d293994
 def _prepare_head(net, features, labels):
@@ -336,7 +391,7 @@ def head_stage(
     steps=1, # of the stage in all
 )->Stage:
     "Return the stage in which the head of a frozen backbone learns, from features."
-    head, labels = head_of(net), train.catalog.labels
+    head, labels = head_of(net), train.rows.labels
     _prepare_head(net, train.features, labels)
     def embedder(photos): return np.asarray(head(valid.features, training=False))
     return Stage(
@@ -351,9 +406,12 @@ def stage_photos(
     cache=None, # `FeatureCache`; None: memory
     runner=None, # `StepRunner`
     progress=False, # show it
+    recipe=None, # as in `head_features`
+    seed=0, # of augmentation
 )->StagePhotos: # features where the backbone is frozen, else photos to read
     "Return what the first stage of a network learns from."
-    if is_frozen(net): return head_features(net, catalog, valid, cache, runner, progress)
+    if is_frozen(net): 
+        return head_features(net, catalog, valid, cache, runner, progress, recipe, seed)
     return photos_to_read(catalog, valid)
 
 # %% ../../nbs/runs/08_stages.ipynb #270fedbf
@@ -427,17 +485,26 @@ def _features_below(lower, head, recipe, cache, runner, progress):
     return found, watched
 
 # %% ../../nbs/runs/08_stages.ipynb #ec35d1c5
+def probe_rows(rows, labels, seed, n=256):
+    "Return `n` rows of features (n, copies, ...) and their labels, for a `CollapseMonitor`."
+    copies = rows.shape[1]
+    some = np.sort(np.random.default_rng(seed).permutation(len(labels))[:n//copies])
+    few = np.asarray(rows[some], 'float32')
+    return few.reshape(-1, *few.shape[2:]), np.repeat(labels[some], copies)
+
 def _tuned_from_features(head, recipe, steps, *how):
     "Return the second stage where the upper part learns, from what the lower one gives."
     lower, upper = cut_network(unfreeze(head.net, recipe.unfreeze))
     found, watched = _features_below(lower, head, recipe, *how)
     (plain, rows), copies, labels = found.value, recipe.copies, found.catalog.labels
-    some = np.sort(np.random.default_rng(head.seed).permutation(len(labels))[:256])
-    recipe = dataclasses.replace(recipe.fitted_to(found.catalog), augment=False)
+    singles = recipe.singles if copies > 1 else 'leave out'   # views would be equal
+    recipe = dataclasses.replace(recipe, singles=singles).fitted_to(found.catalog)
+    recipe = dataclasses.replace(recipe, augment=False)
     train = TrainingSet(found.catalog, rows if copies > 1 else rows[:, 0], copies)
+    has_views = singles == 'augment' and len(single_photos(found.catalog))
     stage = Stage(
         head.net, compile_model(upper, recipe, steps), recipe, train, None, seed=head.seed,
-        probe=(np.asarray(plain[some, 0], 'float32'), labels[some]))
+        probe=probe_rows(rows[:, :2] if has_views else plain, labels, head.seed))
     if watched is None: return stage
     def embedder(photos): return _in_blocks(upper, watched.value[0])
     return dataclasses.replace(stage, valid=watched.catalog, embedder=embedder)
