@@ -19,15 +19,17 @@ import time
 import warnings
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+import keras
 import numpy as np
 
+from triplet_fashion.base_network import base_network, separate, standardize
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.contrastive import MultiSimilarityLoss, SupConLoss
 from triplet_fashion.datasets import draw_catalog
-from triplet_fashion.encoder import Encoder
+from triplet_fashion.encoder import Encoder, features
 from triplet_fashion.metrics import retrieval_metrics
 from triplet_fashion.proxies import ProxyAnchorLoss, SubCenterArcFaceLoss
-from triplet_fashion.training import fit
+from triplet_fashion.training import Recipe, fit
 
 SETTINGS = {
     'supcon': (SupConLoss, [dict(temperature=t) for t in (0.05, 0.1, 0.2)]),
@@ -83,35 +85,64 @@ def parts(args, tmp):
     return train, Judged(choose), Judged(judge)
 
 
-def trained(loss, rate, seed, train, args, store):
+class Networks:
+    "Networks whose heads begin at the same standardization and discriminant, computed once."
+
+    def __init__(self, train, args, store):
+        self.args, self.recipe = args, Recipe.named(
+            'strong' if args.kinds else 'products', backbone=args.backbone)
+        net, self.set = self.plain(), {}
+        x = features(net, train, store)
+        separate(standardize(net, x), x, train.labels)
+        for layer in net.layers:
+            if layer.name in ('standardize', 'discriminant'):
+                self.set[layer.name] = layer.get_weights()
+
+    def plain(self):
+        "Return a network that has learned nothing."
+        names = 'hidden', 'activation', 'dropout', 'stages', 'discriminant', 'colors'
+        how = {k: getattr(self.recipe, k) for k in names}
+        side = self.args.size
+        return base_network(
+            (side, side, 3), self.recipe.out_dims, self.args.backbone, trainable=False, **how)
+
+    def of_seed(self, seed):
+        "Return a network whose other weights are drawn by a seed."
+        keras.utils.set_random_seed(seed)
+        net = self.plain()
+        for name, weights in self.set.items():
+            net.get_layer(name).set_weights(weights)
+        return net
+
+
+def trained(loss, rate, seed, train, networks, store):
     "Return the embedding that a loss teaches, and the seconds it took."
-    begun = time.perf_counter()
-    run = fit(
+    net, begun = networks.of_seed(seed), time.perf_counter()
+    fit(
         train,
-        recipe='strong' if args.kinds else 'products',
-        backbone=args.backbone,
-        size=args.size,
+        net=net,
+        recipe=networks.recipe.name,
         loss=loss,
         learning_rate=rate,
-        epochs=args.epochs,
+        epochs=networks.args.epochs,
         seed=seed,
         verbose=0,
         monitor=None,
         feature_cache=store,
     )
     took = time.perf_counter() - begun
-    return Encoder(run.net, feature_cache=store).encode, took
+    return Encoder(net, feature_cache=store).encode, took
 
 
-def chosen(name, train, judged, args, store):
+def chosen(name, train, judged, networks, store):
     "Return the setting and rate of a loss that are best by MAP@R."
     make, settings = SETTINGS[name]
     best = {}
     for i, setting in enumerate(settings):
         for rate in RATES:
-            encode, _ = trained(make(**setting), rate, 0, train, args, store)
+            encode, _ = trained(make(**setting), rate, 0, train, networks, store)
             best[i, rate] = judged.by(encode)['MAP@R']
-    if args.show:
+    if networks.args.show:
         for (i, rate), score in best.items():
             print(f'    {name} {settings[i]} {rate:g}: MAP@R {score:.3f}', flush=True)
     i, rate = max(best, key=best.get)
@@ -165,12 +196,12 @@ def main():
             f'on {len(choose.queries):,} queries, judged on {len(judge.queries):,}; {args.seeds} seeds\n'
         )
         print('| loss | R@1 | MAP@R | ahead of SupCon in MAP@R | seconds |\n|---|---|---|---|---|')
-        base = None
+        base, networks = None, Networks(train, args, store)
         for name in args.only:
-            setting, rate = chosen(name, train, choose, args, store)
+            setting, rate = chosen(name, train, choose, networks, store)
             make = SETTINGS[name][0]
             runs = [
-                trained(make(**setting), rate, seed, train, args, store)
+                trained(make(**setting), rate, seed, train, networks, store)
                 for seed in range(args.seeds)
             ]
             found = [judge.by(encode) for encode, _ in runs]

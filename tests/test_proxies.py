@@ -16,7 +16,6 @@ from triplet_fashion.proxies import (
     ProxyHead,
     SubCenterArcFaceLoss,
     proxy_model,
-    start_proxies,
 )
 from triplet_fashion.runs.checkpoints import RunFolder
 from triplet_fashion.runs.state import training_variables
@@ -114,7 +113,7 @@ def test_proxies_begin_at_the_means_of_their_photos():
     head.build((None, 2))
     before = head.proxies.numpy()
     photos = [[2.0, 0.0], [0.0, 1.0], [0.0, -3.0], [5.0, 0.0], [0.0, 1.0]]
-    start_proxies(head, np.float32(photos), np.array([1, 0, 1, 1, 1]))
+    head.start_at(np.float32(photos), [1, 0, 1, 1, 1])
     after = head.proxies.numpy()
     np.testing.assert_allclose(after[0, 0], [0, 0.5], atol=1e-6)
     np.testing.assert_allclose(after[1, 0], [0.5, 0], atol=1e-6)  # the first and the third

@@ -280,8 +280,8 @@ class CrossBatchMemory(BatchLoss):
 class AcrossSets(BatchLoss):
     """A `BatchLoss` between two sets: photos of customers and of the shop, queries and a gallery.
 
-    Called with `(labels and roles, embeddings)`, the first of shape (b, 2). Raises ValueError for
-    a loss that cannot be wrapped, and for labels without roles.
+    Called with labels and roles, (b, 2), and embeddings. Raises ValueError for a loss that cannot
+    be wrapped, and for labels without roles.
 
     Example:
 

@@ -132,6 +132,11 @@ def label_tensor(
 # %% ../nbs/01_mining.ipynb #93e5a07b
 def _is_known(labels): return labels != ('' if labels.dtype == tf.string else -1)
 
+def _role(anchors, dtype):
+    "Return a role as a tensor of the type of the others."
+    if isinstance(anchors, str) == (dtype == tf.string): return tf.constant(anchors, dtype)
+    raise ValueError(f'anchors={anchors!r} is none of the roles, which are of type {dtype.name}')
+
 # %% ../nbs/01_mining.ipynb #88a79f77
 class PairMask(NamedTuple):
     """Which columns are positives and which are negatives of each anchor.
@@ -173,7 +178,7 @@ class PairMask(NamedTuple):
         "Return the pairs whose two photos are of different sets; a missing role is in no pair."
         roles = label_tensor(roles)
         known = _is_known(roles)
-        asks = known if anchors is None else roles == tf.constant(anchors, roles.dtype)
+        asks = known if anchors is None else roles == _role(anchors, roles.dtype)
         crosses = asks[:, None] & known & (roles[:, None] != roles)
         return PairMask(self.positive & crosses, self.negative & crosses)
 

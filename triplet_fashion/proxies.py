@@ -15,6 +15,14 @@ import tensorflow as tf
 from .loss import check_number, safe_sqrt, widen
 from .mining import LabelledLoss, scale_to_counted, unit_rows
 
+# %% ../nbs/02_proxies.ipynb #5b1d20aa
+def _ranks(labels):
+    "Return the place of each photo among those of its product, int (n,): 0, 1, ..."
+    order = np.argsort(labels, kind='stable')
+    ranks = np.empty(len(labels), int)
+    ranks[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
+    return ranks
+
 # %% ../nbs/02_proxies.ipynb #dd6e434a
 @keras.saving.register_keras_serializable(package='triplet_fashion')
 class ProxyHead(keras.layers.Layer):
@@ -42,9 +50,11 @@ class ProxyHead(keras.layers.Layer):
         self.length = check_number(length, 'length', above=0)
 
     def build(self, input_shape):
+        if self.built: return
         shape, width = (self.n_classes, self.sub_centers), input_shape[-1]
         normal = keras.initializers.RandomNormal(stddev=self.length/math.sqrt(width))
         self.proxies = self.add_weight(shape=(*shape, width), initializer=normal, name='proxies')
+        self.built = True
 
     def call(self, embeddings):
         own = unit_rows(tf.cast(widen(embeddings), self.compute_dtype))
@@ -53,31 +63,25 @@ class ProxyHead(keras.layers.Layer):
         if self.sub_centers == 1: return cosines
         return tf.reduce_max(tf.reshape(cosines, (-1, *self.proxies.shape[:2])), axis=2)
 
+    def start_at(self,
+        embeddings, # of photos, float (n, d)
+        labels, # of photos, (n,): 0 to n_classes - 1
+    ):
+        "Let proxies begin at the mean embeddings of their products; those without photos stay."
+        self.build(np.shape(embeddings))
+        rows, labels = np.asarray(unit_rows(tf.cast(embeddings, self.dtype))), np.asarray(labels)
+        place = labels, _ranks(labels) % self.sub_centers
+        sums = np.zeros(self.proxies.shape)
+        np.add.at(sums, place, rows)
+        lengths = np.linalg.norm(sums, axis=2, keepdims=True)
+        means = self.length*sums/np.where(lengths > 0, lengths, 1)
+        self.proxies.assign(np.where(lengths > 1e-6, means, self.proxies.numpy()))
+
     def compute_output_shape(self, input_shape): return (input_shape[0], self.n_classes)
 
     def get_config(self):
         own = dict(n_classes=self.n_classes, sub_centers=self.sub_centers, length=self.length)
         return {**super().get_config(), **own, 'dtype': self.dtype}
-
-# %% ../nbs/02_proxies.ipynb #56ffa678
-def start_proxies(
-    head, # `ProxyHead`, built
-    embeddings, # of photos, float (n, d)
-    labels, # of photos, (n,): 0 to n_classes - 1
-):
-    "Let proxies begin where the photos of their products are; those without photos stay."
-    K, rows = head.sub_centers, np.asarray(unit_rows(tf.cast(embeddings, head.dtype)))
-    order = np.argsort(labels, kind='stable')
-    ranks = np.empty(len(labels), int)
-    starts = np.searchsorted(labels[order], labels[order])
-    ranks[order] = np.arange(len(labels)) - starts
-    sums, counts = np.zeros(head.proxies.shape), np.zeros(head.proxies.shape[:2])
-    np.add.at(sums, (labels, ranks % K), rows)
-    np.add.at(counts, (labels, ranks % K), 1)
-    lengths = np.linalg.norm(sums, axis=2, keepdims=True)
-    has_some = (counts[..., None] > 0) & (lengths > 0)
-    means = head.length*sums/np.where(has_some, lengths, 1)
-    head.proxies.assign(np.where(has_some, means, head.proxies.numpy()))
 
 # %% ../nbs/02_proxies.ipynb #1d725ad9
 def proxy_model(

@@ -23,7 +23,7 @@ from triplet_fashion.catalog import Catalog
 from triplet_fashion.cutting import cut_network
 from triplet_fashion.encoder import FeatureCache
 from triplet_fashion.model import build_optimizer, compile_triplet, triplet_model
-from triplet_fashion.proxies import ProxyLoss, proxies_of, proxy_model, start_proxies
+from triplet_fashion.proxies import ProxyLoss, proxies_of, proxy_model
 
 from triplet_fashion.photos.unreadable import (
     ReadablePhotos, left_out_report, readable_photos, without_unreadable)
@@ -222,8 +222,7 @@ def _with_proxies(learner, loss, train, seed):
 def _begin_at_photos(model, head, train):
     "Let the proxies of a model, where it has some, begin at what its head gives of features."
     if (proxies := proxies_of(model)) is None: return
-    embeddings = np.asarray(head(train.features, training=False))
-    start_proxies(proxies, embeddings, train.catalog.labels)
+    proxies.start_at(head(train.features, training=False), train.catalog.labels)
 
 # %% ../../nbs/runs/08_stages.ipynb #bfcf195b
 def compile_model(
