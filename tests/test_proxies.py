@@ -218,6 +218,8 @@ def test_a_network_of_another_kind_is_refused():
     net = keras.Model(three, keras.layers.Concatenate()(three))
     with pytest.raises(ValueError, match='one input into embeddings'):
         proxy_model(net, 3)
+    with pytest.raises(ValueError, match='no Input yet'):
+        proxy_model(keras.Sequential([keras.layers.Dense(3)]), 3)
 
 
 # ---- trained by Keras
@@ -296,7 +298,7 @@ def tiny(trainable=False):
 SMALL = dict(P=5, K=3, size=(32, 32), epochs=2, steps=3, verbose=0)
 
 
-@pytest.mark.parametrize('loss', ['proxy-anchor', 'arcface', ProxyAnchorLoss(alpha=8)])
+@pytest.mark.parametrize('loss', ['proxy-anchor', 'arcface', SubCenterArcFaceLoss(sub_centers=2)])
 @pytest.mark.parametrize('trainable', [False, True], ids=['frozen', 'whole'])
 def test_fit_knows_them_by_name(drawn, loss, trainable):
     "Of a part of a catalog, the products that have photos get proxies, and no others."
@@ -306,7 +308,7 @@ def test_fit_knows_them_by_name(drawn, loss, trainable):
     assert np.isfinite(run.history['loss']).all() and len(run.history['val_MAP@R']) == 2
     assert train.num_classes == 12 and run.model.output_shape == (None, 8)
     K = run.model.layers[-1].sub_centers
-    assert K == (3 if loss == 'arcface' else 1) and run.net.output_shape == (None, 8)
+    assert K == getattr(loss, 'sub_centers', 1) and run.net.output_shape == (None, 8)
     assert not any(isinstance(layer, ProxyHead) for layer in run.net._flatten_layers())
 
 
@@ -336,7 +338,7 @@ class Strike(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize('at', [2, 5, 8])
-@pytest.mark.parametrize('loss', ['proxy-anchor', 'arcface'])
+@pytest.mark.parametrize('loss', ['proxy-anchor', SubCenterArcFaceLoss(sub_centers=2)])
 def test_a_run_that_goes_on_has_the_proxies_it_had(drawn, tmp_path, loss, at):
     "In the head's stage and in the second one, whose proxies are those of the first."
     how = SMALL | dict(recipe='deep', loss=loss, unfreeze=0.5, tune_epochs=2, copies=2, seed=1)
@@ -362,6 +364,12 @@ def test_find_learning_rate_with_proxies(drawn):
         drawn, recipe='strong', net=tiny(), loss='proxy-anchor', steps=20, P=5, K=3, size=(32, 32)
     )
     assert len(found.losses) >= 10
+
+
+def test_more_sub_centers_than_photos_are_refused_before_a_photo_is_read():
+    gone = Catalog([f'{i}.jpg' for i in range(9)], np.repeat([0, 1, 2], 3))
+    with pytest.raises(ValueError, match='sub_centers=3, but half of the products have 3 photos'):
+        fit(gone, recipe='strong', net=tiny(), loss=SubCenterArcFaceLoss(3), **SMALL)
 
 
 def test_a_catalog_of_one_product_is_refused(drawn):

@@ -103,6 +103,7 @@ def proxy_model(
         >>> model.output_shape, net.output_shape
         ((None, 3), (None, 8))
     """
+    if not net.built: raise ValueError(f'proxy_model: {net.name} has no Input yet: give it one')
     if len(net.inputs) != 1 or len(net.outputs) != 1 or len(net.outputs[0].shape) != 2:
         raise ValueError(f'proxy_model: {net.name} should turn one input into embeddings (b, d); '
                          f'its outputs are {[tuple(o.shape) for o in net.outputs]}')
@@ -129,6 +130,16 @@ class ProxyLoss(LabelledLoss):
         if labels.dtype != tf.string: return labels
         raise ValueError(f'{self.name} needs class ids, 0 to n_classes - 1, not text: '
                          'number the products first, as Catalog(paths, names).labels does')
+
+    def check_products(self,
+        counts, # photos of each product, int (n,)
+    ):
+        "Raise where most products have no more photos than proxies, which would each take one."
+        K, typical = self.sub_centers, np.median(counts) if len(counts) else 0
+        if K == 1 or typical > K: return
+        raise ValueError(f'{self.name}: sub_centers={K}, but half of the products have '
+                         f'{typical:.0f} photos or fewer: a photo with a proxy of its own is not '
+                         'drawn to the others. Give sub_centers=1')
 
     def own_columns(self,
         labels, # int64 (b,)
@@ -206,13 +217,13 @@ class SubCenterArcFaceLoss(ProxyLoss):
         >>> labels = [0, 1]
         >>> right, wrong = [[1., 0.], [0., 1.]], [[0., 1.], [1., 0.]]
         >>> loss = SubCenterArcFaceLoss()
-        >>> bool(loss(labels, right) < 1e-6 < loss(labels, wrong))
+        >>> bool(loss(labels, right) < .001 < loss(labels, wrong))
         True
     """
     def __init__(self,
-        sub_centers=3, # proxies of each product that `fit` makes
+        sub_centers=1, # proxies of each product that `fit` makes
         margin=0.5, # angle in radians by which the own product should be nearer
-        scale=64., # what cosines are multiplied with, before the softmax
+        scale=16., # what cosines are multiplied with, before the softmax; 64 in the paper
         label_smoothing=0., # share of the target that all products have in common
         reduction='sum_over_batch_size', # Keras' own
         name='sub_center_arcface_loss', # shown in logs
@@ -220,7 +231,8 @@ class SubCenterArcFaceLoss(ProxyLoss):
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.sub_centers = int(check_number(sub_centers, 'sub_centers', least=1, whole=True))
-        self.margin, self.scale = check_number(margin, 'margin'), check_number(scale, 'scale', above=0)
+        self.margin = check_number(margin, 'margin')
+        self.scale = check_number(scale, 'scale', above=0)
         self.label_smoothing = check_number(label_smoothing, 'label_smoothing')
         if margin >= math.pi/2: raise ValueError(f'margin={margin} must be below pi/2, in radians')
         if label_smoothing >= 1: raise ValueError(f'label_smoothing={label_smoothing}: below 1')

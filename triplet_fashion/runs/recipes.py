@@ -449,7 +449,8 @@ def fitted_to(self:Recipe,
     """Return the recipe with P, K and steps as they fit the photos.
 
     Raises ValueError where replicas cannot share a batch."""
-    counts = _counts(catalog)
+    counts, loss = _counts(catalog), self.make_loss()
+    if isinstance(loss, ProxyLoss): loss.check_products(counts)
     if self.batches == 'triplet': return self.shared_by(replicas, int(counts.sum()))
     K = self.K if self.P or not len(counts) else max(2, min(self.K, int(np.median(counts))))
     P = max(2, min(self.P or round(self.batch/K), len(counts)))
