@@ -1,15 +1,21 @@
-"""Losses with and without proxies where there are many products with few photos each: heads of a frozen network.
+"""Losses with and without proxies, for many products with few photos: heads on frozen features.
 
-    python .ci/bench_proxies.py --backbone FILE.keras [--products 1400] [--views 3] [--epochs 20] [--folder PRODUCTS] [--kinds TRAIN VALIDATION] [--seeds 3] [--only supcon ...] [--store FOLDER]
+    python .ci/bench_proxies.py --backbone FILE.keras [--products 1400] [--views 3] [--seeds 3]
+    python .ci/bench_proxies.py --backbone FILE.keras --folder PRODUCTS
+    python .ci/bench_proxies.py --backbone FILE.keras --kinds TRAIN VALIDATION
 
-Drawn products (the harder setting), or with --folder a folder of photos for each product. The products are parted: 50 % are learned from, on 20 % each loss chooses
-its setting and rate by MAP@R (one run each, as many for every loss), the other 30 % are judged. A query is a photo of a judged product, searched among all other photos
-of judged products; a hit is a photo of the same product. With --kinds two folders of photos of the same kinds: what is learned from is searched, half of the photos of
-VALIDATION are the queries on which settings are chosen, the other half are judged.
+Drawn products (the harder setting), or with --folder a folder of photos for each product. The
+products are parted: 50 % are learned from, on 20 % each loss chooses its setting and rate by MAP@R
+(one run each, as many for every loss), the other 30 % are judged. A query is a photo of a judged
+product, searched among all other photos of judged products; a hit shows the same product. With
+--kinds two folders of photos of the same kinds: what is learned from is searched, half of the
+photos of VALIDATION are the queries on which settings are chosen, the other half are judged.
 
-Every row: the same features, epochs, batches and photos (recipe `products`, with --kinds `strong`). R@1: share of queries whose nearest photo is a hit. MAP@R as in metrics. Each is the
-mean over seeds; in brackets the interval (95 %) over products (with --kinds: over queries), drawn 1,000 times with replacement. Ahead: the mean difference from SupCon in MAP@R on the same queries, with its
-interval. Seconds: median wall time of a training.
+Every row: the same features, start, epochs, batches and photos (recipe `products`, with --kinds
+`strong`). R@1: share of queries whose nearest photo is a hit. MAP@R as in metrics. Each is the mean
+over seeds; in brackets the interval (95 %) over products (with --kinds: over queries), drawn 1,000
+times with replacement. Ahead: the mean difference in MAP@R from the first loss on the same queries,
+with its interval. Seconds: median wall time of a training. --store keeps drawings and features.
 """
 
 import argparse
@@ -79,8 +85,10 @@ class Networks:
     "Networks whose heads begin at the same standardization and discriminant, computed once."
 
     def __init__(self, train, args, store):
-        self.args, self.recipe = args, Recipe.named(
-            'strong' if args.kinds else 'products', backbone=args.backbone)
+        self.args, self.recipe = (
+            args,
+            Recipe.named('strong' if args.kinds else 'products', backbone=args.backbone),
+        )
         net, self.set = self.plain(), {}
         x = features(net, train, store)
         separate(standardize(net, x), x, train.labels)
@@ -94,7 +102,8 @@ class Networks:
         how = {k: getattr(self.recipe, k) for k in names}
         side = self.args.size
         return base_network(
-            (side, side, 3), self.recipe.out_dims, self.args.backbone, trainable=False, **how)
+            (side, side, 3), self.recipe.out_dims, self.args.backbone, trainable=False, **how
+        )
 
     def of_seed(self, seed):
         "Return a network whose other weights are drawn by a seed."
@@ -182,10 +191,11 @@ def main():
         store = f'{args.store or tmp}/features'
         train, choose, judge = parts(args, tmp)
         print(
-            f'{len(train):,} photos of {len(train.products):,} products learned from; settings chosen '
-            f'on {len(choose.queries):,} queries, judged on {len(judge.queries):,}; {args.seeds} seeds\n'
+            f'{len(train):,} photos of {len(train.products):,} products learned from; settings '
+            f'chosen on {len(choose.queries):,} queries, judged on {len(judge.queries):,}; '
+            f'{args.seeds} seeds\n'
         )
-        print('| loss | R@1 | MAP@R | ahead of SupCon in MAP@R | seconds |\n|---|---|---|---|---|')
+        print('| loss | R@1 | MAP@R | ahead in MAP@R | seconds |\n|---|---|---|---|---|')
         base, networks = None, Networks(train, args, store)
         for name in args.only:
             setting, rate = chosen(name, train, choose, networks, store)

@@ -551,7 +551,9 @@ def test_across_sets_equals_pytorch_metric_learning(key, loss):
     # multi-similarity is a mean over all photos of the batch here, over the anchors there
     share = len(labels) / is_query.sum() if key == 'ms' else 1
     assert value * share == pytest.approx(across[f'across|{key}'][0], rel=1e-5)
-    np.testing.assert_allclose(grad.ravel() * share, across[f'across|{key}'][1:], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        grad.ravel() * share, across[f'across|{key}'][1:], rtol=1e-4, atol=1e-6
+    )
 
 
 def test_pairs_across_sets_by_hand():
@@ -573,16 +575,19 @@ def test_pairs_across_sets_by_hand():
 
 
 @pytest.mark.parametrize(
-    'make', [SupConLoss, MultiSimilarityLoss, WeightedLosslessLoss, lambda: BatchTripletLoss('hard')]
+    'make',
+    [SupConLoss, MultiSimilarityLoss, WeightedLosslessLoss, lambda: BatchTripletLoss('hard')],
 )
 def test_pairs_within_a_set_do_not_count(make):
-    "Moving two photos of one set apart or together changes nothing but their distances to the other."
+    "What two photos of one set have to do with each other changes nothing."
     labels, roles = [0, 1, 0, 1], [0, 0, 1, 1]
     y = np.stack([labels, roles], 1)
     x = np.random.default_rng(0).random((4, 3)).astype('float32')
     loss = AcrossSets(make())
     value = float(loss(y, x))
-    assert value > 0 and value == pytest.approx(float(loss(y[[0, 3, 2, 1]], x[[0, 3, 2, 1]])), rel=1e-5)
+    assert value > 0 and value == pytest.approx(
+        float(loss(y[[0, 3, 2, 1]], x[[0, 3, 2, 1]])), rel=1e-5
+    )
     texts = np.array([['a', 'shop'], ['b', 'shop'], ['a', 'street'], ['b', 'street']])
     assert float(loss(texts, x)) == pytest.approx(value, rel=1e-6)
     assert float(loss(np.stack([labels, [0] * 4], 1), x)) == 0  # one set only
@@ -597,7 +602,9 @@ def test_fit_across_sets_save_and_reopen(xla, tmp_path):
     net = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)])
     loss = AcrossSets(SupConLoss(), anchors=0)
     net.compile(keras.optimizers.Adam(0.03), loss, jit_compile=xla)
-    history = net.fit(x, np.stack([labels, roles], 1), batch_size=24, epochs=20, verbose=0).history['loss']
+    history = net.fit(x, np.stack([labels, roles], 1), batch_size=24, epochs=20, verbose=0).history[
+        'loss'
+    ]
     assert history[-1] < 0.8 * history[0]
     net.save(tmp_path / 'net.keras')
     again = keras.models.load_model(tmp_path / 'net.keras')
@@ -607,11 +614,17 @@ def test_fit_across_sets_save_and_reopen(xla, tmp_path):
 @pytest.mark.parametrize(
     'make, word',
     [
-        (lambda: AcrossSets(SupConLoss())([0, 0, 1], np.eye(3)), r'needs labels and roles, shape \(b, 2\)'),
+        (
+            lambda: AcrossSets(SupConLoss())([0, 0, 1], np.eye(3)),
+            r'needs labels and roles, shape \(b, 2\)',
+        ),
         (lambda: AcrossSets(CrossBatchMemory(SupConLoss())), 'CrossBatchMemory is not'),
         (lambda: CrossBatchMemory(AcrossSets(SupConLoss())), 'AcrossSets is not'),
         (lambda: AcrossSets(keras.losses.MeanSquaredError()), 'MeanSquaredError is not'),
-        (lambda: AcrossSets(SupConLoss(), anchors='query')([[0, 0], [0, 1]], np.eye(2)), "anchors='query'"),
+        (
+            lambda: AcrossSets(SupConLoss(), anchors='query')([[0, 0], [0, 1]], np.eye(2)),
+            "anchors='query'",
+        ),
     ],
 )
 def test_across_sets_refuses(make, word):

@@ -394,10 +394,14 @@ def test_semihard_nearest_by_hand():
     at 0.5 and 0.5, none beyond 0.6, so the farthest: 0.3; and so on."""
     x, labels = np.array([[0], [1], [0.5], [1.1], [3]]), list('cchhh')
     each = {
-        (0, 1): 0.1, (1, 0): 0.0,
-        (2, 3): 0.2 + 0.6 - 0.5, (2, 4): 0.2 + 2.5 - 0.5,
-        (3, 2): 0.2 + 0.6 - 1.1, (3, 4): 0.2 + 1.9 - 1.1,
-        (4, 2): 0.2 + 2.5 - 3.0, (4, 3): 0.2 + 1.9 - 2.0,
+        (0, 1): 0.1,
+        (1, 0): 0.0,
+        (2, 3): 0.2 + 0.6 - 0.5,
+        (2, 4): 0.2 + 2.5 - 0.5,
+        (3, 2): 0.2 + 0.6 - 1.1,
+        (3, 4): 0.2 + 1.9 - 1.1,
+        (4, 2): 0.2 + 2.5 - 3.0,
+        (4, 3): 0.2 + 1.9 - 2.0,
     }
     loss = BatchTripletLoss('semihard-nearest', margin=0.2, dtype='float64')
     expect = np.mean([max(0, v) for v in each.values()])
@@ -411,7 +415,9 @@ def test_semihard_nearest_by_hand():
 
 
 @pytest.mark.parametrize('mining', MINING)
-@pytest.mark.parametrize('kw', [{}, dict(soft=True), dict(squared=True), dict(kind='lossless')], ids=str)
+@pytest.mark.parametrize(
+    'kw', [{}, dict(soft=True), dict(squared=True), dict(kind='lossless')], ids=str
+)
 def test_the_mean_of_mined_triplets_is_the_loss(mining, kw):
     rng = np.random.default_rng(4)
     x, labels = rng.random((15, 4)), np.repeat([0, 1, 2, 3], [5, 5, 4, 1])
@@ -427,8 +433,17 @@ def test_the_mean_of_mined_triplets_is_the_loss(mining, kw):
 
 def test_active_triplets_are_those_with_a_loss():
     "Coats at 0 and 1; hats at 1.1 and 9: the far hat is not active for any coat."
-    found = mined_triplets(BatchTripletLoss('all', margin=0.2), list('cchh'), np.float32([[0], [1], [1.1], [9]]))
-    named = {(a, p, n) for a, p, n in zip(found.anchors[found.active], found.positives[found.active], found.negatives[found.active])}
+    found = mined_triplets(
+        BatchTripletLoss('all', margin=0.2), list('cchh'), np.float32([[0], [1], [1.1], [9]])
+    )
+    named = {
+        (a, p, n)
+        for a, p, n in zip(
+            found.anchors[found.active],
+            found.positives[found.active],
+            found.negatives[found.active],
+        )
+    }
     assert len(found) == 8
     assert named == {(0, 1, 2), (1, 0, 2), (2, 3, 0), (2, 3, 1), (3, 2, 1)}
     assert repr(found) == 'MinedTriplets: 8, of them 5 active'

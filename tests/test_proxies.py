@@ -1,4 +1,4 @@
-"Losses with proxies against their formulas, Keras and pytorch-metric-learning; proxies that are trained."
+"Losses with proxies against formulas, Keras and pytorch-metric-learning; proxies are trained."
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def head_of_referee(K, dtype):
 @pytest.mark.parametrize('dtype, close', [('float64', 1e-7), ('float32', 2e-4)])
 @pytest.mark.parametrize('key', [k for k in referee.files if k.startswith(('anchor', 'arcface'))])
 def test_equals_pytorch_metric_learning(key, dtype, close):
-    "Values and gradients by embeddings and proxies; some of the eight products are not in the batch."
+    "Values and gradients by embeddings and proxies; a batch lacks some of the eight products."
     kind, *settings = key.split('|')
     if kind == 'anchor':
         K, loss = 1, ProxyAnchorLoss(*map(float, settings), dtype=dtype)
@@ -315,8 +315,12 @@ def test_fit_knows_them_by_name(drawn, loss, trainable):
 def test_proxies_of_a_frozen_network_begin_at_their_photos(drawn):
     "Before the first step each photo is nearer to its own proxy than to most."
     run = fit(drawn, recipe='strong', net=tiny(), loss='proxy-anchor', learning_rate=1e-9, **SMALL)
-    x = np.stack([keras.utils.img_to_array(keras.utils.load_img(p, target_size=(32, 32)))
-                  for p in drawn.paths])
+    x = np.stack(
+        [
+            keras.utils.img_to_array(keras.utils.load_img(p, target_size=(32, 32)))
+            for p in drawn.paths
+        ]
+    )
     own = run.net.predict(x, verbose=0)
     centers = run.model.layers[-1].proxies.numpy()[:, 0]
     means = np.stack([own[drawn.labels == c].mean(0) for c in range(12)])
