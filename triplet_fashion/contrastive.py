@@ -285,6 +285,7 @@ class AcrossSets(BatchLoss):
 
     Example:
 
+        >>> from triplet_fashion.mining import BatchTripletLoss
         >>> loss = AcrossSets(BatchTripletLoss('hard', margin=.5))
         >>> y = [['coat', 'customer'], ['coat', 'shop'], ['hat', 'shop'], ['hat', 'customer']]
         >>> float(loss(y, [[0.], [2.], [1.], [9.]]))

@@ -34,8 +34,8 @@ class ProxyHead(keras.layers.Layer):
     Example:
 
         >>> head = ProxyHead(n_classes=3)
-        >>> head(np.eye(2, 8)).shape, head.proxies.shape
-        (TensorShape([2, 3]), (3, 1, 8))
+        >>> tuple(head(np.eye(2, 8)).shape), tuple(head.proxies.shape)
+        ((2, 3), (3, 1, 8))
     """
     def __init__(self,
         n_classes, # products; labels are 0 to n_classes - 1
@@ -223,7 +223,7 @@ class SubCenterArcFaceLoss(ProxyLoss):
     def __init__(self,
         sub_centers=1, # proxies of each product that `fit` makes
         margin=0.5, # angle in radians by which the own product should be nearer
-        scale=16., # what cosines are multiplied with, before the softmax; 64 in the paper
+        scale=8., # what cosines are multiplied with, before the softmax; 64 in the paper
         label_smoothing=0., # share of the target that all products have in common
         reduction='sum_over_batch_size', # Keras' own
         name='sub_center_arcface_loss', # shown in logs
