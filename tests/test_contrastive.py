@@ -6,6 +6,7 @@ import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 import tensorflow as tf, keras
 from triplet_fashion.contrastive import (
+    AcrossSets,
     CrossBatchMemory,
     MultiSimilarityLoss,
     SupConLoss,
@@ -15,6 +16,7 @@ from triplet_fashion.mining import BatchTripletLoss, PairMask
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 referee = np.load(Path(__file__).parent / 'referees' / 'contrastive.npz')
+across = np.load(Path(__file__).parent / 'referees' / 'proxies.npz')
 LOSSES = dict(
     supcon=SupConLoss,
     ms=MultiSimilarityLoss,
@@ -504,3 +506,127 @@ def test_the_memory_keeps_labels_whole():
 def test_settings_that_mean_nothing_are_named(make, name, value):
     with pytest.raises(ValueError, match=f'^{name}='):
         make(value)
+
+
+# ---- the memory's own settings
+
+
+@pytest.mark.parametrize('reduction', ['sum', 'sum_over_batch_size', 'none', None])
+def test_the_memory_has_a_reduction_and_a_type_of_its_own(reduction):
+    x, labels = np.random.default_rng(0).random((6, 3)), np.repeat([0, 1], 3)
+    inner = SupConLoss(reduction='sum', dtype='float64')
+    loss = CrossBatchMemory(inner, 5, reduction=reduction, dtype='float16')
+    value = loss(labels, x)
+    expect = SupConLoss(reduction=reduction, dtype='float64')(labels, x)
+    assert value.dtype == 'float16' and value.shape == expect.shape
+    kept = CrossBatchMemory(inner, 5)
+    assert kept(labels, x).dtype == 'float64' and kept.reduction == 'sum'
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    assert again.get_config() == loss.get_config() and again.reduction == loss.reduction
+
+
+def test_a_memory_refuses_embeddings_of_another_length():
+    loss = CrossBatchMemory(SupConLoss(), 5)
+    loss.build(4)
+    with pytest.raises(ValueError, match='length 4, and was given some of length 3'):
+        loss([0, 0, 1], np.eye(3))
+
+
+# ---- two sets
+
+
+@pytest.mark.parametrize(
+    'key, loss',
+    [
+        ('supcon', SupConLoss()),
+        ('triplet', BatchTripletLoss('nonzero', margin=0.4)),
+        ('ms', MultiSimilarityLoss()),
+    ],
+)
+def test_across_sets_equals_pytorch_metric_learning(key, loss):
+    "Its ref_emb: queries are anchors, the gallery is what they are compared with."
+    labels, is_query = across['labels'], across['is_query']
+    y = np.stack([labels, np.where(is_query, 0, 1)], 1)
+    value, grad = with_gradient(AcrossSets(loss, anchors=0), y, across['x'].astype('float32'))
+    # multi-similarity is a mean over all photos of the batch here, over the anchors there
+    share = len(labels) / is_query.sum() if key == 'ms' else 1
+    assert value * share == pytest.approx(across[f'across|{key}'][0], rel=1e-5)
+    np.testing.assert_allclose(
+        grad.ravel() * share, across[f'across|{key}'][1:], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_pairs_across_sets_by_hand():
+    pairs = PairMask.from_labels(['a', 'a', 'b', 'a']).across(['q', 'g', 'g', 'q'])
+    assert pairs.positive.numpy().astype(int).tolist() == [
+        [0, 1, 0, 0],
+        [1, 0, 0, 1],
+        [0, 0, 0, 0],
+        [0, 1, 0, 0],
+    ]
+    assert pairs.negative.numpy().astype(int).tolist() == [
+        [0, 0, 1, 0],
+        [0, 0, 0, 0],
+        [1, 0, 0, 1],
+        [0, 0, 1, 0],
+    ]
+    one_way = PairMask.from_labels(['a', 'a', 'b', 'a']).across(['q', 'g', 'g', None], anchors='q')
+    assert one_way.positive.numpy().sum() == 1 and one_way.negative.numpy().sum() == 1
+
+
+@pytest.mark.parametrize(
+    'make',
+    [SupConLoss, MultiSimilarityLoss, WeightedLosslessLoss, lambda: BatchTripletLoss('hard')],
+)
+def test_pairs_within_a_set_do_not_count(make):
+    "What two photos of one set have to do with each other changes nothing."
+    labels, roles = [0, 1, 0, 1], [0, 0, 1, 1]
+    y = np.stack([labels, roles], 1)
+    x = np.random.default_rng(0).random((4, 3)).astype('float32')
+    loss = AcrossSets(make())
+    value = float(loss(y, x))
+    assert value > 0 and value == pytest.approx(
+        float(loss(y[[0, 3, 2, 1]], x[[0, 3, 2, 1]])), rel=1e-5
+    )
+    texts = np.array([['a', 'shop'], ['b', 'shop'], ['a', 'street'], ['b', 'street']])
+    assert float(loss(texts, x)) == pytest.approx(value, rel=1e-6)
+    assert float(loss(np.stack([labels, [0] * 4], 1), x)) == 0  # one set only
+
+
+@pytest.mark.parametrize('xla', [False, True], ids=['graph', 'xla'])
+def test_fit_across_sets_save_and_reopen(xla, tmp_path):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    labels, roles = np.repeat(np.arange(6), 4), np.tile([0, 1], 12)
+    x = (rng.normal(size=(6, 5))[labels] + 2.0 * roles[:, None]).astype('float32')
+    net = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)])
+    loss = AcrossSets(SupConLoss(), anchors=0)
+    net.compile(keras.optimizers.Adam(0.03), loss, jit_compile=xla)
+    history = net.fit(x, np.stack([labels, roles], 1), batch_size=24, epochs=20, verbose=0).history[
+        'loss'
+    ]
+    assert history[-1] < 0.8 * history[0]
+    net.save(tmp_path / 'net.keras')
+    again = keras.models.load_model(tmp_path / 'net.keras')
+    assert again.loss.get_config() == loss.get_config() and again.loss.anchors == 0
+
+
+@pytest.mark.parametrize(
+    'make, word',
+    [
+        (
+            lambda: AcrossSets(SupConLoss())([0, 0, 1], np.eye(3)),
+            r'needs labels and roles, shape \(b, 2\)',
+        ),
+        (lambda: AcrossSets(CrossBatchMemory(SupConLoss())), 'CrossBatchMemory is not'),
+        (lambda: CrossBatchMemory(AcrossSets(SupConLoss())), 'AcrossSets is not'),
+        (lambda: AcrossSets(keras.losses.MeanSquaredError()), 'MeanSquaredError is not'),
+        (
+            lambda: AcrossSets(SupConLoss(), anchors='query')([[0, 0], [0, 1]], np.eye(2)),
+            "anchors='query'",
+        ),
+    ],
+)
+def test_across_sets_refuses(make, word):
+    with pytest.raises(ValueError, match=word):
+        make()

@@ -4,11 +4,20 @@ from pathlib import Path
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 import tensorflow as tf, keras
-from triplet_fashion.mining import BatchTripletLoss, pairwise_distances
+from triplet_fashion.contrastive import SupConLoss
+from triplet_fashion.mining import BatchTripletLoss, mined_triplets, pairwise_distances
 
 quick = settings(max_examples=30, deadline=None, derandomize=True)
-MINING = ('semihard', 'all', 'nonzero', 'hard', 'easy')
+MINING = ('semihard', 'semihard-nearest', 'all', 'nonzero', 'hard', 'easy')
 referee = np.load(Path(__file__).parent / 'referees' / 'mining.npz')
+
+
+def one_negative(d, d_ap, Q):
+    "The nearest negative beyond the positive; the farthest of all where none is."
+    beyond = [j for j in Q if d[j] > d_ap]
+    if beyond:
+        return [min(beyond, key=lambda j: d[j])]
+    return [max(Q, key=lambda j: d[j])] if Q else []
 
 
 def brute_force(
@@ -30,7 +39,7 @@ def brute_force(
                 [min(Q, key=lambda j: d[i, j])],
             )
         for p in P:
-            for n in Q:
+            for n in one_negative(d[i], d[i, p], Q) if mining == 'semihard-nearest' else Q:
                 gap = d[i, p] - d[i, n]
                 if (
                     mining == 'nonzero'
@@ -350,3 +359,104 @@ def test_large_batch_stays_in_blocks():
     value, grad = with_gradient(BatchTripletLoss('semihard'), labels, x)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert np.isfinite(value) and np.isfinite(grad).all() and grown < 400, f'{grown:.0f} MB'
+
+
+# ---- semi-hard as TensorFlow Addons has it
+
+
+def addons(labels, x, margin=1.0):
+    "Its definition, in NumPy: a negative for each pair of one product, by squared distances."
+    d = ((x[:, None] - x) ** 2).sum(-1)
+    same = labels[:, None] == labels
+    total, pairs = 0.0, 0
+    for a, p in np.argwhere(same & ~np.eye(len(x), dtype=bool)):
+        negatives = d[a][~same[a]]
+        outside = negatives[negatives > d[a, p]]
+        chosen = outside.min() if outside.size else negatives.max()
+        total, pairs = total + max(0.0, margin + d[a, p] - chosen), pairs + 1
+    return total / pairs
+
+
+@quick
+@given(st.integers(0, 2**31), st.integers(3, 14), st.floats(0.1, 2))
+def test_semihard_nearest_is_that_of_addons(seed, n, margin):
+    rng = np.random.default_rng(seed)
+    x, labels = rng.normal(size=(n, 3)), np.r_[0, 0, 1, rng.integers(0, 3, n - 3)]
+    loss = BatchTripletLoss('semihard-nearest', margin=margin, squared=True, dtype='float64')
+    assert float(loss(labels, x)) == pytest.approx(addons(labels, x, margin), rel=1e-9, abs=1e-12)
+
+
+def test_semihard_nearest_by_hand():
+    """On a line: 0 and 1 are coats; hats at 0.5, 1.1 and 3.
+
+    Anchor 0, positive at distance 1: beyond are 1.1 and 3, the nearest gives 0.2 + 1 - 1.1 = 0.1.
+    Anchor 1, positive at distance 1: beyond is only 3, at 2: 0. Of the hats, (0.5, 1.1): coats are
+    at 0.5 and 0.5, none beyond 0.6, so the farthest: 0.3; and so on."""
+    x, labels = np.array([[0], [1], [0.5], [1.1], [3]]), list('cchhh')
+    each = {
+        (0, 1): 0.1,
+        (1, 0): 0.0,
+        (2, 3): 0.2 + 0.6 - 0.5,
+        (2, 4): 0.2 + 2.5 - 0.5,
+        (3, 2): 0.2 + 0.6 - 1.1,
+        (3, 4): 0.2 + 1.9 - 1.1,
+        (4, 2): 0.2 + 2.5 - 3.0,
+        (4, 3): 0.2 + 1.9 - 2.0,
+    }
+    loss = BatchTripletLoss('semihard-nearest', margin=0.2, dtype='float64')
+    expect = np.mean([max(0, v) for v in each.values()])
+    assert float(loss(labels, x)) == pytest.approx(expect, rel=1e-9)
+    found = mined_triplets(loss, labels, x)
+    assert [*zip(found.anchors, found.positives)] == [*each]
+    assert found.losses == pytest.approx([max(0, v) for v in each.values()], abs=1e-12)
+
+
+# ---- which triplets
+
+
+@pytest.mark.parametrize('mining', MINING)
+@pytest.mark.parametrize(
+    'kw', [{}, dict(soft=True), dict(squared=True), dict(kind='lossless')], ids=str
+)
+def test_the_mean_of_mined_triplets_is_the_loss(mining, kw):
+    rng = np.random.default_rng(4)
+    x, labels = rng.random((15, 4)), np.repeat([0, 1, 2, 3], [5, 5, 4, 1])
+    loss = BatchTripletLoss(mining, margin=0.15, dtype='float64', **kw)
+    found = mined_triplets(loss, labels, x)
+    expect, count = brute_force(x, labels, mining, 0.15, **kw)
+    assert len(found) == count and found.losses.mean() == pytest.approx(expect, rel=1e-9)
+    assert (labels[found.anchors] == labels[found.positives]).all()
+    assert (labels[found.anchors] != labels[found.negatives]).all()
+    assert (found.anchors != found.positives).all()
+    assert len({*zip(found.anchors, found.positives, found.negatives)}) == count
+
+
+def test_active_triplets_are_those_with_a_loss():
+    "Coats at 0 and 1; hats at 1.1 and 9: the far hat is not active for any coat."
+    found = mined_triplets(
+        BatchTripletLoss('all', margin=0.2), list('cchh'), np.float32([[0], [1], [1.1], [9]])
+    )
+    named = {
+        (a, p, n)
+        for a, p, n in zip(
+            found.anchors[found.active],
+            found.positives[found.active],
+            found.negatives[found.active],
+        )
+    }
+    assert len(found) == 8
+    assert named == {(0, 1, 2), (1, 0, 2), (2, 3, 0), (2, 3, 1), (3, 2, 1)}
+    assert repr(found) == 'MinedTriplets: 8, of them 5 active'
+
+
+def test_batches_without_triplets_have_none_mined():
+    for mining in MINING:
+        for labels in ([0, 0, 0], [0, 1, 2], [None] * 3):
+            assert len(mined_triplets(BatchTripletLoss(mining), labels, np.eye(3))) == 0
+
+
+def test_mined_triplets_of_what_mines_none():
+    with pytest.raises(TypeError, match='SupConLoss chooses no triplets'):
+        mined_triplets(SupConLoss(), [0, 0, 1], np.eye(3))
+    with pytest.raises(ValueError, match='2 labels for 3'):
+        mined_triplets(BatchTripletLoss(), [0, 0], np.eye(3))

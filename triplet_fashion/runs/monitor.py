@@ -17,6 +17,7 @@ from fastcore.basics import patch
 import triplet_fashion.runs.diagnostics as diagnostics
 from .. import loss as losses
 from ..model import has_bounded_outputs
+from ..proxies import proxies_of
 from .diagnostics import Diagnosis
 
 # %% ../../nbs/runs/03_monitor.ipynb #3ef30e6a
@@ -207,6 +208,7 @@ def embedding_network(
     model, # Keras model of one photo, or of three
 )->keras.Model:
     "Return the network from one photo to one embedding."
+    if (head := proxies_of(model)) is not None: return keras.Model(model.inputs[0], head.input)
     if len(model.inputs) == 1: return model
     return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
@@ -247,6 +249,7 @@ class Probe:
         if self.triplets is not None:
             labels = np.zeros(self.triplets.shape[1], 'int32')
             rows = tf.concat([tf.gather(embeddings, i) for i in self.triplets], 1)
+        if (head := proxies_of(self.model)) is not None: rows = head(embeddings)
         return tf.reduce_mean(tf.cast(loss(labels, rows), tf.float32))
 
     def _compute(self, x):
@@ -323,7 +326,7 @@ def _is_smooth_where_equal(model):
     with tf.GradientTape() as tape:
         tape.watch(embeddings)
         restore = _memory_as_it_is(model.loss)
-        value = keras.losses.get(model.loss)(np.repeat(np.arange(3), 2), embeddings)
+        value = keras.losses.get(model.loss)(np.arange(6) % 2, embeddings)
     grad = tape.gradient(value, embeddings)
     restore()
     return grad is None or bool(tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(grad))))

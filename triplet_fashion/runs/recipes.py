@@ -15,9 +15,10 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..backbones import is_backbone_file, is_outside
-from ..contrastive import LOSSES_BY_NAME
+from ..contrastive import LOSSES_BY_NAME, AcrossSets
 from ..loss import loss_levels
 from ..mining import BatchTripletLoss
+from ..proxies import PROXY_LOSSES, ProxyLoss
 from .schedules import warmup_cosine
 
 # %% ../../nbs/runs/01_recipes.ipynb #a2beee31
@@ -78,7 +79,8 @@ _WORDS = dict(
     schedule=(None, 'cosine'),
     precision=(None, 'float32', 'bfloat16', 'auto'))
 
-_MINED = 'semihard', 'all', 'nonzero', 'hard', 'easy'   # names of mining as losses
+_MINED = 'semihard', 'semihard-nearest', 'all', 'nonzero', 'hard', 'easy'   # mining as losses
+_OF_BATCHES = LOSSES_BY_NAME | PROXY_LOSSES
 
 # %% ../../nbs/runs/01_recipes.ipynb #53d23c0b
 _OF_TRIPLETS, _OF_PK = ('batch_size',), ('batch', 'P', 'K', 'margin')
@@ -131,8 +133,13 @@ def _check_words(recipe):
 # %% ../../nbs/runs/01_recipes.ipynb #8d2550e7
 def _check_loss(recipe):
     "Raise where the loss is unknown."
-    names, loss = (*LOSSES_BY_NAME, *_MINED), recipe.loss
+    names, loss = (*_OF_BATCHES, *_MINED), recipe.loss
     if recipe.batches == 'triplet': names = ('lossless',)
+    if isinstance(loss, AcrossSets):
+        raise ValueError(f'loss={loss.name}: batches of fit hold no roles of photos. Compile the '
+                         'network with it, and give Keras\' fit labels and roles')
+    if isinstance(loss, ProxyLoss) and recipe.batches == 'triplet':
+        raise ValueError(f"loss={loss.name} takes labelled photos: give batches='pk'")
     if loss in names if isinstance(loss, str) else callable(loss): return
     raise ValueError(f'loss={loss!r}: with batches={recipe.batches!r} use '
                      f"{', '.join(map(repr, names))}, or a Keras loss")
@@ -452,7 +459,8 @@ def fitted_to(self:Recipe,
     """Return the recipe with P, K and steps as they fit the photos.
 
     Raises ValueError where replicas cannot share a batch."""
-    counts = _counts(catalog, self.singles)
+    counts, loss = _counts(catalog, self.singles), self.make_loss()
+    if isinstance(loss, ProxyLoss): loss.check_products(counts)
     if self.batches == 'triplet': return self.shared_by(replicas, int(counts.sum()))
     pairs = counts[counts > 1]   # a product with one photo has as many views as are wanted
     half = int(np.median(pairs)) if len(pairs) else _VIEWS
@@ -551,7 +559,7 @@ def make_loss(self:Recipe):
     "Return the Keras loss; None for the lossless one of triplets, which `compile_triplet` makes."
     if not isinstance(self.loss, str): return self.loss
     if self.batches == 'triplet': return None
-    if self.loss in LOSSES_BY_NAME: return LOSSES_BY_NAME[self.loss]()
+    if self.loss in _OF_BATCHES: return _OF_BATCHES[self.loss]()
     return BatchTripletLoss(mining=self.loss, margin=self.margin)
 
 # %% ../../nbs/runs/01_recipes.ipynb #7c8e85cc

@@ -26,6 +26,7 @@ from triplet_fashion.model import build_optimizer, compile_triplet, triplet_mode
 from triplet_fashion.photos.augmentation import ViewAugmentation
 from triplet_fashion.photos.unreadable import (
     ReadablePhotos, left_out_report, readable_photos, without_unreadable)
+from triplet_fashion.proxies import ProxyLoss, proxies_of, proxy_model
 from triplet_fashion.runs.monitor import CollapseMonitor
 from triplet_fashion.runs.recipes import Recipe
 from triplet_fashion.runs.schedules import LearningRateLogger
@@ -247,18 +248,32 @@ def _check_finite(self:Stage):
         raise FloatingPointError(f'weights or embeddings are no longer finite after epoch {epoch}: '
                                  f'use a {rate}')
 
+# %% ../../nbs/runs/08_stages.ipynb #2931c458
+def _with_proxies(learner, loss, train, seed):
+    "Return a network with the proxies that a loss wants of the products in a `TrainingSet`."
+    with evaluation.seeded(seed):
+        return proxy_model(learner, train.catalog.num_classes, loss.sub_centers)
+
+def _begin_at_photos(model, head, train):
+    "Let the proxies of a model, where it has some, begin at what its head gives of features."
+    if (proxies := proxies_of(model)) is None: return
+    proxies.start_at(head(train.features, training=False), train.catalog.labels)
+
 # %% ../../nbs/runs/08_stages.ipynb #bfcf195b
 def compile_model(
     learner, # the network, or the part of it that learns
     recipe, # `Recipe`
     steps, # of the whole stage, for the schedule
-)->keras.Model: # three inputs for triplets, the network itself for labelled batches
+    train=None, # `TrainingSet`, for a loss with proxies
+    seed=0, # of proxies
+)->keras.Model: # three inputs for triplets, the network itself for labelled batches; with proxies
     "Return the Keras model that is trained."
     optimizer, loss = recipe.optimizer(steps), recipe.make_loss()
     if recipe.batches == 'triplet':
         return compile_triplet(triplet_model(learner), loss=loss, optimizer=optimizer)
-    learner.compile(optimizer=optimizer, loss=loss, jit_compile=False)
-    return build_optimizer(learner)
+    model = _with_proxies(learner, loss, train, seed) if isinstance(loss, ProxyLoss) else learner
+    model.compile(optimizer=optimizer, loss=loss, jit_compile=False)
+    return build_optimizer(model)
 
 # %% ../../nbs/runs/08_stages.ipynb #112283ee
 def _fixed_triplets(recipe, valid, seed):
@@ -276,7 +291,7 @@ def whole_stage(
     steps=1, # of the stage in all
 )->Stage:
     "Return the stage in which a whole network learns, from photos."
-    model = compile_model(net, recipe, steps)
+    model = compile_model(net, recipe, steps, train, seed)
     return Stage(
         net, model, recipe, train, None if valid is None else valid.catalog,
         probe=train.same_batches(recipe, seed, steps=1), seed=seed,
@@ -393,9 +408,11 @@ def head_stage(
     "Return the stage in which the head of a frozen backbone learns, from features."
     head, labels = head_of(net), train.rows.labels
     _prepare_head(net, train.features, labels)
+    model = compile_model(head, recipe, steps, train, seed)
+    _begin_at_photos(model, head, train)
     def embedder(photos): return np.asarray(head(valid.features, training=False))
     return Stage(
-        net, compile_model(head, recipe, steps), recipe, train, valid and valid.catalog,
+        net, model, recipe, train, valid and valid.catalog,
         (train.features, labels), seed, valid and embedder, _fixed_triplets(recipe, valid, seed))
 
 # %% ../../nbs/runs/08_stages.ipynb #9f1b6f92
@@ -414,6 +431,17 @@ def stage_photos(
         return head_features(net, catalog, valid, cache, runner, progress, recipe, seed)
     return photos_to_read(catalog, valid)
 
+# %% ../../nbs/runs/08_stages.ipynb #8e083cc1
+def numbered_anew(
+    train, # `TrainingSet`
+)->TrainingSet: # of the same photos
+    "Return photos whose class ids are 0 to n - 1, n products that have photos."
+    catalog = train.catalog
+    found, labels = np.unique(catalog.labels, return_inverse=True)
+    if len(found) == catalog.num_classes: return train
+    names = [catalog.class_names[i] for i in found]
+    return dataclasses.replace(train, catalog=Catalog(catalog.paths, labels, names, catalog.root))
+
 # %% ../../nbs/runs/08_stages.ipynb #270fedbf
 def first_stage(
     net, # embedding network
@@ -424,7 +452,9 @@ def first_stage(
 )->Stage: # with the name of its folder in a `RunFolder`
     "Return the stage of the head where there are features, else that of the whole network."
     make = whole_stage if photos.train.features is None else head_stage
-    stage = make(net, recipe, photos.train, photos.valid, seed, steps)
+    train = photos.train
+    if isinstance(recipe.make_loss(), ProxyLoss): train = numbered_anew(train)
+    stage = make(net, recipe, train, photos.valid, seed, steps)
     if recipe.unfreeze: stage.name = checkpoints.HEAD_STAGE   # another one follows
     return stage
 
@@ -503,7 +533,8 @@ def _tuned_from_features(head, recipe, steps, *how):
     train = TrainingSet(found.catalog, rows if copies > 1 else rows[:, 0], copies)
     has_views = singles == 'augment' and len(single_photos(found.catalog))
     stage = Stage(
-        head.net, compile_model(upper, recipe, steps), recipe, train, None, seed=head.seed,
+        head.net, compile_model(upper, recipe, steps, train, head.seed), recipe, train, None,
+        seed=head.seed,
         probe=probe_rows(rows[:, :2] if has_views else plain, labels, head.seed))
     if watched is None: return stage
     def embedder(photos): return _in_blocks(upper, watched.value[0])
@@ -523,5 +554,7 @@ def fine_tuning_stage(
     make, how = _tuned_from_features, (cache, runner or checkpoints.StepRunner(), progress)
     if recipe.unfreeze == 1: make, how = _tuned_from_photos, ()
     stage = make(head, recipe, recipe.tune_epochs*steps, *how)
+    if (proxies := proxies_of(stage.model)) is not None:
+        proxies.set_weights(proxies_of(head.model).get_weights())
     return dataclasses.replace(
         stage, name=checkpoints.TUNED_STAGE, before=head, first_epoch=first_epoch)
