@@ -472,11 +472,11 @@ class RetrievalCallback(keras.callbacks.Callback):
 
     def evaluate_now(self):
         "Return the metrics of the network as it is; NaN where there are none."
-        ks = {1, *(parse_metric(name)[1] for name in (*self.figures, self.choose))}
+        names = dict.fromkeys((*self.figures, self.choose))
         x = self._embeddings() if len(self.catalog) else math.nan
         if not np.isfinite(x).all() or self.catalog.counts().max() < 2:
-            return dict.fromkeys((*self.figures, self.choose), math.nan)
-        return retrieval_metrics(x, self.catalog.labels, ks=sorted(ks - {None}))
+            return dict.fromkeys(names, math.nan)
+        return retrieval_metrics(x, self.catalog.labels, names=list(names))
 
     def _embeddings(self):
         "Return the embeddings of photos that can still be read, and watch only those from now on."

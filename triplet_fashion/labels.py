@@ -96,7 +96,7 @@ class Labels:
         [1, 2]
     """
     def __init__(self,
-        labels, # of photos, (n,): text or whole numbers; lists, arrays, pandas columns
+        labels, # of photos, (n,) or (n, 1): text or whole numbers; lists, arrays, pandas columns
         n=None, # how many there must be; None: any number
         what='labels', # argument that they came in, for messages
         missing='error', # what a missing label is: 'error', or 'unlabelled', with the id -1
@@ -107,6 +107,7 @@ class Labels:
         if isinstance(labels, (str, bytes)) or not hasattr(labels, '__len__'):
             raise ValueError(f'{what} must hold one label a photo, not {labels!r}')
         given, inverse = _distinct(labels, what)
+        if inverse.shape[1:] == (1,): inverse = inverse[:,0]   # as Keras' data sets give them
         if inverse.ndim != 1 or n not in (None, len(inverse)):
             shape = f'({"n" if n is None else n},)'
             raise ValueError(f'{what} must hold one label a photo, shape {shape}; the shape is '
