@@ -246,13 +246,37 @@ def test_a_column_of_labels(kind):
 
 
 def test_watching_asks_for_any_metric(tmp_path):
+    import keras
     from triplet_fashion.datasets import draw_catalog
 
     shop = draw_catalog(tmp_path / 'shop', n_products=3, n_views=3, size=(64, 64))
     x = np.random.default_rng(0).normal(size=(9, 4))
     names = ('MAP', 'macro R@1', 'R@2')
-    watch = RetrievalCallback(None, shop, figures=names, choose='MAP', embedder=lambda c: x)
+    watch = RetrievalCallback(keras.Sequential(), shop, figures=names, choose='MAP', embedder=lambda c: x)
     log = {}
     watch.on_epoch_end(0, log)
     want = retrieval_metrics(x, shop.labels, names=names)
     assert log == {f'val_{name}': want[name] for name in names}
+
+
+# whole numbers as ids of an index
+
+
+@pytest.mark.parametrize('kind', [int, np.int64, np.uint16, str])
+def test_an_index_takes_whole_numbers_as_ids(kind, tmp_path):
+    from triplet_fashion.search import ImageIndex
+
+    index = ImageIndex(np.eye(3), [kind(i) for i in (10, 20, 30)], ['a', 'b', 'b'])
+    assert index.ids == ['10', '20', '30']
+    assert [h.id for h in index.search(kind(20), k=1)] == ['20']
+    assert [h.id for h in index.search(kind(20), k=1, exclude_self=True)] != ['20']
+    index.save(tmp_path / 'index.npz')
+    again = ImageIndex.load(tmp_path / 'index.npz')
+    assert again.remove(kind(20)) == 1 and again.remove([kind(10)]) == 1
+    assert again.ids == ['30']
+    with pytest.raises(FileNotFoundError, match="'99' is neither a photo on disk nor an id"):
+        index.search(kind(99))
+    with pytest.raises(ValueError, match="'99' is not in this index"):
+        index.remove([kind(99)])
+    with pytest.raises(ValueError, match='ids hold True of type bool'):
+        ImageIndex(np.eye(1), [True])
