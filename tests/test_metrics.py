@@ -195,7 +195,8 @@ def test_parts_and_classes_of_the_figures():
     assert result.by_class({c: f'p{c}' for c in range(12)})[0]['class'] == f"p{table[0]['class']}"
     with pytest.raises(ValueError, match='ask for K=50'):
         result.per_query('P@50')
-    for wrong in ('Recall@5', 'MAP@0', 'macro', 'macro 5', 'foo', 'R@', 'R@0', 'P@1.5', 'R@-1', 'mrr', 1):
+    others = 'R@', 'R@0', 'P@1.5', 'R@-1', 'mrr', 1
+    for wrong in ('Recall@5', 'MAP@0', 'macro', 'macro 5', 'foo', *others):
         for call in (result.per_query, result.interval):
             with pytest.raises(ValueError, match="is none of 'R@K'"):
                 call(wrong)

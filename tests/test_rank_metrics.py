@@ -107,15 +107,15 @@ def test_what_is_not_known_is_not_guessed():
     found = rank_metrics(order, ['a', 'b'], gallery, names=['R@1', 'R@3', 'MRR', 'P@3'])
     assert found['R@3'] == 1 and found['MRR'] == (1 + 1 / 3) / 2
     for name, why in [
-        ('MAP@R', 'it needs R results'),
+        ('MAP@R', 'MAP@R needs R results'),
         ('R-precision', "the first is of a query of 'b', with 3 results and R=4"),
-        ('MAP', 'it needs all relevant photos'),
-        ('P@4', 'it needs 4 results, which 1 of 2 rankings fail'),
-        ('R@4', 'it needs 4 results'),
+        ('MAP', 'needs all relevant photos'),
+        ('P@4', 'needs 4 results, which 1 of 2 rankings lack'),
+        ('R@4', 'needs 4 results'),
     ]:
         with pytest.raises(ValueError, match=why):
             rank_metrics(order, ['a', 'b'], gallery, names=[name])
-    with pytest.raises(ValueError, match='MRR: no relevant photo is among the results'):
+    with pytest.raises(ValueError, match='MRR needs a relevant photo among the results'):
         rank_metrics([[0], [0]], ['a', 'b'], gallery, names=['MRR'])
     assert rank_metrics([[0], [0]], ['a', 'b'], gallery, names='R@1')['R@1'] == 0.5
     with pytest.raises(ValueError, match='ask for it by name'):
@@ -162,7 +162,7 @@ def test_what_is_not_known_is_not_guessed():
             lambda y, g: rank_metrics([['a']], y, g, list('pqr'), holds='labels'),
             'gallery_ids name what found holds',
         ),
-        (lambda y, g: rank_metrics([[1]], y, g, ks=5), 'R@5: it needs 5 results'),
+        (lambda y, g: rank_metrics([[1]], y, g, ks=5), 'R@5 needs 5 results'),
         (lambda y, g: rank_metrics([[1]], ['c'], g), 'none of the 1 queries'),
     ],
 )
@@ -252,7 +252,8 @@ def test_watching_asks_for_any_metric(tmp_path):
     shop = draw_catalog(tmp_path / 'shop', n_products=3, n_views=3, size=(64, 64))
     x = np.random.default_rng(0).normal(size=(9, 4))
     names = ('MAP', 'macro R@1', 'R@2')
-    watch = RetrievalCallback(keras.Sequential(), shop, figures=names, choose='MAP', embedder=lambda c: x)
+    how = dict(figures=names, choose='MAP', embedder=lambda c: x)
+    watch = RetrievalCallback(keras.Sequential(), shop, **how)
     log = {}
     watch.on_epoch_end(0, log)
     want = retrieval_metrics(x, shop.labels, names=names)

@@ -144,7 +144,7 @@ LINEAR_BASELINES = {
 
 def fit_baselines(
     embedders, # as `scoreboard` takes them
-    train, # `Catalog` that was trained on; None: there is none
+    train, # `Catalog` that was trained on; anything else: there is none
 )->tuple: # embedders without those that could not be fitted, and a sentence about these
     "Fit the baselines that are fitted to a training catalog."
     ready, left_out = {}, {}
@@ -153,7 +153,8 @@ def fit_baselines(
             ready[name] = given
             continue
         try:
-            if train is None: raise ValueError('seen gives no training catalog to fit it to')
+            if not isinstance(train, Catalog):
+                raise ValueError('seen gives no training catalog to fit it to')
             ready[name] = given.fit_to(train)
         except ValueError as e: left_out.setdefault(str(e), []).append(name)
     said = (f' Left out: {", ".join(names)} ({why}).' for why, names in left_out.items())
@@ -191,7 +192,7 @@ class Scoreboard(list):
                 f"{best[figure]:.3f} of '{best['embedding']}', which {what}.")
 
     def _plain(self):
-        "Return the rows of the baselines on the products of the first row, unless it is one of them."
+        "Return the baselines on the products of the first row, unless it is one of them."
         name = self[0]['embedding'] if self else ''
         kinds = ', seen products', ', unseen products'
         kind = next((kind for kind in kinds if name.endswith(kind)), '')
@@ -318,7 +319,7 @@ def scoreboard(
     queries, seen = Catalog.of(catalog), listed(seen, 'seen')
     if gallery is not None: gallery = Catalog.of(gallery, 'gallery')
     protocol = _Protocol(queries, gallery, ks, seen)
-    embedders, missing = fit_baselines(embedders, seen if isinstance(seen, Catalog) else None)
+    embedders, missing = fit_baselines(embedders, seen)
     given = {name: o for name, o in embedders.items() if o is not None} or {'chance': None}
     found = protocol.measure(given, feature_cache, verbose)
     text = str(protocol)

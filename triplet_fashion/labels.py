@@ -69,6 +69,7 @@ def _check_exact(x, what):
 def _distinct(labels, what):
     "Return the different labels as given, and for each photo which of them it has, int (n,)."
     x = _as_array(labels)
+    if x.shape[1:] == (1,): x = x[:,0]   # as Keras' data sets give them
     _check_exact(x, what)
     if x.dtype.kind in 'biuUS':
         values, inverse = np.unique(x, return_inverse=True)
@@ -107,7 +108,6 @@ class Labels:
         if isinstance(labels, (str, bytes)) or not hasattr(labels, '__len__'):
             raise ValueError(f'{what} must hold one label a photo, not {labels!r}')
         given, inverse = _distinct(labels, what)
-        if inverse.shape[1:] == (1,): inverse = inverse[:,0]   # as Keras' data sets give them
         if inverse.ndim != 1 or n not in (None, len(inverse)):
             shape = f'({"n" if n is None else n},)'
             raise ValueError(f'{what} must hold one label a photo, shape {shape}; the shape is '

@@ -125,25 +125,33 @@ def _usual_names(ks):
     at_k = [f'{kind}@{k}' for kind in ('R', 'P', 'nDCG') for k in ks]
     return [*at_k, 'MAP@R', 'R-precision', 'MRR']
 
-def _check_known(name, metric, ranks):
+def _known(name, metric, ranks):
+    "Return of which queries enough ranks are known for a metric without K, and what it needs."
+    if metric.kind == 'MRR': return ranks.first > 0, 'a relevant photo among the results'
+    if metric.kind != 'MAP': return ranks.knows(ranks.relevant), 'R results, as many as are relevant'
+    if ranks.full_average_precision is None:
+        raise ValueError(f'{name}: the whole gallery is ranked for it, so ask for it by name: '
+                         f'names=[{name!r}]')
+    return ~np.isnan(ranks.full_average_precision), 'all relevant photos among the results'
+
+def _check_known(name, ranks, known, what):
     "Raise ValueError where rankings do not reach as far as a metric needs."
-    kind, k, _ = metric
-    known, why = ranks.knows(k or 1), f'it needs {k} results'
-    if kind in ('MAP@R', 'R-precision'):
-        known, why = ranks.knows(ranks.relevant), 'it needs R results, the relevant photos there are'
-    if kind == 'MRR': known, why = ranks.first > 0, 'no relevant photo is among the results'
-    if kind == 'MAP' and k is None:
-        if ranks.full_average_precision is None:
-            raise ValueError(f'{name}: the whole gallery is ranked for it, so ask for it by name: '
-                             f'names=[{name!r}]')
-        known = ~np.isnan(ranks.full_average_precision)
-        why = 'it needs all relevant photos among the results'
     if known.all(): return
     i = known.argmin()
-    raise ValueError(f'{name}: {why}, which {np.count_nonzero(~known):,} of {len(ranks):,} rankings'
-                     f' fail; the first is of a query of {ranks.labels[i].item()!r}, with '
+    raise ValueError(f'{name} needs {what}, which {np.count_nonzero(~known):,} of {len(ranks):,} '
+                     f'rankings lack; the first is of a query of {ranks.labels[i].item()!r}, with '
                      f'{ranks.given[i]} results and R={ranks.relevant[i]}. Give longer rankings, '
                      'or leave it out with names and ks')
+
+def _at_k(name, metric, ranks):
+    "Return a metric of the first K ranks for each query."
+    kind, k, _ = metric
+    if kind != 'R' and k > ranks.depth:
+        raise ValueError(f'{name}: ask for K={k} with ks, the largest was {ranks.depth}')
+    _check_known(name, ranks, ranks.knows(k), f'{k} results')
+    if kind == 'R': return ((ranks.first > 0) & (ranks.first <= k)).astype(float)
+    if kind == 'P': return ranks.hits(k).sum(axis=1)/k
+    return ranks.dcg(k)/ranks.ideal_dcg(k) if kind == 'nDCG' else ranks.average_precision_at(k)
 
 # %% ../nbs/11_metrics.ipynb #880e0840
 class RetrievalMetrics(dict):
@@ -182,17 +190,11 @@ class RetrievalMetrics(dict):
     )->np.ndarray: # value of each query counted, float (queries,)
         "Return one metric for each query, to pair two networks or to find the queries that fail."
         metric, ranks = parse_metric(name), self._counted
-        kind, k = metric.kind, metric.k
-        if k is not None and kind != 'R' and k > ranks.depth:
-            raise ValueError(f'{name}: ask for K={k} with ks, the largest was {ranks.depth}')
-        _check_known(name, metric, ranks)
-        if kind == 'R': return ((ranks.first > 0) & (ranks.first <= k)).astype(float)
-        if kind == 'P': return ranks.hits(k).sum(axis=1)/k
-        if kind == 'nDCG': return ranks.dcg(k)/ranks.ideal_dcg(k)
-        if kind == 'MAP@R': return ranks.average_precision
-        if kind == 'R-precision': return ranks.r_precision
-        if kind == 'MRR': return 1/ranks.first
-        return ranks.full_average_precision if k is None else ranks.average_precision_at(k)
+        if metric.k is not None: return _at_k(name, metric, ranks)
+        _check_known(name, ranks, *_known(name, metric, ranks))
+        if metric.kind == 'MAP@R': return ranks.average_precision
+        if metric.kind == 'R-precision': return ranks.r_precision
+        return 1/ranks.first if metric.kind == 'MRR' else ranks.full_average_precision
 
     def where(self,
         queries, # which, bool (n,) or positions
