@@ -17,7 +17,8 @@ from triplet_fashion.evaluation import (
     raw_pixels,
     scoreboard,
 )
-from triplet_fashion.encoder import Encoder, FeatureCache
+from triplet_fashion.discriminant import discriminant
+from triplet_fashion.encoder import Encoder, FeatureCache, features
 from triplet_fashion.metrics import knn_accuracy, retrieval_metrics
 from triplet_fashion.verification import Verification, pair_distances
 from triplet_fashion.photos.loading import load_images
@@ -496,3 +497,58 @@ def test_a_scoreboard_says_what_is_no_better_than_what_learned_nothing(drawn):
 
 def test_without_recall_at_1_the_warning_speaks_of_another_figure(drawn):
     assert scoreboard({'mine': blind}, drawn, ks=(5,)).warning.startswith('MAP@R of')
+
+
+# baselines that are computed of frozen features
+
+
+@pytest.fixture(scope='module')
+def frozen():
+    keras.utils.set_random_seed(0)
+    return base_network(
+        (48, 48, 3), 8, backbone='small', weights=None, activation='l2', trainable=False
+    )
+
+
+def test_pca_and_lda_are_fitted_to_the_training_catalog_alone(shops, frozen):
+    mine, _, other = shops
+    rows = {r['embedding']: r for r in scoreboard(baselines(frozen), mine, seen=other, ks=(1,))}
+    f, g = features(frozen, mine), features(frozen, other)
+    kernel, bias = discriminant(g, other.labels, 128, shrinkage=0.1)
+    axes = np.linalg.svd(np.float64(g - g.mean(axis=0)), full_matrices=False)[2][:128].T
+    for name, x in (('LDA', f @ kernel + bias), ('PCA', (f - g.mean(axis=0)) @ axes)):
+        want = retrieval_metrics(x, mine.labels, ks=(1,))
+        row = rows[f'{name} of frozen features']
+        assert row['R@1'] == want['R@1'] and row['MAP@R'] == pytest.approx(want['MAP@R'])
+    gallery = mine.subset(mine.labels % 2 == 0)
+    queried = scoreboard(baselines(frozen), mine.subset(mine.labels == 0), gallery, seen=other)
+    assert 'LDA of frozen features' in [r['embedding'] for r in queried]
+
+
+def test_pca_and_lda_are_left_out_and_said_without_a_training_catalog(shops, frozen):
+    mine, _, other = shops
+    for seen in (None, [0, 1]):
+        board = scoreboard({'mine': frozen, **baselines(frozen)}, mine, seen=seen)
+        assert not any('frozen features' in r['embedding'] for r in board)
+        assert (
+            'Left out: PCA of frozen features, LDA of frozen features (seen gives no training '
+            'catalog to fit it to).' in board.protocol
+        )
+    single = other.subset(np.arange(32) % 4 == 0)  # a photo each
+    board = scoreboard(baselines(frozen), mine, seen=single)
+    names = [r['embedding'] for r in board]
+    assert 'PCA of frozen features' in names and 'LDA of frozen features' not in names
+    assert 'Left out: LDA of frozen features (discriminant: expected two' in board.missing
+    tuned = base_network((48, 48, 3), 8, backbone='small', weights=None)
+    assert not any('frozen features' in name for name in baselines(tuned))
+
+
+def test_a_network_no_better_than_lda_is_told(shops, frozen):
+    mine, _, other = shops
+    noise = np.random.default_rng(0).normal(size=(32, 4))
+    lda = {'LDA of frozen features': baselines(frozen)['LDA of frozen features']}
+    board = scoreboard({'noise': lambda c: noise, **lda}, mine, seen=other)
+    best = max(board[1:3], key=lambda r: r['R@1'])
+    assert f"of '{best['embedding']}'" in board.warning
+    alone = scoreboard({'noise': lambda c: noise}, mine, seen=mine)
+    assert alone.missing == ''

@@ -152,7 +152,7 @@ def test_names_that_are_not_utf8_are_kept():
         ([0.0, np.inf], 'labels hold inf'),
         ([2.0**53 + 2, 1.0], 'too large to be exact'),
         (['a', 1], "mix text .'a'. and numbers .1."),
-        ([['a'], ['b']], r'the shape is \(2, 1\)'),
+        ([['a', 'a'], ['b', 'b']], r'the shape is \(2, 2\)'),
         (np.zeros((2, 2)), r'the shape is \(2, 2\)'),
         (3, 'one label a photo, not 3'),
         ('coat', "not 'coat'"),

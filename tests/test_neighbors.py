@@ -123,7 +123,7 @@ def test_ids_are_left_out(problem, metric, kinds):
     k = min(len(g) - (gi == i).sum() for i in qi)
     if k < 1:
         with pytest.raises(ValueError, match='k=1'):
-            nearest(q, g, k=1, metric=metric, query_ids=qi, gallery_ids=gi)
+            NeighborSearch(g, metric).queries(q, qi, gi).nearest(1)
         return
     index = nearest(q, g, k=k, metric=metric, query_ids=qi, gallery_ids=gi)[1]
     full = NeighborSearch(g, metric).queries(q)
@@ -226,8 +226,9 @@ def test_a_prepared_gallery_answers_as_nearest_does(metric):
         for mine, theirs in zip(search.nearest(x, k=9), nearest(x, g, k=9, metric=metric)):
             np.testing.assert_array_equal(mine, theirs)
     assert len(search) == 500
+    assert search.nearest(q, k=501)[1][:, 500].tolist() == [-1] * 20
     with pytest.raises(ValueError, match='k=501, but the gallery offers 500'):
-        search.nearest(q, k=501)
+        search.queries(q).nearest(k=501)
     with pytest.raises(ValueError, match='5 columns and gallery 6'):
         search.nearest(q[:, :5])
 

@@ -29,6 +29,9 @@ def test_scikit_learn_agrees_on_pairs(referee):
     )
     for rate, miss in r['fnmr_at'].items():
         assert report.fnmr_at(float(rate)) == pytest.approx(miss)
+    for at, (precision, recall, f1) in r['decided'].items():
+        assert report.decisions(float(at)) == pytest.approx((precision, recall, f1), abs=1e-12)
+    assert report.decisions(report.best_f1).f1 == pytest.approx(r['f1'], abs=1e-12)
     t = calibrate_threshold(r['same'], r['different'], fmr='f1')
     right, wrong = (r['same'] < t).sum(), (r['different'] < t).sum()
     assert 2 * right / (right + wrong + len(r['same'])) == pytest.approx(
@@ -283,3 +286,29 @@ def test_few_pairs_cannot_speak_of_rare_errors():
         'too few' not in says['FNMR at FMR 0.01']
         and '200 different pairs are too few to tell 0.1% from none' in says['FNMR at FMR 0.001']
     )
+
+
+def test_precision_is_that_of_a_catalog_with_so_many_same_pairs():
+    "Where pairs are repeated until one in five is the same, precision is what `at_share` says."
+    rng = np.random.default_rng(0)
+    same, different = rng.normal(1, 1, 40) ** 2, rng.normal(2, 1, 40) ** 2
+    drawn = Verification(same, different)
+    mixed = Verification(same, np.tile(different, 4))
+    for t in (0.1, 1.0, 3.0):
+        assert drawn.decisions(t, at_share=0.2) == pytest.approx(mixed.decisions(t))
+        assert drawn.decisions(t).recall == 1 - drawn.at(t)[1]
+    none = drawn.decisions(-1)
+    assert np.isnan(none.precision) and (none.recall, none.f1) == (0, 0)
+    for share in (0, 1, -0.1, 2):
+        with pytest.raises(ValueError, match='at_share=.*between 0 and 1'):
+            drawn.decisions(at_share=share)
+
+
+@few
+@given(st.lists(st.integers(0, 9), min_size=1), st.lists(st.integers(0, 9), min_size=1))
+def test_no_threshold_has_a_larger_f1(same, different):
+    report = Verification(same, different)
+    best = report.decisions(report.best_f1).f1
+    assert all(report.decisions(t).f1 <= best + 1e-12 for t in np.arange(-1, 11) + 0.5)
+    for figure in ('precision', 'recall', 'F1', 'largest F1'):
+        assert figure in repr(report)

@@ -9,10 +9,11 @@ __all__ = ['discriminant']
 import numpy as np
 
 # %% ../nbs/internals/01_discriminant.ipynb #d251c7dd
-def _principal(x, most=2048):
-    """Return an orthonormal basis (d, r) of the directions in which the centred rows `x` differ.
-
-    The widest come first."""
+def principal_basis(
+    x, # rows, their mean subtracted, float (n, d)
+    most=2048, # directions at most
+)->np.ndarray: # orthonormal columns, float (d, r)
+    "Return the directions in which rows differ, the widest first."
     n, d = x.shape
     values, vectors = np.linalg.eigh(x@x.T if n <= d else x.T@x)
     keep = np.flatnonzero(values > 1e-6*values[-1])
@@ -68,7 +69,7 @@ def discriminant(
     if classes.max(initial=0) < 1 or np.bincount(classes).max() < 2:
         raise ValueError('discriminant: expected two products or more, one of them with two photos')
     middle = x.mean(axis=0)
-    basis = _principal(x - middle)
+    basis = principal_basis(x - middle)
     z = (x - middle)@basis
     means = _class_means(z, classes)
     apart = z - means[classes]

@@ -15,6 +15,7 @@ import numpy as np
 
 from .base_network import head_of, is_frozen, refinalize_normalization
 from .catalog import Catalog
+from .discriminant import discriminant, principal_basis
 from .display import Table
 from .encoder import Encoder, features
 from .outside import computed_outside
@@ -90,6 +91,75 @@ BASELINES = {
     'colour histogram': lambda c: np.sqrt(color_histogram(_small_photos(c))),   # Hellinger
     'raw pixels': lambda c: raw_pixels(_small_photos(c))}
 
+# %% ../nbs/16_evaluation.ipynb #2be95bc2
+def linear_discriminant(features, labels, dims):
+    "Return the map of LDA, shrunk by 0.1, from features (n, d) to at most `dims` numbers."
+    kernel, bias = discriminant(features, labels, dims)
+    return lambda x: x@kernel + bias
+
+def principal_components(features, labels, dims):
+    "Return the map of PCA from features (n, d) to at most `dims` numbers."
+    mean = features.mean(axis=0)
+    basis = principal_basis(np.float64(features - mean), dims).astype(features.dtype)
+    return lambda x: (x - mean)@basis
+
+# %% ../nbs/16_evaluation.ipynb #c26cd66d
+FIT_PHOTOS = 3000   # that a baseline is fitted to, at most about
+
+def whole_products(
+    catalog, # photos
+    n, # of them, about
+    seed, # of the choice
+)->Catalog:
+    "Return photos of whole products with two or more, about `n` of them."
+    pairs, rng = catalog.at_least(2), np.random.default_rng(seed)
+    if len(pairs) <= n: return pairs
+    order = rng.permutation(pairs.products)
+    counts = pairs.counts()[order]
+    few = order[np.cumsum(counts) - counts < n]
+    return pairs.subset(np.isin(pairs.labels, few))
+
+class FittedBaseline:
+    "Features and a map of them that is computed from a training catalog."
+    def __init__(self,
+        embed, # function from a `Catalog` to features (n, d)
+        fit, # function from features, labels and dims to a function of features
+        dims=128, # numbers to keep at most
+    ):
+        self.embed, self.fit, self.dims = embed, fit, dims
+
+    def fit_to(self,
+        train, # `Catalog` that was trained on
+    ): # function from a `Catalog` or folder to embeddings (n, dims)
+        "Compute the map. Raise ValueError where the catalog does not allow one."
+        if len(train) > FIT_PHOTOS: train = whole_products(train, FIT_PHOTOS, 0)
+        features, train, _ = without_unreadable(self.embed, train)
+        reduce = self.fit(np.asarray(features), train.labels, self.dims)
+        return lambda photos: reduce(self.embed(photos))
+
+# %% ../nbs/16_evaluation.ipynb #d9b71de5
+LINEAR_BASELINES = {
+    'PCA of frozen features': principal_components,
+    'LDA of frozen features': linear_discriminant}
+
+def fit_baselines(
+    embedders, # as `scoreboard` takes them
+    train, # `Catalog` that was trained on; anything else: there is none
+)->tuple: # embedders without those that could not be fitted, and a sentence about these
+    "Fit the baselines that are fitted to a training catalog."
+    ready, left_out = {}, {}
+    for name, given in embedders.items():
+        if not isinstance(given, FittedBaseline):
+            ready[name] = given
+            continue
+        try:
+            if not isinstance(train, Catalog):
+                raise ValueError('seen gives no training catalog to fit it to')
+            ready[name] = given.fit_to(train)
+        except ValueError as e: left_out.setdefault(str(e), []).append(name)
+    said = (f' Left out: {", ".join(names)} ({why}).' for why, names in left_out.items())
+    return ready, ''.join(said)
+
 # %% ../nbs/16_evaluation.ipynb #d476b654
 class Scoreboard(list):
     "Rows of metrics, a dictionary an embedding."
@@ -97,9 +167,10 @@ class Scoreboard(list):
         rows, # a list of dictionaries
         protocol, # what was a query, what was searched, what was a hit
         left_out=(), # [(path, problem)] of photos that could not be read
+        missing='', # which baselines could not be fitted, and why, a sentence
     ):
         super().__init__(rows)
-        self.protocol, self.left_out = protocol, list(left_out)
+        self.protocol, self.left_out, self.missing = protocol, list(left_out), missing
 
     def table(self)->Table: # a row an embedding
         "Return the metrics of all embeddings, without their intervals."
@@ -108,22 +179,24 @@ class Scoreboard(list):
 
     @property
     def warning(self)->str: # '' where there is nothing to say
-        "Say where the best of `BASELINES`, which learn nothing, is as good as the first embedding."
+        "Say where a baseline, computed and not trained, is as good as the first embedding."
         plain = self._plain()
         if not plain: return ''
         first = self[0]
         figure = 'R@1' if 'R@1' in first else 'MAP@R'
         best = max(plain, key=lambda row: row[figure])
         if best[figure] < first[figure]: return ''
+        linear = best['embedding'].startswith(tuple(LINEAR_BASELINES))
+        what = 'takes seconds and no training' if linear else 'has learned nothing'
         return (f"{figure} of '{first['embedding']}' is {first[figure]:.3f}, no better than the "
-                f"{best[figure]:.3f} of '{best['embedding']}', which has learned nothing.")
+                f"{best[figure]:.3f} of '{best['embedding']}', which {what}.")
 
     def _plain(self):
-        "Return the rows of `BASELINES` on the products of the first row, unless it is one of them."
+        "Return the baselines on the products of the first row, unless it is one of them."
         name = self[0]['embedding'] if self else ''
         kinds = ', seen products', ', unseen products'
         kind = next((kind for kind in kinds if name.endswith(kind)), '')
-        plain = [f'{baseline}{kind}' for baseline in BASELINES]
+        plain = [f'{baseline}{kind}' for baseline in (*BASELINES, *LINEAR_BASELINES)]
         return [] if name in plain else [row for row in self if row['embedding'] in plain]
 
     def __repr__(self):
@@ -228,6 +301,9 @@ def scoreboard(
     changes the others: where it cannot read one of their photos, as where embeddings were made
     elsewhere, it is left out itself, and `protocol` says so.
 
+    `baselines(net)` gives PCA and LDA of frozen features too. They are fitted to the Catalog in
+    `seen`, to whole products of about 3,000 photos of it at most, and left out where there is none.
+
     Raises ValueError where `embedders` is empty, TypeError for what gives no embeddings.
 
     Example:
@@ -243,6 +319,7 @@ def scoreboard(
     queries, seen = Catalog.of(catalog), listed(seen, 'seen')
     if gallery is not None: gallery = Catalog.of(gallery, 'gallery')
     protocol = _Protocol(queries, gallery, ks, seen)
+    embedders, missing = fit_baselines(embedders, seen)
     given = {name: o for name, o in embedders.items() if o is not None} or {'chance': None}
     found = protocol.measure(given, feature_cache, verbose)
     text = str(protocol)
@@ -258,7 +335,7 @@ def scoreboard(
     for name, given in sorted(shown.items(), key=lambda item: item[1] is None):
         rows += _rows_of(name, found.get(name, chance), given is None)
     if protocol.left_out: warnings.warn(left_out_report(protocol.left_out), stacklevel=2)
-    return Scoreboard(rows, text, protocol.left_out)
+    return Scoreboard(rows, text + missing, protocol.left_out, missing)
 
 # %% ../nbs/16_evaluation.ipynb #394bcc06
 _MAKING = threading.Lock()   # Keras' random state is one for the whole process
@@ -276,12 +353,16 @@ def seeded(
 def baselines(
     net, # network made by `base_network`, trained or not
     feature_cache=None, # keeps the features of a frozen backbone, see `Encoder`
-)->dict: # {name: function from a `Catalog` or folder to embeddings, or None for chance}
+)->dict: # {name: what `scoreboard` takes}
     """Give what to compare `net` with: its backbone alone, fresh random weights, `BASELINES`.
 
-    A backbone in an ONNX file has no random weights, and is not among them."""
+    Of a frozen backbone also PCA and LDA of its features, which `scoreboard` fits to `seen`.
+    A backbone that is an ONNX file or a function has no random weights, and is not among them."""
     name = 'frozen backbone' if is_frozen(net) else 'its backbone alone'
-    found = {name: lambda c: features(net, Catalog.of(c), feature_cache)}
+    def backbone(photos): return features(net, Catalog.of(photos), feature_cache)
+    found = {name: backbone}
+    if is_frozen(net):
+        found |= {name: FittedBaseline(backbone, fit) for name, fit in LINEAR_BASELINES.items()}
     if not computed_outside(net):
         with seeded(0): fresh = keras.models.clone_model(net)
         found['untrained network'] = Encoder(fresh).encode
@@ -351,15 +432,6 @@ def evaluate_benchmark(
     return found
 
 # %% ../nbs/16_evaluation.ipynb #06751968
-def _whole_products(catalog, n, seed):
-    "Return photos of whole products with two or more, about `n` of them."
-    pairs, rng = catalog.at_least(2), np.random.default_rng(seed)
-    if len(pairs) <= n: return pairs
-    order = rng.permutation(pairs.products)
-    counts = pairs.counts()[order]
-    few = order[np.cumsum(counts) - counts < n]
-    return pairs.subset(np.isin(pairs.labels, few))
-
 def check_watched(
     catalog, # photos to watch
     trained_on=None, # `Catalog` learned from; None: not looked at
@@ -426,7 +498,7 @@ class RetrievalCallback(keras.callbacks.Callback):
         catalog = Catalog.of(catalog)
         if train is not None: _check_untrained(catalog, Catalog.of(train, 'train'))
         self.net, self.every, self.share, self.figures = net, every, share, figures
-        self.catalog = catalog if photos is None else _whole_products(catalog, photos, seed)
+        self.catalog = catalog if photos is None else whole_products(catalog, photos, seed)
         self.choose, self.restore, self.verbose = choose, restore, verbose
         check_watched(self.catalog)
         self.best, self.best_epoch, self._weights = -np.inf, None, None
@@ -472,11 +544,11 @@ class RetrievalCallback(keras.callbacks.Callback):
 
     def evaluate_now(self):
         "Return the metrics of the network as it is; NaN where there are none."
-        ks = {1, *(parse_metric(name)[1] for name in (*self.figures, self.choose))}
+        names = dict.fromkeys((*self.figures, self.choose))
         x = self._embeddings() if len(self.catalog) else math.nan
         if not np.isfinite(x).all() or self.catalog.counts().max() < 2:
-            return dict.fromkeys((*self.figures, self.choose), math.nan)
-        return retrieval_metrics(x, self.catalog.labels, ks=sorted(ks - {None}))
+            return dict.fromkeys(names, math.nan)
+        return retrieval_metrics(x, self.catalog.labels, names=list(names))
 
     def _embeddings(self):
         "Return the embeddings of photos that can still be read, and watch only those from now on."

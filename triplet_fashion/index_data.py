@@ -16,12 +16,14 @@ from triplet_fashion.labels import Labels, composed
 from triplet_fashion.neighbors import NeighborSearch
 
 # %% ../nbs/internals/09_index_data.ipynb #99a441fb
-def _id(i):
-    "Return a photo's id as text."
+def id_text(
+    i, # id of a photo: text, a path or a whole number
+)->str:
+    "Return a photo's id as text. Raise ValueError for what is none."
     if isinstance(i, (int, np.integer)) and not isinstance(i, bool): return str(i)
     if isinstance(i, (str, os.PathLike)): return str(os.fspath(i))
     raise ValueError(f'ids hold {i!r} of type {type(i).__name__}: an id is text, such as the path '
-                     f'of the photo')
+                     f'of the photo, or a whole number')
 
 # %% ../nbs/internals/09_index_data.ipynb #5c0f6435
 def _check_unique(ids):
@@ -40,7 +42,7 @@ def _checked(embeddings, ids):
         raise ValueError('embeddings must be an array of numbers (photos, dims)') from None
     if isinstance(ids, (str, bytes)):
         raise ValueError(f'ids={ids!r} is one text; there must be one id for each embedding')
-    ids = [_id(i) for i in ids]
+    ids = [id_text(i) for i in ids]
     if x.ndim != 2 or not x.size:
         raise ValueError(f'embeddings have shape {x.shape}; '
                          'expected (photos, dims) with at least one photo')

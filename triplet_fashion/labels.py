@@ -69,6 +69,7 @@ def _check_exact(x, what):
 def _distinct(labels, what):
     "Return the different labels as given, and for each photo which of them it has, int (n,)."
     x = _as_array(labels)
+    if x.shape[1:] == (1,): x = x[:,0]   # as Keras' data sets give them
     _check_exact(x, what)
     if x.dtype.kind in 'biuUS':
         values, inverse = np.unique(x, return_inverse=True)
@@ -96,7 +97,7 @@ class Labels:
         [1, 2]
     """
     def __init__(self,
-        labels, # of photos, (n,): text or whole numbers; lists, arrays, pandas columns
+        labels, # of photos, (n,) or (n, 1): text or whole numbers; lists, arrays, pandas columns
         n=None, # how many there must be; None: any number
         what='labels', # argument that they came in, for messages
         missing='error', # what a missing label is: 'error', or 'unlabelled', with the id -1

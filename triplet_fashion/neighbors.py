@@ -173,8 +173,9 @@ class NeighborSearch:
     )->tuple: # distances (n, k) float32, rising, and gallery indices (n, k) int64
         """Find the `k` nearest of each query, exactly; equal distances in order of index.
 
+        Distance inf and index -1 stand where the gallery has fewer than `k` photos.
         Raises ValueError for input that cannot be searched."""
-        return self.queries(query).nearest(k, chunk=chunk, verbose=False)
+        return self.queries(query).nearest_filled(k, chunk, verbose=False)
 
 # %% ../nbs/internals/03_neighbors.ipynb #ac254ba1
 class _Excluded(NamedTuple):
@@ -475,7 +476,9 @@ class Queries(_Nearest):
         chunk=None, # queries at a time; None: as many as make a block of 3 million scores
         verbose=None, # print the estimate of size and memory; None: from 2e9 distances
     )->tuple: # distances (n, k) float32, rising, and gallery indices (n, k) int64
-        "Find the `k` nearest of each query, exactly; equal distances in order of index."
+        """Find the `k` nearest of each query, exactly; equal distances in order of index.
+
+        Raises ValueError where a query has fewer than `k` photos to find."""
         k = whole_number(k, 'k')
         idx = np.arange(len(self)) if idx is None else np.asarray(idx)
         choices = self.choices[idx].min(initial=len(self.search))
@@ -486,6 +489,22 @@ class Queries(_Nearest):
         found = self.map_parts(lambda part, buffer: self.nearest_in(part, k, buffer), idx, chunk)
         if not found: return np.empty((0, k), np.float32), np.empty((0, k), int)
         return tuple(np.concatenate(o) for o in zip(*found))
+
+    def nearest_filled(self,
+        k=10, # neighbours to find for each query
+        chunk=None, # queries at a time; None: as many as make a block of 3 million scores
+        verbose=None, # print the estimate of size and memory; None: from 2e9 distances
+    )->tuple: # distances (n, k) float32, rising, and gallery indices (n, k) int64
+        "Find the `k` nearest of each query; distance inf and index -1 where there are fewer."
+        k = whole_number(k, 'k')
+        distances = np.full((len(self), k), np.inf, np.float32)
+        indices = np.full((len(self), k), -1)
+        for count in np.unique(np.minimum(self.choices, k)):
+            idx = np.flatnonzero(np.minimum(self.choices, k) == count)
+            if not count: continue
+            found = self.nearest(count, idx, chunk, verbose)
+            distances[idx,:count], indices[idx,:count] = found
+        return distances, indices
 
     def rank_of(self,
         i, # positions of queries, int (pairs,)
@@ -587,6 +606,9 @@ def nearest(
 )->tuple: # distances (n, k) float32, rising, and gallery indices (n, k) int64
     """Find the `k` nearest of each query, exactly; equal distances in order of index.
 
+    Where a query has fewer than `k` photos to find, the rest of its row has the distance inf and
+    the index -1.
+
     Raises ValueError for input that cannot be searched.
 
     Example:
@@ -595,4 +617,4 @@ def nearest(
         [[1], [0], [1]]
     """
     queries = Queries.of(query, gallery, metric, exclude_self, query_ids, gallery_ids)
-    return queries.nearest(k, chunk=chunk, verbose=verbose)
+    return queries.nearest_filled(k, chunk, verbose)

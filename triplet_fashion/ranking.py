@@ -6,11 +6,13 @@
 __all__ = []
 
 # %% ../nbs/internals/07_ranking.ipynb #95ea0cc2
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from .groups import Groups
+from .groups import Groups, ragged_to_rectangle
+from .labels import join_labels
 
 # %% ../nbs/internals/07_ranking.ipynb #32ae2f9e
 def cumulative_gains(
@@ -20,22 +22,33 @@ def cumulative_gains(
     return np.concatenate([[0], np.cumsum(1/np.log2(np.arange(2, k + 2)))])
 
 # %% ../nbs/internals/07_ranking.ipynb #dcf2911e
+def precision_sums(
+    hits, # which ranks hold a relevant photo, bool (n, ranks)
+)->np.ndarray: # float (n,)
+    "Return the sum of the precisions at the relevant ranks of each query, the same at any width."
+    rows, ranks = np.nonzero(hits)
+    found = np.cumsum(hits, axis=1)[rows,ranks]
+    return np.bincount(rows, found/(ranks + 1), len(hits))
+
+# %% ../nbs/internals/07_ranking.ipynb #e6732d64
 @dataclass(frozen=True, eq=False)
 class RankedQueries:
     "Where queries found what is relevant: all that retrieval metrics are computed from."
-    first: np.ndarray # rank of the first relevant photo, from 1; 0: there is none, int (n,)
+    first: np.ndarray # rank of the first relevant photo, from 1; 0: none is known, int (n,)
     average_precision: np.ndarray # at R = `relevant`, float (n,); NaN where there is none
     r_precision: np.ndarray # likewise
     labels: np.ndarray # class of each query, (n,)
     marks: np.ndarray # which of the nearest are relevant, bool (n, depth)
     relevant: np.ndarray # relevant photos in the gallery, int (n,)
-    choices: np.ndarray # gallery photos that the query may find, int (n,)
+    choices: object # gallery photos that the query may find, int (n,); None: not known
+    full_average_precision: object = None # of the whole ranking, float (n,); None: not computed
+    given: object = None # ranks known of a ranking made elsewhere, int (n,); None: all
 
     def __len__(self): return len(self.first)
 
     @property
     def counted(self): # which queries have a relevant photo, bool (n,)
-        return self.first > 0
+        return self.relevant > 0
 
     @property
     def depth(self): # ranks whose photos are known, at most
@@ -45,7 +58,16 @@ class RankedQueries:
         which, # bool (n,), or positions
     )->'RankedQueries':
         "Return some of the queries; their gallery stays the same."
-        return RankedQueries(**{name: v[which] for name, v in vars(self).items()})
+        given = {name: v for name, v in vars(self).items() if v is not None}
+        return replace(self, **{name: v[which] for name, v in given.items()})
+
+    def knows(self,
+        ranks, # that must be known, a number or int (n,)
+    )->np.ndarray: # bool (n,)
+        "Tell of which queries so many ranks are known, or the whole gallery where it is smaller."
+        if self.given is None: return np.ones(len(self), bool)
+        ranks = np.broadcast_to(ranks, len(self))
+        return self.given >= (ranks if self.choices is None else np.minimum(ranks, self.choices))
 
     def hits(self,
         k, # ranks, at most `depth`
@@ -53,9 +75,14 @@ class RankedQueries:
         "Return which of the `k` nearest are relevant."
         return self.marks[:,:k]
 
+    def average_precision_at(self, k):
+        "Return the average precision of the first `k` ranks, float (n,); its best value is 1."
+        return precision_sums(self.hits(k))/np.minimum(k, self.relevant)
+
     def dcg(self, k):
         "Return the discounted cumulative gain of the first `k` ranks, float (n,)."
-        return self.hits(k)@np.diff(cumulative_gains(k))
+        rows, ranks = np.nonzero(self.hits(k))
+        return np.bincount(rows, np.diff(cumulative_gains(k))[ranks], len(self))
 
     def ideal_dcg(self, k):
         "Return the largest such gain that there can be, float (n,)."
@@ -88,24 +115,26 @@ class Relevance:
     def rank(self,
         depth, # ranks to mark
         chunk=None, # queries at a time; None: as many as make a block of 3 million scores
+        full=False, # rank the whole gallery, for the average precision of all of it
     )->RankedQueries:
         "Rank the gallery for all queries that have something to find."
-        n = len(self.queries)
+        n, whole = len(self.queries), len(self.queries.search)
         first, marks = np.zeros(n, int), np.zeros((n, depth), bool)
         average, precision = np.full(n, np.nan), np.full(n, np.nan)
+        of_all = np.full(n, np.nan)
         def fill(idx, buffer):
-            hit = self._hits(idx, depth, buffer)
+            hit = self._hits(idx, max(depth, whole) if full else depth, buffer)
             first[idx] = self._first(idx, hit, buffer)
             marks[idx,:hit.shape[1]] = hit[:,:depth]
-            ranks, relevant = np.arange(hit.shape[1]), self.count[idx]
-            counted = hit & (ranks < relevant[:,None])   # the first R
-            shares = counted*np.cumsum(hit, axis=1)/(ranks + 1)
-            average[idx] = shares.sum(axis=1)/relevant
+            relevant = self.count[idx]
+            counted = hit & (np.arange(hit.shape[1]) < relevant[:,None])   # the first R
+            average[idx] = precision_sums(counted)/relevant
             precision[idx] = counted.sum(axis=1)/relevant
+            of_all[idx] = precision_sums(hit)/relevant
         order = np.argsort(self.count, kind='stable')
         self.queries.map_parts(fill, order[np.count_nonzero(self.count < 1):], chunk)
         return RankedQueries(first, average, precision, self.labels.values[self.labels.first],
-                             marks, self.count, self.queries.choices)
+                             marks, self.count, self.queries.choices, of_all if full else None)
 
     def _hits(self, idx, depth, buffer):
         "Return which of the nearest are relevant, as many as it takes, bool (len(idx), ranks)."
@@ -123,3 +152,99 @@ class Relevance:
             found = self.queries.nearest_of(idx[part], *self.pairs(idx[part]), 1)[1][:,0]
             rank[part] = self.queries.ranks_in(idx[part], found, buffer)
         return rank
+
+# %% ../nbs/internals/07_ranking.ipynb #79df6c27
+class Rankings(NamedTuple):
+    "Results of queries, one query after the other, nearest first."
+    row: np.ndarray # query of each result, int (results,)
+    values: object # ids or labels, (results,)
+
+    @classmethod
+    def of(cls,
+        found, # results of each query: array (n, k), or a list of n lists
+        n, # queries
+    )->'Rankings':
+        "Return results as one list. Raise ValueError unless there is a list of them a query."
+        def is_row(x): return hasattr(x, '__len__') and not isinstance(x, (str, bytes))
+        if not is_row(found) or not all(map(is_row, found)):
+            raise ValueError('found must hold the results of each query, nearest first: an array '
+                             '(n, k) or a list of n lists')
+        if len(found) != n:
+            raise ValueError(f'found holds the results of {len(found)} queries, and there are {n} '
+                             'query_labels')
+        if isinstance(found, np.ndarray): values = found.reshape(-1)
+        else: values = [x for row in found for x in row]
+        return cls(np.repeat(np.arange(n), [len(row) for row in found]), values)
+
+    def where(self, which):
+        "Return some of the results."
+        which = np.asarray(which, bool)
+        if isinstance(self.values, np.ndarray): return Rankings(self.row[which], self.values[which])
+        return Rankings(self.row[which], [self.values[i] for i in np.flatnonzero(which)])
+
+# %% ../nbs/internals/07_ranking.ipynb #b18ac24e
+def positions_of(
+    rankings, # `Rankings` of ids
+    gallery_ids, # (m,); None: the positions 0 to m - 1
+    m, # photos of the gallery
+): # `Rankings` of positions, int
+    "Return results as positions in the gallery. Raise ValueError for ids unknown or twice."
+    rankings = rankings.where([not _is_none(x) for x in rankings.values])
+    ids = np.arange(m) if gallery_ids is None else gallery_ids
+    joined = join_labels(ids, rankings.values, ('gallery_ids', 'found'), m)
+    place = np.full(len(joined.values), -1)
+    place[joined.first] = np.arange(m)
+    if np.count_nonzero(place >= 0) < m:
+        raise ValueError('gallery_ids name a photo twice: every photo needs an id of its own')
+    found = Rankings(rankings.row, place[joined.second])
+    def first(bad, why):
+        if not bad.any(): return
+        i = bad.argmax()
+        raise ValueError(f'found: query {found.row[i]} has the result {rankings.values[i]!r} {why}')
+    first(found.values < 0, 'which is no id of the gallery')
+    again = np.ones(len(found.row), bool)
+    again[np.unique(found.row*m + found.values, return_index=True)[1]] = False
+    first(again, 'twice: a ranking holds each photo once')
+    return found
+
+def _is_none(x):
+    "Tell whether an id stands where there is no result."
+    return isinstance(x, (int, np.integer)) and x == -1
+
+# %% ../nbs/internals/07_ranking.ipynb #dd2257a3
+class Wanted(NamedTuple):
+    "What queries should find in a gallery."
+    labels: np.ndarray # class of each query, (n,)
+    relevant: np.ndarray # relevant photos that it may find, int (n,)
+    choices: object # photos that it may find, int (n,); None: not known
+
+    def check(self, given, found):
+        "Raise ValueError where there are more results, or relevant ones, than photos to find."
+        self._check_most(found, self.relevant, 'relevant results')
+        if self.choices is not None: self._check_most(given, self.choices, 'results')
+
+    def _check_most(self, count, most, what):
+        bad = count > most
+        if not bad.any(): return
+        i = bad.argmax()
+        raise ValueError(f'found: query {i} has {count[i]} {what}, and the gallery holds {most[i]}')
+
+# %% ../nbs/internals/07_ranking.ipynb #9e094a9c
+def given_ranks(
+    rankings, # `Rankings`
+    hits, # which results are relevant, bool (results,)
+    wanted, # `Wanted`
+    depth, # ranks to mark at least
+)->RankedQueries:
+    "Return where queries found what is relevant, in rankings that were made elsewhere."
+    n, relevant = len(wanted.relevant), wanted.relevant
+    given = np.bincount(rankings.row, minlength=n)
+    found = np.bincount(rankings.row[hits], minlength=n)
+    wanted.check(given, found)
+    marks = ragged_to_rectangle(rankings.row, hits, n, depth, False)
+    among_r = marks & (np.arange(marks.shape[1]) < relevant[:,None])
+    first = np.where(marks.any(axis=1), marks.argmax(axis=1) + 1, 0)
+    some = np.where(relevant > 0, relevant, np.nan)
+    of_all = np.where(found == relevant, precision_sums(marks)/some, np.nan)
+    return RankedQueries(first, precision_sums(among_r)/some, among_r.sum(axis=1)/some,
+                         wanted.labels, marks, relevant, wanted.choices, of_all, given)

@@ -114,7 +114,7 @@ def _triplet_figures(x, labels, n, seed):
     return {**found, 'AUC': pairs.auc, 'EER': pairs.eer}
 
 # %% ../nbs/13_scores.ipynb #01cc53ef
-class _Search(NamedTuple):
+class Search(NamedTuple):
     "Queries and the gallery that they search, if any."
     x: np.ndarray # embeddings of the queries, (n, d)
     labels: np.ndarray # (n,)
@@ -164,6 +164,30 @@ class _Search(NamedTuple):
         chance = {name: value for name, value in chance.items() if name in figures}
         return Evaluation(figures, retrieval, chance, **more)
 
+# %% ../nbs/13_scores.ipynb #9379a808
+def search_of(
+    embeddings, # of the queries, float32 (n, d)
+    labels, # their products: the `Catalog` or folder they come from, or text or whole numbers (n,)
+    gallery=None, # embeddings searched, (m, d); None: the queries, each without itself
+    gallery_labels=None, # their products, likewise
+    query_ids=None, # ids of the queries: none finds a photo of its own id
+    gallery_ids=None, # ids of the gallery
+)->Search:
+    "Return queries and gallery, products of two Catalogs by name, photos in both by their files."
+    if callable(embeddings) or isinstance(embeddings, (Catalog, str, os.PathLike)):
+        raise TypeError('embeddings must be numbers, a row a photo, not a '
+                        f'{type(embeddings).__name__}: Encoder(net).encode(photos) makes them of '
+                        'a Catalog or a folder; scoreboard takes networks and photos as they are')
+    x, labels = np.asarray(embeddings), listed(labels, 'labels')
+    gallery_labels = listed(gallery_labels, 'gallery_labels')
+    both = isinstance(labels, Catalog) and isinstance(gallery_labels, Catalog)
+    if both and query_ids is None and gallery_ids is None:
+        query_ids, gallery_ids = real_paths(labels), real_paths(gallery_labels)
+    if not isinstance(labels, Catalog): labels = Labels(labels, len(x))
+    gallery_labels = _by_name(labels, gallery_labels, 'gallery_labels')
+    ids = labels.labels if isinstance(labels, Catalog) else labels.array
+    return Search(x, ids, gallery, gallery_labels, query_ids, gallery_ids)
+
 # %% ../nbs/13_scores.ipynb #fb846a50
 def evaluate(
     embeddings, # of the queries, float32 (n, d)
@@ -190,18 +214,8 @@ def evaluate(
         >>> found.said
         'Whether training has seen these products was not said.'
     """
-    if callable(embeddings) or isinstance(embeddings, (Catalog, str, os.PathLike)):
-        raise TypeError('embeddings must be numbers, a row a photo, not a '
-                        f'{type(embeddings).__name__}: Encoder(net).encode(photos) makes them of '
-                        'a Catalog or a folder; scoreboard takes networks and photos as they are')
-    x, labels = np.asarray(embeddings), listed(labels, 'labels')
-    gallery_labels, seen = listed(gallery_labels, 'gallery_labels'), listed(seen, 'seen')
-    both = isinstance(labels, Catalog) and isinstance(gallery_labels, Catalog)
-    if both and query_ids is None and gallery_ids is None:
-        query_ids, gallery_ids = real_paths(labels), real_paths(gallery_labels)
-    if not isinstance(labels, Catalog): labels = Labels(labels, len(x))
-    gallery_labels = _by_name(labels, gallery_labels, 'gallery_labels')
-    seen = _by_name(labels, seen, 'seen')
-    ids = labels.labels if isinstance(labels, Catalog) else labels.array
-    search = _Search(x, ids, gallery, gallery_labels, query_ids, gallery_ids)
+    labels = listed(labels, 'labels')
+    search = search_of(embeddings, labels, gallery, gallery_labels, query_ids, gallery_ids)
+    if not isinstance(labels, Catalog): labels = Labels(labels)
+    seen = _by_name(labels, listed(seen, 'seen'), 'seen')
     return search.evaluate(ks, n_triplets, seed, seen)

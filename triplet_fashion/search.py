@@ -19,7 +19,7 @@ from .catalog import Catalog
 from .display import as_photo
 from .hits import Hit, Hits, HitsList
 from .index_data import (
-    FORMAT, IndexData, checked_array, checked_meta, read_arrays, stamps_of)
+    FORMAT, IndexData, checked_array, checked_meta, id_text, read_arrays, stamps_of)
 from .labels import composed
 from .photos.image import PhotoError
 from .photos.loading import load_images
@@ -307,6 +307,7 @@ def _from_list(self:ImageIndex, queries):
 @patch
 def _queries(self:ImageIndex, query):
     "Return the queries in whatever was given, and whether there is one only."
+    if isinstance(query, (int, np.integer)): query = id_text(query)
     if isinstance(query, (str, os.PathLike)):
         if os.path.isdir(query) and os.fspath(query) not in self._held.place:
             return self._from_catalog(Catalog.of(query)), False
@@ -541,12 +542,13 @@ def remove(self:ImageIndex,
         >>> index.remove('a.jpg'), index.ids
         (1, ['b.jpg'])
     """
+    if isinstance(photos, (int, np.integer)): photos = [photos]
     if isinstance(photos, (str, os.PathLike)):
         photos = Catalog.of(photos) if os.path.isdir(photos) else [photos]
     photos = getattr(photos, 'paths', photos)
     with self._lock:
         held = self._held
-        at = {os.fspath(p): held.at(os.fspath(p), self.root) for p in photos}
+        at = {id_text(p): held.at(id_text(p), self.root) for p in photos}
         if lost := [p for p, a in at.items() if a is None]:
             raise ValueError(f'{lost[0]!r} is not in this index ({len(lost)} such): nothing was '
                              'removed')

@@ -295,6 +295,42 @@ def verification_report(
     """
     return Verification(distances_same, distances_different, threshold, products)
 
+# %% ../nbs/11_verification.ipynb #8fd3ba60
+class Decisions(NamedTuple):
+    "How good a list of the pairs called the same is."
+    precision: float # share of the pairs called the same that are; NaN where none is called so
+    recall: float # share of the same pairs that are called so
+    f1: float # their harmonic mean
+
+# %% ../nbs/11_verification.ipynb #c8f5e20c
+@patch
+def decisions(self:Verification,
+    threshold=None, # same if distance < threshold; None: that of the report
+    at_share=None, # share of same pairs where it is used; None: as in these pairs
+)->Decisions: # precision, recall, f1
+    """Return precision, recall and F1 of 'same if distance < threshold'.
+
+    Example:
+
+        >>> report = Verification([.1, .2, .3, .6], [.4, .7, .8, .9])
+        >>> report.decisions(.5), round(report.decisions(.5, at_share=.01).precision, 3)
+        (Decisions(precision=0.75, recall=0.75, f1=0.75), 0.029)
+    """
+    if at_share is None: at_share = self.same.size/(self.same.size + self.different.size)
+    if not 0 < at_share < 1:
+        raise ValueError(f'at_share={at_share!r}: give the share of same pairs among all, between '
+                         '0 and 1')
+    fmr, fnmr = self.at(self.threshold if threshold is None else threshold)
+    recall = 1 - fnmr
+    right, wrong = at_share*recall, (1 - at_share)*fmr
+    precision = right/(right + wrong) if right + wrong else float('nan')
+    return Decisions(precision, recall, 2*right/(right + wrong + at_share))
+
+@patch(as_prop=True)
+def best_f1(self:Verification)->float: # the threshold whose F1 is largest on these pairs
+    rates = ErrorRates(self.thresholds, self.fmr, self.fnmr)
+    return rates.choose('f1', self.same.size, self.different.size)
+
 # %% ../nbs/11_verification.ipynb #7e0a000a
 _MEANINGS = {
     'AUC': 'chance that a same pair is closer than a different one; 0.5 by chance',
@@ -303,7 +339,10 @@ _MEANINGS = {
     'accuracy': ('mean of right answers on same and on different pairs, at the threshold; '
                  '0.5 by chance'),
     'FMR': 'share of different pairs called the same, at the threshold',
-    'FNMR': 'share of same pairs missed, at the threshold'}
+    'FNMR': 'share of same pairs missed, at the threshold',
+    'precision': 'share of the pairs called the same that are; of as many pairs as below',
+    'recall': 'share of the same pairs that are called so, 1 - FNMR',
+    'F1': 'harmonic mean of precision and recall, 2pr/(p + r)'}
 
 @patch
 def table(self:Verification)->Table: # figure, value, meaning
@@ -311,9 +350,14 @@ def table(self:Verification)->Table: # figure, value, meaning
     fmr, fnmr = self.at(self.threshold)
     origin = 'given' if self.given else 'the most accurate for these pairs'
     scores = dict(AUC=self.auc, EER=self.eer, accuracy=self.accuracy, FMR=fmr, FNMR=fnmr)
+    precision, recall, f1 = self.decisions()
+    scores |= dict(precision=precision, recall=recall, F1=f1)
     rows = [[name, value, _MEANINGS[name]] for name, value in scores.items()]
     meaning = f'same if distance < threshold; {origin}'
     rows.insert(3, ['threshold', f'{self.threshold:.4g}', meaning])
+    best = self.best_f1
+    meaning = f'at the threshold {best:.4g}, the best for these pairs'
+    rows.append(['largest F1', self.decisions(best).f1, meaning])
     rows += [self._missed_at(rate) for rate in (.01, .001)]
     pairs = f'{self.same.size:,} + {self.different.size:,}'
     rows.append(['pairs', pairs, 'same and different pairs measured'])

@@ -132,7 +132,7 @@ def judge_trained(
     ways = {'trained network': trained, **others}
     rows = evaluation.scoreboard(ways, queries, gallery, feature_cache, seen=train)
     found = [trained(c) for c in (queries, gallery) if c is not None]
-    return Judged(queries, gallery, protocol, rows, found)
+    return Judged(queries, gallery, protocol + rows.missing, rows, found)
 
 # %% ../../nbs/commands/01_judging.ipynb #34dd6f75
 def seen_products(
@@ -164,7 +164,7 @@ def judge_stored(
     ways = {'this network': way, **baselines}
     rows = evaluation.scoreboard(ways, queries, searched, seen=seen)
     found = [way(c) for c in (queries, searched) if c is not None]
-    return Judged(queries, searched, protocol, rows, found)
+    return Judged(queries, searched, protocol + rows.missing, rows, found)
 
 # %% ../../nbs/commands/01_judging.ipynb #a67a547d
 def choose_threshold(

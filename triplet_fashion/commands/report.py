@@ -11,6 +11,7 @@ from pathlib import Path
 
 from triplet_fashion import explore, pages, triplets
 from triplet_fashion.display import Table
+from triplet_fashion.sizes import embedding_size
 from triplet_fashion.runs.history import plot_history
 from triplet_fashion.storage.files import atomic_write
 
@@ -160,6 +161,17 @@ def _failure_blocks(judged, details):
         blocks.append(table)
     return blocks
 
+# %% ../../nbs/commands/02_report.ipynb #689a8c6f
+def size_blocks(
+    judged, # `Judged`
+)->list: # blocks of a page
+    "Return what smaller embeddings cost: advice, then the table; a sentence where none is known."
+    x, *others = judged.embeddings
+    searched = (*others, judged.gallery) if judged.gallery is not None else ()
+    try: sizes = embedding_size(x, judged.queries, *searched)
+    except ValueError as e: return [f'Not measured: {e}']
+    return [sizes.advice, sizes.table()]
+
 # %% ../../nbs/commands/02_report.ipynb #b6c789a2
 def evaluation_page(
     path, # HTML file to write
@@ -177,6 +189,7 @@ def evaluation_page(
         for figures, said in details.pairs:
             told += [said, (figures.plot()[0].figure, caption), figures.table()]
         more = [('Same or not', told)]*bool(told)
+        more.append(('Size of the embeddings', size_blocks(judged)))
         more.append(('Why it failed', _failure_blocks(judged, details)))
         return report_page(path, title, judged, audit=audit, seconds=seconds, more=more)
 
