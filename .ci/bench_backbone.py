@@ -1,16 +1,15 @@
-"""A Keras backbone and the same network as an ONNX file: the same scores, and how fast its features are.
+"""A Keras backbone and the same network as an ONNX file: scores, and how fast features are.
 
-    python .ci/bench_backbone.py TRAIN VALIDATION --backbone FILE.keras [--seeds 3] [--size 224] [--rounds 3]
+    python .ci/bench_backbone.py TRAIN VALIDATION --backbone FILE.keras [--seeds 3] [--size 224]
 
-TRAIN and VALIDATION hold a folder of photos for each kind. FILE.keras, which takes RGB 0..255, is written as ONNX.
-Recipe `strong` trains
-a head on the features of the last layer of either, with the same seeds. A query is a photo of VALIDATION,
-searched among TRAIN; a hit is a photo of the same kind: seen kinds, unseen photos. R@1: share of queries
-whose nearest photo is a hit.
+TRAIN and VALIDATION hold a folder of photos for each kind. FILE.keras, which takes RGB 0..255, is
+written as ONNX. Recipe `strong` trains a head on the features of the last layer of either, with the
+same seeds. A query is a photo of VALIDATION, searched among TRAIN; a hit is a photo of the same
+kind: seen kinds, unseen photos. R@1: share of queries whose nearest photo is a hit.
 
-Features: images/s of the network as `Encoder` computes it, photos in memory, beside bare ONNX Runtime on
-the same file with batches of 32, medians over rounds one after the other in this process; the ratio is the
-median of the ratios within a round.
+Features: images/s of the network as `Encoder` computes it, photos in memory, beside bare ONNX
+Runtime on the same file with batches of 32, medians over rounds one after the other in this
+process; the ratio is the median of the ratios within a round.
 """
 
 import argparse
@@ -49,7 +48,7 @@ def score(net, train, valid):
 def scores(args, model, file, train, valid):
     """Print R@1 with the Keras backbone and with the ONNX file, seed by seed.
 
-    The Keras backbone is given opened: to open a file draws random numbers, and heads would differ."""
+    The Keras backbone is given opened: to open a file draws random numbers; heads would differ."""
     how = dict(recipe='strong', size=args.size, stages='last', verbose=0)
     found = []
     for seed in range(args.seeds):

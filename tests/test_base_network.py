@@ -375,7 +375,11 @@ def test_unsafe_file_is_refused(tmp_path):
         ),
         (
             'gives',
-            dict(backbone=keras.Sequential([keras.Input((32, 32, 3)), layers.Reshape((32, 32, 3, 1))])),
+            dict(
+                backbone=keras.Sequential(
+                    [keras.Input((32, 32, 3)), layers.Reshape((32, 32, 3, 1))]
+                )
+            ),
         ),
         ('trainable is 7', dict(trainable=7.0)),
         ('trainable is -0.5', dict(trainable=-0.5)),

@@ -128,7 +128,8 @@ def _usual_names(ks):
 def _known(name, metric, ranks):
     "Return of which queries enough ranks are known for a metric without K, and what it needs."
     if metric.kind == 'MRR': return ranks.first > 0, 'a relevant photo among the results'
-    if metric.kind != 'MAP': return ranks.knows(ranks.relevant), 'R results, as many as are relevant'
+    if metric.kind != 'MAP':
+        return ranks.knows(ranks.relevant), 'R results, as many as are relevant'
     if ranks.full_average_precision is None:
         raise ValueError(f'{name}: the whole gallery is ranked for it, so ask for it by name: '
                          f'names=[{name!r}]')

@@ -32,7 +32,7 @@ def files_beside(
 ):
     """Look for ONNX files that a network names in the folder of `path`, for a `with` block.
 
-    Of blocks inside each other the outer one counts: what is unpacked from a bundle lies elsewhere."""
+    Of blocks inside each other the outer one counts: a bundle is unpacked elsewhere."""
     if _FOLDER.get() is not None:
         yield
         return

@@ -157,8 +157,8 @@ class EmbeddingSizes:
     def advice(self)->str: # a sentence
         queries, lost = self.full['queries'], f'{self.tolerance:g} of R@1'
         if self.best is None:
-            return (f'Keep the full {self.dims} x float32: with {queries:,} queries no smaller size '
-                    f'is sure to lose less than {lost}.')
+            return (f'Keep the full {self.dims} x float32: with {queries:,} queries no smaller '
+                    f'size is sure to lose less than {lost}.')
         best, now = self.best, 4*self.dims
         return (f'{best.name} will do: {best.bytes:,} bytes a photo in place of {now:,}, for a '
                 f'million photos {best.bytes:,} MB in place of {now:,}. R@1 is {best.score:.3f} in '

@@ -87,7 +87,8 @@ _OF_TRIPLETS, _OF_PK = ('batch_size',), ('batch', 'P', 'K', 'margin')
 _OF_SECOND_STAGE = dict(tune_epochs=8, tune_rate=3e-4, copies=4)
 _VIEWS = 3 # of a photo in a batch, at most, where no product has another
 _OF_NETWORK = ('backbone', 'weights', 'rescale', 'precision', 'out_dims', 'hidden',
-               'activation', 'dropout', 'trainable', 'stages', 'pooling', 'discriminant', 'colors', 'size')
+               'activation', 'dropout', 'trainable', 'stages', 'pooling', 'discriminant', 'colors',
+               'size')
 
 def _without_use(recipe):
     "Return the names of settings that may be None in a recipe."
@@ -451,6 +452,11 @@ def about_photos(self:Recipe,
     return f'{said}, for which there is recipe={_SUITS[kind]!r}'
 
 # %% ../../nbs/runs/01_recipes.ipynb #14daf467
+def _photos_of_half(counts):
+    "Return how many photos half of the products have; one photo has as many views as are wanted."
+    pairs = counts[counts > 1]
+    return int(np.median(pairs)) if len(pairs) else _VIEWS
+
 @patch
 def fitted_to(self:Recipe,
     catalog, # `Catalog` to learn from
@@ -462,9 +468,7 @@ def fitted_to(self:Recipe,
     counts, loss = _counts(catalog, self.singles), self.make_loss()
     if isinstance(loss, ProxyLoss): loss.check_products(counts)
     if self.batches == 'triplet': return self.shared_by(replicas, int(counts.sum()))
-    pairs = counts[counts > 1]   # a product with one photo has as many views as are wanted
-    half = int(np.median(pairs)) if len(pairs) else _VIEWS
-    K = self.K if self.P or not len(counts) else max(2, min(self.K, half))
+    K = self.K if self.P or not len(counts) else max(2, min(self.K, _photos_of_half(counts)))
     P = max(2, min(self.P or round(self.batch/K), len(counts)))
     if not self.P: P = next((p for p in range(P, 1, -1) if p*K % replicas == 0), P)
     fitted = dataclasses.replace(self, P=P, K=K)
