@@ -15,6 +15,7 @@ import numpy as np
 from keras import layers, ops
 
 from . import backbones
+from .checks import is_count
 from .colors import ColorHistogram
 from .discriminant import discriminant as discriminant_map
 from .inner_layers import inner_outputs, token_blocks
@@ -33,7 +34,7 @@ class _Head(NamedTuple):
 
     def check(self):
         "Raise ValueError where the head cannot be built."
-        if not isinstance(self.hidden, (tuple, list)) or not all(map(_is_whole, self.hidden)):
+        if not isinstance(self.hidden, (tuple, list)) or not all(map(is_count, self.hidden)):
             raise ValueError(f'base_network: hidden is {self.hidden!r}, '
                              'not widths of layers such as (1024,), or () for none')
         share = self.dropout
@@ -50,7 +51,7 @@ class _Head(NamedTuple):
     def check_discriminant(self, trainable, colors):
         "Raise ValueError where a discriminant cannot be computed, or is missing for the colours."
         n = self.discriminant
-        if isinstance(n, bool) or not (n == 0 or _is_whole(n)):
+        if isinstance(n, bool) or not (n == 0 or is_count(n)):
             raise ValueError(f'base_network: discriminant is {n!r}, '
                              'not a whole number such as 128, or 0 for none')
         if n and trainable:
@@ -174,12 +175,10 @@ def _ends_of_blocks(model, in_dims):
     return list(filter(None, stages.values()))
 
 # %% ../nbs/03_base_network.ipynb #cdc8ce75
-def _is_whole(n): return isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0
-
 def _chosen(stages, n, backbone):
     "Return the numbers of the stages asked for, from 1. Raises ValueError where there are none."
     if stages == 'all': return list(range(1, n + 1))
-    are_numbers = isinstance(stages, (list, tuple)) and stages and all(map(_is_whole, stages))
+    are_numbers = isinstance(stages, (list, tuple)) and stages and all(map(is_count, stages))
     if are_numbers and max(stages) <= n: return sorted({int(o) for o in stages})
     raise ValueError(f"base_network: stages is {stages!r}, not 'last', 'all', numbers of stages "
                      f'such as [1, 2], or names of layers: {backbone} has {n} stages')
@@ -382,9 +381,9 @@ def unfreeze(
 def _check_dims(in_dims, out_dims):
     "Return `in_dims` as a tuple and `out_dims` as an int. Raises ValueError for other things."
     dims = tuple(in_dims) if isinstance(in_dims, (tuple, list)) else ()
-    if len(dims) != 3 or dims[2] != 3 or not all(d is None or _is_whole(d) for d in dims):
+    if len(dims) != 3 or dims[2] != 3 or not all(d is None or is_count(d) for d in dims):
         raise ValueError(f'base_network: in_dims is {in_dims}, not (height, width, 3)')
-    if not _is_whole(out_dims):
+    if not is_count(out_dims):
         raise ValueError(f'base_network: out_dims is {out_dims}, not a positive whole number')
     return dims, int(out_dims)
 

@@ -19,6 +19,7 @@ import tensorflow as tf
 from . import __version__
 from .base_network import backbone_of, head_of, is_frozen
 from .catalog import Catalog
+from .checks import check_whole
 from .engines import (
     InferenceEngine, LazyEngine, check_engine, choose_engine)
 from .graphs import fingerprint
@@ -202,12 +203,6 @@ def _regrouped(batches, sizes):
         have = [rows[n:]]
     for _ in batches: pass   # lets the progress come to its end
 
-# %% ../nbs/16_encoder.ipynb #6a0326cc
-def _at_least_one(**numbers):
-    for k, n in numbers.items():
-        if not isinstance(n, (int, np.integer)) or n < 1:
-            raise ValueError(f'{k}={n!r}: it must be a whole number, 1 or more')
-
 # %% ../nbs/16_encoder.ipynb #dfe04fa8
 def _ids_of(images, photos):
     "Return an id for each photo: of the catalog, the path, or the number of the row."
@@ -254,7 +249,7 @@ class Encoder:
         fit='stretch', # as in `read_image`
         feature_cache=None, # keeps features of a frozen backbone: a `FeatureCache`, or a folder
     ):
-        _at_least_one(batch_size=batch_size)
+        check_whole(1, batch_size=batch_size)
         self.feature_cache = None if feature_cache is None else FeatureCache.of(feature_cache)
         self.net, self.batch_size, self.size, self.fit = net, batch_size, size, fit
         self._computation = _Computation(net, engine, precision)
@@ -286,7 +281,7 @@ class Encoder:
         progress=False, # show progress, see `track`
     )->Path: # the folder, for `read_encodings`
         "Write the embeddings of photos into a folder. ValueError where it holds others."
-        _at_least_one(part_size=part_size)
+        check_whole(1, part_size=part_size)
         gaps, listed = _fills_gaps(on_error), _listed(photos)
         photos = check_photos(listed, lost_too=gaps)
         parts = EmbeddingParts(folder, _ids_of(listed, photos), part_size)
@@ -670,7 +665,7 @@ def encode_cluster(
                           "pip install 'triplet_fashion[cluster]'") from None
     if out is None:
         raise ValueError('encoding on a cluster needs out, a folder that every machine sees')
-    _at_least_one(part_size=part_size, cores=cores, workers=1 if workers is None else workers)
+    check_whole(1, part_size=part_size, cores=cores, workers=1 if workers is None else workers)
     encoder = _encoder_by_name(model, engine, batch_size, precision, size, fit)
     images = _listed(images)
     photos = check_photos(images, lost_too=True)
@@ -740,7 +735,7 @@ def encode(
     """
     if bad is None: bad = 'raise' if out is None else 'nan'
     _fills_gaps(bad, 'bad')
-    _at_least_one(batch_size=batch_size, part_size=part_size)
+    check_whole(1, batch_size=batch_size, part_size=part_size)
     how = dict(size=size, precision=precision, fit=fit)
     images = _listed(images)
     if cluster is not None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from .base_network import head_of, is_frozen, refinalize_normalization
 from .catalog import Catalog
+from .checks import is_count
 from .discriminant import discriminant, principal_basis
 from .display import Table
 from .encoder import Encoder, features
@@ -449,13 +450,11 @@ def check_watched(
                       stacklevel=3)
 
 # %% ../nbs/16_evaluation.ipynb #12f0fd12
-def _is_count(x): return isinstance(x, numbers.Integral) and not isinstance(x, bool) and x >= 1
-
 def _check_watching(every, photos, share):
     "Raise where a number of a `RetrievalCallback` means nothing."
-    if not _is_count(every):
+    if not is_count(every):
         raise ValueError(f'every={every!r}: expected a whole number, 1 or more')
-    if photos is not None and not _is_count(photos):
+    if photos is not None and not is_count(photos):
         raise ValueError(f'photos={photos!r}: expected a whole number, 1 or more, or None')
     if share is not None and not (isinstance(share, numbers.Real) and 0 < share < math.inf):
         raise ValueError(f"share={share!r}: expected a part of the epoch's time, as 0.1, or None")

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from . import engines, graphs, onnx_files
 from .catalog import Catalog
+from .checks import is_count
 from .cutting import split_around
 from .metrics import retrieval_metrics
 from .onnx_backbone import OnnxBackbone
@@ -462,16 +463,14 @@ class Export:
 # %% ../nbs/21_export.ipynb #26f5d452
 def _is_size(size):
     "Tell whether a note names height and width."
-    return isinstance(size, list) and len(size) == 2 and all(map(_is_count, size))
-
-def _is_count(n): return type(n) is int and n > 0
+    return isinstance(size, list) and len(size) == 2 and all(map(is_count, size))
 
 def _is_described(note, name):
     "Tell whether the note beside an export says what is needed to use it."
     form, files = FORMATS[name], note.get('files')
     if note.get('file') != f'network{form.suffix}': return False
     if note.get('precision') not in form.precisions: return False
-    if not _is_size(note.get('size')) or not _is_count(note.get('out_dims')): return False
+    if not _is_size(note.get('size')) or not is_count(note.get('out_dims')): return False
     return isinstance(files, dict) and all(isinstance(v, str) for v in files.values())
 
 # %% ../nbs/21_export.ipynb #4b4c424d

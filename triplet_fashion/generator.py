@@ -15,6 +15,7 @@ import tensorflow as tf
 from fastcore.basics import patch
 
 from .catalog import Catalog
+from .checks import check_whole
 from .display import draw_sheet
 import triplet_fashion.photos.decoding as decoding
 import triplet_fashion.photos.keras_generator as keras_generator
@@ -76,7 +77,7 @@ def image_dataset(
         [(4, [0, 0, 0, 1]), (2, [1, 1])]
     """
     paths, labels = _files_and_labels(catalog_or_paths)
-    sampling.check_whole(1, batch_size=batch_size)
+    check_whole(1, batch_size=batch_size)
     loader = loading.ImageLoader(paths, loading.Preprocessing(size, fit), cache)
     known, steps = tf.constant(labels), -(-len(paths)//batch_size)
     def labelled(batch, images): return images, tf.gather(known, batch.positions)
@@ -219,7 +220,7 @@ def bad_report(
 # %% ../nbs/09_generator.ipynb #a8de33c7
 def _catalog_loader(catalog, sampler, size, fit, cache, inputs=None, copies=1):
     "Return a loader of the photos of `catalog`, or of `inputs` in their place."
-    sampling.check_whole(1, copies=copies)
+    check_whole(1, copies=copies)
     if inputs is not None:
         if len(inputs) == len(catalog): return loading.ArrayLoader(inputs, copies, sampler.views)
         raise ValueError(f'inputs has {len(inputs)} rows, {catalog.name} has {len(catalog)} '
@@ -475,8 +476,8 @@ def input_triplet_gen(
         >>> anchor.shape, labels.shape
         ((4, 32, 32, 3), (4,))
     """
-    sampling.check_whole(1, batch_size=batch_size)
-    if seed is not None: sampling.check_whole(0, seed=seed)
+    check_whole(1, batch_size=batch_size)
+    if seed is not None: check_whole(0, seed=seed)
     catalog, size = Catalog.from_dir(data_dir), check_size(target_size)
     if _uses_flow(gen, like_original):
         loader = keras_generator.FlowLoader(gen, catalog, size, seed)

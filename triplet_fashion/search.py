@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .catalog import Catalog
+from .checks import is_count
 from .display import as_photo
 from .hits import Hit, Hits, HitsList
 from .index_data import (
@@ -384,8 +385,6 @@ def _hits(self:ImageIndex, q, dist, idx, k, exclude_self):
         hits.append(Hit(rank, id, label, held.class_names.get(label, ''), distance, path))
     return hits
 
-def _is_count(n): return isinstance(n, (int, np.integer)) and n >= 1
-
 # %% ../nbs/24_search.ipynb #595ac68d
 @patch
 def search(self:ImageIndex,
@@ -409,9 +408,9 @@ def search(self:ImageIndex,
         >>> [[hit.id for hit in hits] for hits in index.search([[1, 0], [0, 1]], k=1)]
         [['a.jpg'], ['b.jpg']]
     """
-    if isinstance(k, bool) or not _is_count(k):
+    if not is_count(k):
         raise ValueError(f'k is {k!r}; it must be a whole number, 1 or more')
-    if not _is_count(batch_size):
+    if not is_count(batch_size):
         raise ValueError(f'batch_size is {batch_size!r}; it must be a whole number, 1 or more')
     now = copy.copy(self) # what the index holds at this moment, whatever `add` does meanwhile
     queries, is_one = now._queries(query)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
+from ..checks import check_whole
+
 # %% ../../nbs/photos/01_sampling.ipynb #190601c4
 class Batch(NamedTuple):
     "The photos that meet in one step of a training."
@@ -25,14 +27,6 @@ class Batch(NamedTuple):
     )->tuple: # two whole numbers, which differ for every epoch, step and seed below 1,000,003
         "Return the seed of what is random in this batch, such as augmentation."
         return self.epoch*1_000_003 + seed, self.step
-
-# %% ../../nbs/photos/01_sampling.ipynb #98357a9b
-def check_whole(least, **numbers):
-    "Raise ValueError that names the first of `numbers` that is no whole number, or too small."
-    for name, value in numbers.items():
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if not whole or value < least:
-            raise ValueError(f'{name}={value!r}: expected a whole number, {least} or more')
 
 # %% ../../nbs/photos/01_sampling.ipynb #38ebc657
 def check_class_ids(labels):
