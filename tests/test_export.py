@@ -567,3 +567,19 @@ def test_constants_of_a_network_stay_inside(format, tmp_path):
     x = np.random.default_rng(1).integers(0, 256, (3, 8, 8, 3)).astype('uint8')
     made = load_export(export(net, tmp_path / 'out', format, sample=x))
     np.testing.assert_allclose(made(x), net.predict(x, verbose=0), atol=1e-5)
+
+
+def test_the_onnx_file_of_keras_would_ask_for_constants(tmp_path):
+    "Why ONNX is not written by `keras.Model.export`: where this fails, it can be."
+    need('onnx')
+    import onnxruntime
+
+    net = keras.Sequential([keras.Input((8, 8, 3)), L.Normalization(), L.Flatten()])
+    net.layers[0].adapt(np.arange(192.0).reshape(1, 8, 8, 3))
+    x = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype('float32')
+    net(x)
+    net.export(tmp_path / 'theirs.onnx', format='onnx', verbose=False)
+    asked = onnxruntime.InferenceSession(str(tmp_path / 'theirs.onnx')).get_inputs()
+    assert len(asked) > 1
+    made = load_export(export(net, tmp_path / 'ours', 'onnx'))
+    np.testing.assert_allclose(made(x), net.predict(x, verbose=0), rtol=1e-4, atol=1e-4)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import warnings
 import zipfile
 
 import keras
@@ -237,6 +238,16 @@ def test_without_a_note_the_guess_is_said(tmp_path, photos):
         guessed = open_onnx(path)
     imagenet = open_onnx(path, preprocessing=IMAGENET)
     np.testing.assert_array_equal(*(n.predict(photos, verbose=0) for n in (guessed, imagenet)))
+
+
+def test_an_argument_that_contradicts_the_note_is_said(tmp_path):
+    path = convolution(tmp_path / 'net.onnx')
+    (tmp_path / 'preprocessor_config.json').write_text(json.dumps(SIGLIP))
+    with pytest.warns(UserWarning, match=r'preprocessor_config.json says mean=\(0.5, 0.5, 0.5\)'):
+        open_onnx(path, preprocessing=IMAGENET)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        open_onnx(path, preprocessing=Preprocessing(mean=0.5, std=0.5, scale=1 / 255))
 
 
 def test_notes_of_other_things_are_passed_over_and_senseless_ones_named(tmp_path):

@@ -152,10 +152,20 @@ def _layer_of(part, source, outputs, size, file):
 # %% ../nbs/03_onnx_backbone.ipynb #1829960b
 IMAGENET = Preprocessing(mean=(.485, .456, .406), std=(.229, .224, .225), scale=1/255)
 
+def _check_against(note, given):
+    "Warn where an argument says something else of pixels than the note beside the file."
+    for name in 'mean', 'std', 'scale', 'order':
+        theirs, ours = getattr(note, name), getattr(given, name)
+        agree = theirs == ours if name == 'order' else np.allclose(theirs, ours, rtol=.01)
+        if agree: continue
+        warnings.warn(f'{note.source} says {name}={theirs}, preprocessing={ours}: the argument is '
+                      'taken. Leave preprocessing out, and the note is', stacklevel=4)
+
 def _said_of(path, given):
     "Return what is known of a file's photos: as given, as the note beside it says, or a guess."
-    if given is None: given = read_preprocessing(path)
-    if given is not None: return given
+    note = read_preprocessing(path)
+    if given is not None and note is not None: _check_against(note, given)
+    if given is not None or note is not None: return note if given is None else given
     warnings.warn(f'nothing beside {path} says how its pixels are scaled: ImageNet\'s mean and '
                   'deviation are a guess. Give preprocessing=Preprocessing(mean=..., std=..., '
                   'scale=1/255)', stacklevel=3)
