@@ -114,6 +114,8 @@ def test_a_network_on_a_frozen_backbone_stands_beside_it_and_beside_random_weigh
     )
     assert set(judging.baselines_for(run)) == {
         'frozen backbone',
+        'PCA of frozen features',
+        'LDA of frozen features',
         'untrained network',
         'colour histogram',
         'raw pixels',
