@@ -395,7 +395,7 @@ def test_names_say_what_labels_mean():
         ([0, 0.5], ['a', 'b'], 'labels hold 0.5'),
         (['a', 1], None, 'labels mix text'),
         (5, None, 'labels must hold one label a photo, not 5'),
-        ([[0], [1]], ['a', 'b'], r'the shape is \(2, 1\)'),
+        ([[0, 1], [1, 0]], ['a', 'b'], r'the shape is \(2, 2\)'),
         (Labels(['a', None], missing='unlabelled'), None, 'labels: some photos are unlabelled'),
     ],
 )

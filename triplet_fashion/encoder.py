@@ -20,13 +20,14 @@ from . import __version__
 from .base_network import backbone_of, head_of, is_frozen
 from .catalog import Catalog
 from .checks import check_whole
+from .cores import cpu_count
 from .engines import (
     InferenceEngine, LazyEngine, check_engine, choose_engine)
 from .graphs import fingerprint
 from .generator import image_dataset
 from .photos.augmentation import as_augmentation
 from .photos.decoding import decode_photos, no_autograph
-from .photos.image import PhotoError, cpu_count, map_threads, photo_problem, track
+from .photos.image import PhotoError, map_threads, photo_problem, track
 from .photos.loading import ImageLoader, Preprocessing
 from .storage.arrays import read_array, sweep_unused, write_array
 from .storage.files import digest_of

@@ -20,7 +20,7 @@ import tensorflow as tf
 from . import graphs
 from .base_network import refinalize_normalization
 from .outside import computed_outside
-from .photos.image import cpu_count
+from .cores import cpu_count
 
 # %% ../nbs/14_engines.ipynb #7d7fdca1
 def _first_alone(

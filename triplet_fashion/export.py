@@ -22,7 +22,7 @@ from .metrics import retrieval_metrics
 from .onnx_backbone import OnnxBackbone
 from .outside import computed_outside
 from .persistence import load_bundle
-from .photos.image import cpu_count
+from .cores import cpu_count
 from .photos.loading import load_images
 from .photos.serving import DECODED_FORMATS, file_decoder
 from .storage.folders import atomic_folder, standing_folder

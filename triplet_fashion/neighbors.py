@@ -17,7 +17,7 @@ import numpy as np
 
 from .groups import Groups, ragged_to_rectangle
 from .labels import join_labels
-from .photos.image import cpu_count
+from .cores import cpu_count
 
 # %% ../nbs/internals/03_neighbors.ipynb #f94ac3f3
 def check_embeddings(

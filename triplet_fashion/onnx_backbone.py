@@ -18,7 +18,7 @@ from keras import layers
 from . import onnx_files
 from .input_scaling import InputScaling, read_preprocessing
 from .outside import OutsideLayer
-from .photos.image import cpu_count
+from .cores import cpu_count
 from .photos.loading import Preprocessing
 from .pooling import check_pooling, pool_features
 from .storage.untrusted import NotOpened, door

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 from fastcore.basics import patch
 
-from .image import PhotoError, cpu_count
+from ..cores import cpu_count
+from .image import PhotoError
 from .loading import ArrayLoader, DecodePlan, ImageLoader, Preprocessing
 
 # %% ../../nbs/photos/03_decoding.ipynb #00312bc4

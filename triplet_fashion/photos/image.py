@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..cores import cpu_count
+
 # %% ../../nbs/photos/00_image.ipynb #1a9fbefa
 PHOTO_SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.apng', '.webp', '.bmp', '.dib',
                   '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.jp2',
@@ -465,12 +467,6 @@ def track(
         elif progress and (i%step == 0 or i == total):
             text = f'\r{label} {i:,} of {total:,}'.lstrip(' ')
             print(text, end='\n' if i == total else '', file=sys.stderr, flush=True)
-
-# %% ../../nbs/photos/00_image.ipynb #5d651422
-def cpu_count()->int:
-    "Return the number of processors that this process may use."
-    if hasattr(os, 'sched_getaffinity'): return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 # %% ../../nbs/photos/00_image.ipynb #e26474c2
 def map_threads(

@@ -16,7 +16,7 @@ import tensorflow as tf
 from fastcore.basics import patch
 
 import triplet_fashion.runs.state as state
-from ..photos.image import cpu_count
+from ..cores import cpu_count
 from ..storage.files import atomic_write, file_lock, sweep_leftovers
 import triplet_fashion.storage.untrusted as untrusted
 

@@ -451,6 +451,15 @@ def about_photos(self:Recipe,
     if not frozen or self.name == _SUITS[kind]: return said
     return f'{said}, for which there is recipe={_SUITS[kind]!r}'
 
+# %% ../../nbs/runs/01_recipes.ipynb #b1852ac8
+@patch
+def make_loss(self:Recipe):
+    "Return the Keras loss; None for the lossless one of triplets, which `compile_triplet` makes."
+    if not isinstance(self.loss, str): return self.loss
+    if self.batches == 'triplet': return None
+    if self.loss in _OF_BATCHES: return _OF_BATCHES[self.loss]()
+    return BatchTripletLoss(mining=self.loss, margin=self.margin)
+
 # %% ../../nbs/runs/01_recipes.ipynb #14daf467
 def _photos_of_half(counts):
     "Return how many photos half of the products have; one photo has as many views as are wanted."
@@ -556,15 +565,6 @@ def optimizer(self:Recipe,
     "Return the optimizer of a run."
     rate, decay = self.rate(steps), self.decay(steps)
     return keras.optimizers.Adam(rate, weight_decay=decay, clipnorm=self.clipnorm)
-
-# %% ../../nbs/runs/01_recipes.ipynb #b1852ac8
-@patch
-def make_loss(self:Recipe):
-    "Return the Keras loss; None for the lossless one of triplets, which `compile_triplet` makes."
-    if not isinstance(self.loss, str): return self.loss
-    if self.batches == 'triplet': return None
-    if self.loss in _OF_BATCHES: return _OF_BATCHES[self.loss]()
-    return BatchTripletLoss(mining=self.loss, margin=self.margin)
 
 # %% ../../nbs/runs/01_recipes.ipynb #7c8e85cc
 @patch
