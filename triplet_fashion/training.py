@@ -95,11 +95,9 @@ class TrainingRun:
     ):
         "Take photos, and the recipe as it fits them. ValueError where they cannot be learned from."
         self.train, self.valid = train, valid
-        rows = stages.photos_of_rows(train, self.asked) if self.frozen else None
-        fits = train if rows is None else train.subset(rows)
-        self.recipe = self.asked.fitted_to(fits, self.runner.replicas)
-        self.info = stages.batch_info(
-            train, self.recipe, self.seed, self.runner.shard, self.frozen)
+        rows = stages.catalog_of_rows(train, self.asked, self.frozen)
+        self.recipe = self.asked.fitted_to(rows, self.runner.replicas)
+        self.info = stages.batch_info(train, self.recipe, self.seed, self.runner.shard, self.frozen)
 
     def _photos(self, progress):
         "Return what the first stage learns from, without the photos that cannot be read."
@@ -121,10 +119,7 @@ class TrainingRun:
 
     def __repr__(self): return f'TrainingRun({self.net.name!r}, {self.recipe!r})'
 
-    def _repr_markdown_(self):
-        last = {f'{k}, last epoch': f'{v[-1]:.4f}' for k, v in self.history.items() if v}
-        rows = (f'| {k} | {v} |' for k, v in {**self.plan, **last}.items())
-        return '\n'.join(['| run | |', '|---|---|', *rows])
+    def _repr_markdown_(self): return plan.markdown_table(self.plan, self.history)
 
 # %% ../nbs/19_training.ipynb #d24ab437
 def fit(

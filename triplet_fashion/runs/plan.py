@@ -83,3 +83,13 @@ def print_plan(
 ):
     "Print a plan, a line for each thing it says."
     for what, value in plan.items(): print(f'{what:34} {value}', flush=True)
+
+# %% ../../nbs/runs/07_plan.ipynb #c3ca946f
+def markdown_table(
+    plan, # from `make_plan`
+    history, # figures by name, epoch after epoch
+)->str:
+    "Return a plan, and the figures of the last epoch, as a table in Markdown."
+    last = {f'{name}, last epoch': f'{v[-1]:.4f}' for name, v in history.items() if v}
+    rows = (f'| {what} | {value} |' for what, value in {**plan, **last}.items())
+    return '\n'.join(['| run | |', '|---|---|', *rows])

@@ -112,6 +112,15 @@ def photos_of_rows(
     if not len(single): return None
     return np.concatenate([np.arange(len(catalog)), np.repeat(single, VIEWS)])
 
+def catalog_of_rows(
+    catalog, # `Catalog` to learn from
+    recipe, # `Recipe`
+    frozen, # is the backbone, so that what is learned from are rows of features?
+)->Catalog: # the catalog itself, or with a place for each view of a single photo
+    "Return what a first stage counts as its photos."
+    rows = photos_of_rows(catalog, recipe) if frozen else None
+    return catalog if rows is None else catalog.subset(rows)
+
 # %% ../../nbs/runs/08_stages.ipynb #2c28dbb2
 @dataclass
 class Stage:
