@@ -16,7 +16,7 @@ from triplet_fashion.base_network import (
 from triplet_fashion.cli import triplet_train
 from triplet_fashion.encoder import Encoder, FeatureCache
 from triplet_fashion.evaluation import scoreboard
-from triplet_fashion.engines import make_engine
+from triplet_fashion.engines import in_precision, make_engine, uses_half_precision
 from triplet_fashion.export import FORMATS, export, load_export
 from triplet_fashion.input_scaling import InputScaling
 from triplet_fashion.persistence import load_bundle, save_bundle
@@ -335,6 +335,20 @@ def test_fit_takes_an_onnx_file_and_reads_photos_at_its_size(drawn, tmp_path):
     np.testing.assert_allclose(
         Encoder(again).encode(drawn), Encoder(run.net).encode(drawn), atol=1e-6
     )
+
+
+@pytest.mark.parametrize('kind', ['file', 'function'])
+def test_half_precision_leaves_what_is_computed_outside(photos, tmp_path, kind):
+    backbone, size = mean_color, 32
+    if kind == 'file':
+        pytest.importorskip('onnx', reason="pip install 'triplet_fashion[export]'")
+        backbone, size = shop_file(tmp_path), 24
+    how = dict(rescale=Preprocessing(std=255.0), trainable=False, activation='l2')
+    net = base_network((size, size, 3), 4, backbone, **how)
+    x = photos[:, :size, :size]
+    half = in_precision(net, 'mixed_bfloat16')
+    assert uses_half_precision(half)
+    np.testing.assert_allclose(half.predict(x, verbose=0), net.predict(x, verbose=0), atol=0.05)
 
 
 def test_the_command_trains_on_an_onnx_file(drawn, tmp_path):

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from . import graphs
 from .base_network import refinalize_normalization
-from .outside import computed_outside
+from .outside import OutsideLayer, computed_outside
 from .cores import cpu_count
 
 # %% ../nbs/14_engines.ipynb #7d7fdca1
@@ -114,6 +114,7 @@ def _under_policy(model, policy, last):
     def copy(layer):
         nonlocal after
         after = after or layer is last
+        if isinstance(layer, OutsideLayer): return layer   # without weights, and in float32
         own = 'float32' if after else policy
         if isinstance(layer, keras.Model): return _under_policy(layer, own, None)
         config = layer.get_config()
