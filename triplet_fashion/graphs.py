@@ -128,20 +128,31 @@ def openvino_model(
         yield ov.convert_model(folder)
 
 # %% ../nbs/internals/11_graphs.ipynb #9aa1e006
+def constant_model(
+    model, # Keras model
+    shapes, # of what it takes, (n or None, ...); of several inputs a list
+): # Keras model without variables, its outputs in float32
+    "Return a network that computes the same, all that it holds being constants of one layer."
+    graph = inference_graph(model, shapes, frozen=True)
+    takes = [keras.Input(batch_shape=x.shape, dtype=x.dtype.name) for x in graph.inputs]
+    compute = keras.layers.Lambda(lambda given: graph(*given)[0])
+    return keras.Model(takes, compute(takes))
+
+# %% ../nbs/internals/11_graphs.ipynb #9ef40707
 def onnx_model(
     model, # Keras model
     shapes, # of what it takes, (n or None, ...); of several inputs a list
     opset=18, # version of ONNX' operations
 ): # `onnx.ModelProto`
-    "Return the network as ONNX has it."
-    import tf2onnx
-    graph = inference_graph(model, shapes, frozen=True)
-    names = dict(input_names=[o.name for o in graph.inputs],
-                 output_names=[o.name for o in graph.outputs])
-    definition = graph.graph.as_graph_def()
-    with silence_converters():
-        made = tf2onnx.convert.from_graph_def(definition, name='net', opset=opset, **names)[0]
-    return without_erfc(made)
+    "Return the network as ONNX has it, written by `keras.Model.export`."
+    import onnx
+    constant = constant_model(model, shapes)
+    takes = [keras.InputSpec(x.dtype, x.shape, name=f'input{i}')
+             for i, x in enumerate(constant.inputs)]
+    with silence_converters(), tempfile.TemporaryDirectory() as folder:
+        file = f'{folder}/network.onnx'
+        constant.export(file, 'onnx', verbose=False, input_signature=[takes], opset_version=opset)
+        return without_erfc(onnx.load(file))
 
 # %% ../nbs/internals/11_graphs.ipynb #7419d6d8
 def export_file(
