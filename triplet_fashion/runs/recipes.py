@@ -208,7 +208,7 @@ class Recipe:
     tune_rate: float|None = None # its learning rate
     copies: int|None = None # augmented copies of each photo, computed once
     tune_share: float|None = None # of the way that weights go in it, see `interpolate_weights`
-    ema: float|None = None # what a step counts beside the next in averaged weights; None: no average
+    ema: float|None = None # how much a step counts beside the next, in averages of weights
     names: ClassVar[tuple] = tuple(_RECIPES) # of the recipes that come with the package
     of_network: ClassVar[tuple] = _OF_NETWORK # settings of a network that is made here
 

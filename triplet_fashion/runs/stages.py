@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from fastcore.basics import patch
 
+import triplet_fashion.runs.averages as averages
 import triplet_fashion.runs.checkpoints as checkpoints
 from triplet_fashion import evaluation, generator
 from triplet_fashion.base_network import (
@@ -27,7 +28,6 @@ from triplet_fashion.photos.augmentation import ViewAugmentation
 from triplet_fashion.photos.unreadable import (
     ReadablePhotos, left_out_report, readable_photos, without_unreadable)
 from triplet_fashion.proxies import ProxyLoss, proxies_of, proxy_model
-from triplet_fashion.runs.averages import AveragedWeights
 from triplet_fashion.runs.monitor import CollapseMonitor
 from triplet_fashion.runs.recipes import Recipe
 from triplet_fashion.runs.schedules import LearningRateLogger
@@ -222,8 +222,8 @@ def run(self:Stage,
     monitors = []
     if monitor is not None:
         monitors.append(CollapseMonitor(self.probe, on_trouble=monitor, logs=('d+', 'd-')))
-    averages = [] if self.recipe.ema is None else [AveragedWeights()]
-    calls = averages + monitors + [watch]*(watch is not None) + [LearningRateLogger()]
+    mean = [] if self.recipe.ema is None else [averages.AveragedWeights()]
+    calls = mean + monitors + [watch]*(watch is not None) + [LearningRateLogger()]
     calls += [*self._own_callbacks(callbacks), keras.callbacks.TerminateOnNaN()]
     runner = self.runner.of_model(self.model, lambda: self.identity)
     log = checkpoints.run_epochs(
