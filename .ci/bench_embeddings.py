@@ -2,7 +2,6 @@
 
     python .ci/bench_embeddings.py PRODUCTS --backbone FILE.keras [--distractors FOLDER] [--first 5] [--splits 5] [--seeds 2]
     python .ci/bench_embeddings.py PRODUCTS --backbone FILE.keras --queries FOLDER
-    python .ci/bench_embeddings.py PRODUCTS --backbone FILE.keras --tuned [--distractors FOLDER] [--first 5] [--splits 2]
 
 PRODUCTS holds a folder of photos for each product. In each split, numbered from --first on, 70 %
 of the products are learned from and the others are judged. A query is one photo of those that has
@@ -13,9 +12,7 @@ product. R@1, R@5: share of queries with a hit among the 1 or 5 nearest; MAP@R a
 over queries, splits and seeds. Gain: mean difference from the recipe `products` over the same
 queries, splits and seeds, with its interval (95 %) over products drawn anew.
 
-Features are computed once, of each photo and of the mirrored one. With --tuned the upper third of
-the backbone learns too, under the head of `products` and under that of `deep`, and is judged at
-shares of the way from the weights before to those after (`interpolate_weights`).
+Features are computed once, of each photo and of the mirrored one.
 """
 
 import argparse
@@ -31,17 +28,15 @@ from triplet_fashion.base_network import (
     backbone_of,
     base_network,
     head_of,
-    interpolate_weights,
     refinalize_normalization,
 )
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.contrastive import SupConLoss
 from triplet_fashion.discriminant import discriminant
-from triplet_fashion.encoder import Encoder, FeatureCache
+from triplet_fashion.encoder import FeatureCache
 from triplet_fashion.metrics import retrieval_metrics
 from triplet_fashion.runs.recipes import Recipe
 from triplet_fashion.runs.stages import TrainingSet, head_stage
-from triplet_fashion.training import fit
 
 FIGURES = 'R@1', 'R@5', 'MAP@R'
 BASE = 'recipe products'
@@ -213,22 +208,6 @@ def ways(net, split, seed, start):
         yield f'averaged weights, {ema}', head(ema=ema), False
 
 
-def tuned(train, judge, args, seed):
-    "Yield (way, metrics) where the upper third of the backbone learns too."
-    under_products = dict(recipe='products', stages='all', unfreeze=1 / 3, tune_epochs=4)
-    for name, how in {
-        'deep': dict(recipe='deep'),
-        'products': under_products | dict(tune_rate=1e-4),
-    }.items():
-        how |= dict(backbone=args.backbone, seed=seed, verbose=0, monitor=None)
-        before = fit(train, tune_share=0.0, **how).net.get_weights()
-        net = fit(train, **how).net
-        after = net.get_weights()
-        for share in 0, 0.25, 0.5, 0.75, 1:
-            net.set_weights(after)
-            yield f'{name}, {share} of the way', judge(interpolate_weights(net, before, share))
-
-
 def gain(ours, base, figure, n=2000):
     "Return the mean difference over the same queries, and its interval over products drawn anew."
     found = {}
@@ -272,28 +251,6 @@ def heads(args, folder):
     table(found, BASE)
 
 
-def tuning(args):
-    "Compare networks between those before and after the second stage."
-    found, whole = {}, Catalog.of(args.products)
-    others = Catalog.of(args.distractors) if args.distractors else None
-    for number in range(args.first, args.first + args.splits):
-        train, held = whole.split(0.3, seed=number)
-        shown = held if others is None else held + others
-
-        def judge(net):
-            rows = Encoder(net, 'auto').encode(shown)
-            labels = [str(held.class_names[i]) for i in held.labels]
-            ids = np.arange(len(rows))
-            everything = labels + [None] * (len(rows) - len(labels))
-            own = slice(len(labels))
-            how = dict(ks=(1, 5), query_ids=ids[own], gallery_ids=ids)
-            return retrieval_metrics(rows[own], labels, rows, everything, **how)
-
-        for way, metrics in tuned(train, judge, args, seed=0):
-            found.setdefault(way, []).append(metrics)
-    table(found, 'products, 0 of the way')
-
-
 def main():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -302,13 +259,10 @@ def main():
     p.add_argument('--backbone', required=True)
     p.add_argument('--distractors')
     p.add_argument('--queries')
-    p.add_argument('--tuned', action='store_true')
     p.add_argument('--first', type=int, default=0, help='number of the first split')
     p.add_argument('--splits', type=int, default=5)
     p.add_argument('--seeds', type=int, default=2)
     args = p.parse_args()
-    if args.tuned:
-        return tuning(args)
     with tempfile.TemporaryDirectory() as folder:
         heads(args, Path(folder))
 
