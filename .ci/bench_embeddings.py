@@ -1,6 +1,6 @@
 """What was tried for better embeddings of products never seen, beside the recipe `products`.
 
-    python .ci/bench_embeddings.py PRODUCTS --backbone FILE.keras [--distractors FOLDER] [--first 5] [--splits 5] [--seeds 2]
+    python .ci/bench_embeddings.py PRODUCTS --backbone FILE.keras [--distractors FOLDER]
     python .ci/bench_embeddings.py PRODUCTS --backbone FILE.keras --queries FOLDER
 
 PRODUCTS holds a folder of photos for each product. In each split, numbered from --first on, 70 %
