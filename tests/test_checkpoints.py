@@ -54,7 +54,7 @@ def train(name):
     seen, unseen = Catalog.from_dir(photos).split(.34, seed=1)
     keras.utils.set_random_seed(3)
     augment = [Augment()] if mode == 'memory' else []
-    two = mode in ('deep', 'proxies')   # stages
+    two = mode in ('deep', 'averaged', 'proxies')   # stages
     deeper = [L.Conv2D(8, 3)] if two else []
     lower = keras.Sequential([
         keras.Input((48, 48, 3)), *augment, L.Conv2D(6, 5, strides=4, use_bias=False),
@@ -68,7 +68,8 @@ def train(name):
     deep = dict(recipe='deep', P=5, K=4, unfreeze=.34, tune_epochs=2, copies=2)
     kw = dict(
         memory=dict(recipe='scratch', P=5, K=4, loss=memory), frozen=dict(P=5, K=4),
-        deep=deep, proxies=deep | dict(loss='arcface'),
+        deep=deep, averaged=deep | dict(ema=.8, tune_share=.7),
+        proxies=deep | dict(loss='arcface'),
         original=dict(recipe='original', batch_size=8, schedule='cosine'))[mode]
     early = keras.callbacks.EarlyStopping('loss', patience=3)
     calls = [early, keras.callbacks.CSVLogger(f'{folder}.csv')]
@@ -117,7 +118,15 @@ print(kills)
 
 
 @pytest.mark.parametrize(
-    'mode, kills', [('memory', 3), ('frozen', 2), ('deep', 3), ('proxies', 2), ('original', 1)]
+    'mode, kills',
+    [
+        ('memory', 3),
+        ('frozen', 2),
+        ('deep', 3),
+        ('averaged', 3),
+        ('proxies', 2),
+        ('original', 1),
+    ],
 )
 def test_a_run_killed_at_random_moments_ends_as_if_undisturbed(
     fresh_python, drawn, tmp_path, mode, kills
@@ -132,7 +141,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_undisturbed(
     whole, cut = (json.loads((tmp_path / f'{name}.json').read_text()) for name in ('whole', 'cut'))
     for a, b in zip(whole, cut):
         assert a == b
-    epochs = 5 if mode in ('deep', 'proxies') else 3
+    epochs = 5 if mode in ('deep', 'averaged', 'proxies') else 3
     assert len(whole[0]['loss']) == epochs and [l.split(',')[0] for l in whole[4].splitlines()] == [
         'epoch',
         *map(str, range(epochs)),

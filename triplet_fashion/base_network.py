@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['backbone_stages', 'MeanAndDeviation', 'standardize', 'separate', 'freeze', 'unfreeze', 'base_network',
-           'res_base_network', 'backbone_of', 'head_of']
+           'res_base_network', 'backbone_of', 'head_of', 'interpolate_weights', 'with_mirrored']
 
 # %% ../nbs/05_base_network.ipynb #275f2842
 import os
@@ -526,3 +526,66 @@ def is_frozen(
 )->bool:
     "Tell whether the whole backbone of a network is frozen."
     return not backbone_of(net).trainable_weights
+
+# %% ../nbs/05_base_network.ipynb #16918f99
+def interpolate_weights(
+    net, # network that has learned
+    before, # its weights before that, as `net.get_weights()` gave them
+    share=.5, # of the way from those to the weights it has
+)->keras.Model: # the net itself
+    """Put the weights of a network between those it had before a training and those after it.
+
+    Raises ValueError for weights of another network and a share outside 0..1. Source: WiSE-FT
+    (Wortsman 2022).
+
+    Example:
+
+        >>> net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        >>> net.set_weights([np.array([[3.]])])
+        >>> interpolate_weights(net, before=[np.array([[1.]])], share=.25).get_weights()
+        [array([[1.5]], dtype=float32)]
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f'interpolate_weights: share is {share!r}, not between 0 and 1')
+    after = net.get_weights()
+    shapes = [[np.shape(w) for w in weights] for weights in (before, after)]
+    if shapes[0] != shapes[1]:
+        raise ValueError('interpolate_weights: before holds weights of another network: give what '
+                         'net.get_weights() returned before the training')
+    is_number = [np.issubdtype(np.asarray(b).dtype, np.floating) for b in after]
+    mixed = [(1 - share)*a + share*b if n else b for a, b, n in zip(before, after, is_number)]
+    net.set_weights(mixed)
+    return refinalize_normalization(net)
+
+# %% ../nbs/05_base_network.ipynb #2d25f14f
+@keras.saving.register_keras_serializable(package='triplet_fashion')
+class Mirror(layers.Layer):
+    "Mirror photos (n, h, w, 3): left becomes right. Has no weights."
+    def call(self, x): return x[:, :, ::-1]
+
+    def compute_output_shape(self, input_shape): return input_shape
+
+# %% ../nbs/05_base_network.ipynb #62c18de5
+def with_mirrored(
+    net, # network from photos (n, h, w, 3) to embeddings (n, out_dims)
+)->keras.Model: # the same, weights shared with `net`
+    """Return a network that gives the mean of its embeddings of a photo and of the mirrored one.
+
+    Vectors of length 1 stay of length 1. It is evaluated, saved, exported and searched with as
+    `net` is; what trains is `net`.
+
+    Example:
+
+        >>> net = base_network((32, 32, 3), 8, backbone='small', hidden=(), activation='l2')
+        >>> photos = np.arange(2*32*32*3).reshape(2, 32, 32, 3) % 255
+        >>> both = with_mirrored(net)
+        >>> bool(np.allclose(both(photos), both(photos[:, :, ::-1]), atol=1e-6))
+        True
+    """
+    photo = keras.Input(net.input_shape[1:], dtype=net.inputs[0].dtype)
+    mirrored = Mirror(name='mirror')(photo)
+    both = layers.Average(name='mean')([net(photo), net(mirrored)])
+    last = net.layers[-1]
+    if isinstance(last, layers.UnitNormalization):
+        both = layers.UnitNormalization(dtype=last.dtype, name='unit_length')(both)
+    return keras.Model(photo, both, name=f'{net.name}_mirrored')

@@ -69,7 +69,7 @@ def _check_range(lowest, highest, steps, changes):
         raise ValueError(f'find_learning_rate: {steps} steps from {lowest} to {highest}: '
                          'give 10 or more, from a low rate to a higher one')
     own = 'learning_rate', 'schedule', 'warmup', 'epochs', 'unfreeze'
-    own += 'tune_epochs', 'tune_rate', 'copies'
+    own += 'tune_epochs', 'tune_rate', 'copies', 'tune_share', 'ema'
     idle = ', '.join(k for k in own if k in changes)
     if idle:
         raise ValueError(f'{idle}: no effect on find_learning_rate, which takes `steps` steps, '

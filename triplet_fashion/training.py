@@ -147,8 +147,8 @@ def fit(
     `augment`, `singles`, `size`. The network: `backbone`, `weights`, `rescale`, `stages`,
     `pooling`, `precision`, `trainable`, `discriminant`, `colors`, `hidden`, `out_dims`,
     `activation`, `dropout`. Training: `loss`, `margin`, `epochs`, `learning_rate`, `schedule`,
-    `warmup`, `weight_decay`, `clipnorm`.
-    A second stage: `unfreeze`, `tune_epochs`, `tune_rate`, `copies`.
+    `warmup`, `weight_decay`, `clipnorm`, `ema`.
+    A second stage: `unfreeze`, `tune_epochs`, `tune_rate`, `copies`, `tune_share`.
 
     Raises ValueError or TypeError, before a photo is read, for settings and arguments that cannot
     train, mean nothing or have no effect; FloatingPointError for a loss or weights that are not

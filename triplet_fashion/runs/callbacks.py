@@ -59,8 +59,8 @@ def _check_callback(callback, recipe):
         raise ValueError('BackupAndRestore would repeat batches after a restart: '
                          'give run_dir=FOLDER, which goes on at the very step')
     if isinstance(callback, calls.SwapEMAWeights):
-        raise ValueError('SwapEMAWeights: the optimizer of fit keeps no average of the weights. '
-                         'Leave it out')
+        raise ValueError('SwapEMAWeights: give ema=0.97 instead, which puts the averages of the '
+                         'weights in place after each epoch')
 
 # %% ../../nbs/runs/02_callbacks.ipynb #9d956d44
 def check_callbacks(

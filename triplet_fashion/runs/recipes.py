@@ -70,7 +70,9 @@ _NUMBERS = dict(
     unfreeze=NumberRange(least=0, most=1),
     tune_epochs=_COUNT,
     tune_rate=_RATE,
-    copies=_COUNT)
+    copies=_COUNT,
+    tune_share=NumberRange(least=0, most=1, also=(None,)),
+    ema=NumberRange(above=0, below=1, also=(None,)))
 
 # %% ../../nbs/runs/01_recipes.ipynb #19fcfc64
 _WORDS = dict(
@@ -205,6 +207,8 @@ class Recipe:
     tune_epochs: int|None = None # of the second stage
     tune_rate: float|None = None # its learning rate
     copies: int|None = None # augmented copies of each photo, computed once
+    tune_share: float|None = None # of the way that weights go in it, see `interpolate_weights`
+    ema: float|None = None # how much a step counts beside the next, in averages of weights
     names: ClassVar[tuple] = tuple(_RECIPES) # of the recipes that come with the package
     of_network: ClassVar[tuple] = _OF_NETWORK # settings of a network that is made here
 
@@ -305,7 +309,7 @@ _NO_EFFECT += [
         ('unfreeze',), lambda r, frozen: not frozen,
         'the backbone learns from the first step on. Give trainable=False, or leave it out'),
     NoEffect(
-        (*_OF_SECOND_STAGE,), lambda r, frozen: not _has_second_stage(r, frozen),
+        (*_OF_SECOND_STAGE, 'tune_share'), lambda r, frozen: not _has_second_stage(r, frozen),
         'the run has no second stage. '
         "Give recipe='deep' and a backbone with pretrained weights"),
     NoEffect(
@@ -564,7 +568,8 @@ def optimizer(self:Recipe,
 )->keras.optimizers.Optimizer:
     "Return the optimizer of a run."
     rate, decay = self.rate(steps), self.decay(steps)
-    return keras.optimizers.Adam(rate, weight_decay=decay, clipnorm=self.clipnorm)
+    average = {} if self.ema is None else dict(use_ema=True, ema_momentum=self.ema)
+    return keras.optimizers.Adam(rate, weight_decay=decay, clipnorm=self.clipnorm, **average)
 
 # %% ../../nbs/runs/01_recipes.ipynb #7c8e85cc
 @patch

@@ -15,10 +15,11 @@ import numpy as np
 import tensorflow as tf
 from fastcore.basics import patch
 
+import triplet_fashion.runs.averages as averages
 import triplet_fashion.runs.checkpoints as checkpoints
 from triplet_fashion import evaluation, generator
 from triplet_fashion.base_network import (
-    backbone_of, head_of, is_frozen, separate, standardize, unfreeze)
+    backbone_of, head_of, interpolate_weights, is_frozen, separate, standardize, unfreeze)
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.cutting import cut_network
 from triplet_fashion.encoder import FeatureCache
@@ -143,6 +144,7 @@ class Stage:
     history: dict = field(default_factory=dict) # figure by epoch, once it has run
     retrieval: evaluation.RetrievalCallback|None = None # what it was watched by
     opened: object = None # its batches, once it has run
+    start: list|None = None # weights of `model` before it, where they count in the end
 
     def begin_from(self,
         path, # see `continue_from`; None: from the weights as they are
@@ -220,12 +222,15 @@ def run(self:Stage,
     monitors = []
     if monitor is not None:
         monitors.append(CollapseMonitor(self.probe, on_trouble=monitor, logs=('d+', 'd-')))
-    calls = monitors + [watch]*(watch is not None) + [LearningRateLogger()]
+    mean = [] if self.recipe.ema is None else [averages.AveragedWeights()]
+    calls = mean + monitors + [watch]*(watch is not None) + [LearningRateLogger()]
     calls += [*self._own_callbacks(callbacks), keras.callbacks.TerminateOnNaN()]
     runner = self.runner.of_model(self.model, lambda: self.identity)
     log = checkpoints.run_epochs(
         self.model, self.open_batches, self.recipe.epochs, calls, self._checkpoint(),
         self.validation, verbose, self.first_epoch, runner)
+    if self.start is not None:
+        interpolate_weights(self.model, self.start, self.recipe.tune_share)
     for m in monitors: log |= m.history
     if self.opened is not None and (said := generator.bad_report(self.opened)):
         warnings.warn(said, stacklevel=3)
@@ -565,5 +570,6 @@ def fine_tuning_stage(
     stage = make(head, recipe, recipe.tune_epochs*steps, *how)
     if (proxies := proxies_of(stage.model)) is not None:
         proxies.set_weights(proxies_of(head.model).get_weights())
+    start = None if recipe.tune_share is None else stage.model.get_weights()
     return dataclasses.replace(
-        stage, name=checkpoints.TUNED_STAGE, before=head, first_epoch=first_epoch)
+        stage, name=checkpoints.TUNED_STAGE, before=head, first_epoch=first_epoch, start=start)
