@@ -3,6 +3,7 @@
     python .ci/bench_proxies.py --backbone FILE.keras [--products 1400] [--views 3] [--seeds 3]
     python .ci/bench_proxies.py --backbone FILE.keras --folder PRODUCTS
     python .ci/bench_proxies.py --backbone FILE.keras --kinds TRAIN VALIDATION
+    python .ci/bench_proxies.py --backbone FILE.keras --noise 0.25 --products 200 --views 10
 
 Drawn products (the harder setting), or with --folder a folder of photos for each product. The
 products are parted: 50 % are learned from, on 20 % each loss chooses its setting and rate by MAP@R
@@ -10,12 +11,15 @@ products are parted: 50 % are learned from, on 20 % each loss chooses its settin
 product, searched among all other photos of judged products; a hit shows the same product. With
 --kinds two folders of photos of the same kinds: what is learned from is searched, half of the
 photos of VALIDATION are the queries on which settings are chosen, the other half are judged.
+--noise is the share of the photos learned from whose labels are shuffled among themselves;
+what is searched or judged keeps its own.
 
 Every row: the same features, start, epochs, batches and photos (recipe `products`, with --kinds
-`strong`). R@1: share of queries whose nearest photo is a hit. MAP@R as in metrics. Each is the mean
-over seeds; in brackets the interval (95 %) over products (with --kinds: over queries), drawn 1,000
-times with replacement. Ahead: the mean difference in MAP@R from the first loss on the same queries,
-with its interval. Seconds: median wall time of a training. --store keeps drawings and features.
+`strong`, or --recipe). R@1: share of queries whose nearest photo is a hit. MAP@R as in metrics.
+Each is the mean over seeds; in brackets the interval (95 %) over products (with --kinds: over
+queries), drawn 1,000 times with replacement. Ahead: the mean difference in MAP@R from the first
+loss on the same queries, with its interval. Seconds: median wall time of a training. --store keeps
+drawings and features.
 """
 
 import argparse
@@ -43,10 +47,13 @@ SETTINGS = {
     'proxy-anchor': (ProxyAnchorLoss, [dict(alpha=32), dict(alpha=8)]),
     'arcface': (
         SubCenterArcFaceLoss,
-        [dict(sub_centers=1, scale=8, margin=0.5), dict(sub_centers=2, scale=16, margin=0.3)],
+        [dict(sub_centers=1, scale=8, margin=0.5), dict(sub_centers=1, scale=16, margin=0.3)],
+    ),
+    'sub-center arcface': (
+        SubCenterArcFaceLoss,
+        [dict(sub_centers=2, scale=8, margin=0.5), dict(sub_centers=2, scale=16, margin=0.3)],
     ),
 }
-RATES = 5e-4, 2e-3
 
 
 class Judged:
@@ -81,13 +88,21 @@ def parts(args, tmp):
     return train, Judged(choose), Judged(judge)
 
 
+def with_noise(train, share):
+    "Return photos of which a share have their labels shuffled."
+    rng, labels = np.random.default_rng(0), train.labels.copy()
+    some = rng.permutation(len(labels))[: round(share * len(labels))]
+    labels[some] = labels[rng.permutation(some)]
+    return Catalog(train.paths, labels, train.class_names, train.root)
+
+
 class Networks:
     "Networks whose heads begin at the same standardization and discriminant, computed once."
 
     def __init__(self, train, args, store):
         self.args, self.recipe = (
             args,
-            Recipe.named('strong' if args.kinds else 'products', backbone=args.backbone),
+            Recipe.named(args.recipe, backbone=args.backbone),
         )
         net, self.set = self.plain(), {}
         x = features(net, train, store)
@@ -138,7 +153,7 @@ def chosen(name, train, judged, networks, store):
     make, settings = SETTINGS[name]
     best = {}
     for i, setting in enumerate(settings):
-        for rate in RATES:
+        for rate in networks.args.rates:
             encode, _ = trained(make(**setting), rate, 0, train, networks, store)
             best[i, rate] = judged.by(encode)['MAP@R']
     if networks.args.show:
@@ -179,6 +194,9 @@ def main():
     p.add_argument('--views', type=int, default=3)
     p.add_argument('--folder')
     p.add_argument('--kinds', nargs=2, metavar=('TRAIN', 'VALIDATION'))
+    p.add_argument('--noise', type=float, default=0.0, help='share of labels that are shuffled')
+    p.add_argument('--recipe', help='strong or products; left out: as above')
+    p.add_argument('--rates', nargs='+', type=float, default=[5e-4, 2e-3], help='to choose from')
     p.add_argument('--size', type=int, default=96)
     p.add_argument('--epochs', type=int, default=20)
     p.add_argument('--seeds', type=int, default=3)
@@ -186,13 +204,17 @@ def main():
     p.add_argument('--store', help='a folder that keeps what is drawn, and its features')
     p.add_argument('--show', action='store_true', help='print the scores of all settings')
     args = p.parse_args()
+    args.recipe = args.recipe or ('strong' if args.kinds else 'products')
     warnings.filterwarnings('ignore')
     with tempfile.TemporaryDirectory() as tmp:
         store = f'{args.store or tmp}/features'
         train, choose, judge = parts(args, tmp)
+        given, train = train.labels, with_noise(train, args.noise)
+        wrong = np.mean(given != train.labels)
         print(
-            f'{len(train):,} photos of {len(train.products):,} products learned from; settings '
-            f'chosen on {len(choose.queries):,} queries, judged on {len(judge.queries):,}; '
+            f'{len(train):,} photos of {len(train.products):,} products learned from, '
+            f'{wrong:.1%} with wrong labels; settings chosen on '
+            f'{len(choose.queries):,} queries, judged on {len(judge.queries):,}; '
             f'{args.seeds} seeds\n'
         )
         print('| loss | R@1 | MAP@R | ahead in MAP@R | seconds |\n|---|---|---|---|---|')

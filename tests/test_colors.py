@@ -301,3 +301,17 @@ def test_what_the_backbone_does_not_see_is_found_by_colour(dyed, blind):
 
     assert Recipe.named('products', backbone=blind).colors is True
     assert right() > right(colors=False) + 0.3
+
+
+def test_colors_weigh_more_where_asked(backbone):
+    net, kernels = learned(backbone), []
+    rows = backbone_of(net).predict(PHOTOS, verbose=0)
+    for weight in (0.5, 0.75):
+        separate(net, rows, LABELS, color_weight=weight)
+        kernels.append(net.get_layer('discriminant').get_weights()[0])
+    n = rows.shape[1] - 512
+    np.testing.assert_array_equal(kernels[0][:n], kernels[1][:n])
+    np.testing.assert_allclose(1.5 * kernels[0][n:], kernels[1][n:], rtol=1e-5)
+    np.testing.assert_array_equal(
+        kernels[0], learned(backbone).get_layer('discriminant').get_weights()[0]
+    )

@@ -355,7 +355,7 @@ def test_consumer2shop_by_hand(tmp_path):
         'id_1/comsumer_01.jpg',
         'id_1/shop_01.jpg',
         'id_1/comsumer_02.jpg',
-    ] and b.shop['train'].tolist() == [False, True, False]
+    ] and b.train.roles.tolist() == ['customer', 'shop', 'customer']
     assert short(b.query) == ['id_3/comsumer_01.jpg', 'id_3/comsumer_02.jpg'] and short(b.val) == [
         'id_2/comsumer_01.jpg'
     ]
@@ -471,7 +471,7 @@ def test_deepfashion2_by_hand(tmp_path):
         'train/000001-1',
         'train/000001-2',
         'train/000002-1',
-    ] and b.shop['train'].tolist() == [False, True, True, True]
+    ] and b.train.roles.tolist() == ['customer', 'shop', 'shop', 'shop']
     assert names(b.query) == ['validation/000001-1'] and names(b.gallery) == [
         'validation/000001-1',
         'validation/000001-0-000002-item2',

@@ -205,7 +205,7 @@ def test_batches_that_mean_nothing(make, labels, x, error, word):
         (lambda: AcrossSets(ProxyAnchorLoss()), 'ProxyAnchorLoss is not'),
         (lambda: Recipe.named('original', loss=ProxyAnchorLoss()), "batches='pk'"),
         (lambda: Recipe.named('original', loss='proxy-anchor'), "'lossless'"),
-        (lambda: Recipe.named('strong', loss=AcrossSets(SupConLoss())), 'roles'),
+        (lambda: Recipe.named('original', loss=AcrossSets(SupConLoss())), "batches='pk'"),
     ],
 )
 def test_settings_that_mean_nothing(make, word):

@@ -20,12 +20,13 @@ from .display import Tile, draw_sheet, thumbnail, tiles_html
 from .labels import Labels, composed
 from .photos.audit import Audit, audit_photos, load_exclusions
 from .photos.image import PHOTO_SUFFIXES, check_non_negative
+import triplet_fashion.photos.sampling as sampling
 from .product_folders import FolderListing, in_order, is_hidden
 from .storage.folders import check_folders, check_moves, move_folder
 from .tables import PhotoTable
 
 # %% ../nbs/07_catalog.ipynb #8f4b1c36
-def _check_columns(paths, labels, classes):
+def _check_columns(paths, labels, classes, roles):
     "Refuse columns of a catalog that do not belong together."
     n = len(classes.names)
     kinds = classes.categories
@@ -33,6 +34,8 @@ def _check_columns(paths, labels, classes):
         raise ValueError(f'{len(kinds)} categories for {n} class_names: each class needs one')
     if len(labels) != len(paths):
         raise ValueError(f'{len(paths)} paths but {len(labels)} labels: each photo needs one')
+    if not (roles is None or isinstance(roles, str) or len(roles) == len(paths)):
+        raise ValueError(f'{len(paths)} paths but {len(roles)} roles: each photo needs one')
     name, times = Counter(map(composed, classes.names)).most_common(1)[0] if n else ('', 0)
     if times > 1: raise ValueError(f'class_names holds {name!r} twice: names must differ')
 
@@ -60,6 +63,7 @@ class Catalog:
         root=None,        # the folder that `ids` are relative to
         skipped=(),       # (path, reason) of what a listing left out
         categories=None,  # kind of product of each class, such as 'dress'; None where not known
+        roles=None,       # set that each photo is of, such as 'shop', (n,), or one name for all
     ):
         self.paths = [os.fspath(p) for p in paths]
         if not isinstance(labels, Labels): labels = Labels(labels)
@@ -71,7 +75,8 @@ class Catalog:
         self.class_names, self.categories = classes.names, classes.categories
         self.root = None if root is None else os.fspath(root)
         self.skipped = list(skipped)
-        _check_columns(self.paths, self.labels, classes)
+        _check_columns(self.paths, self.labels, classes, roles)
+        self.roles = None if roles is None else np.full(len(self.paths), roles)
 
     def __len__(self): return len(self.paths)
 
@@ -285,8 +290,9 @@ def subset(self:Catalog,
         if not index.size: index = []
     at = np.arange(len(self))[index].reshape(-1)
     paths = [self.paths[i] for i in at]
+    roles = None if self.roles is None else self.roles[at]
     return type(self)(paths, self.labels[at], self.class_names, self.root,
-                      categories=self.categories)
+                      categories=self.categories, roles=roles)
 
 # %% ../nbs/07_catalog.ipynb #17cb524c
 @patch
@@ -438,13 +444,45 @@ def __add__(self:Catalog, other):
     new = [i for i, photo in enumerate(photos) if photo not in seen]
     paths = self.paths + [other.paths[i] for i in new]
     labels = np.concatenate([self.labels, labels[new]])
+    are_known = self.roles is not None and other.roles is not None
+    roles = np.concatenate([self.roles, other.roles[new]]) if are_known else None
     return type(self)(paths, labels, classes.names, _common_root(self, other),
-                      self.skipped + other.skipped, classes.categories)
+                      self.skipped + other.skipped, classes.categories, roles)
 
 @patch
 def __radd__(self:Catalog, other):
     "Let `sum([...])` begin with its 0."
     return self if other == 0 else NotImplemented
+
+# %% ../nbs/07_catalog.ipynb #bef76d77
+@patch
+def with_role(self:Catalog,
+    role,   # the set that all photos are of, such as 'customer' or 'shop'
+):          # a Catalog of the same photos
+    """Say of which set the photos are. `+` puts two sets together.
+
+    Example:
+
+        >>> asked = Catalog(['mine/1.jpg', 'mine/2.jpg'], ['hat', 'coat']).with_role('customer')
+        >>> both = asked + Catalog(['shop/1.jpg'], ['hat']).with_role('shop')
+        >>> both.roles.tolist(), both.count_roles().tolist()
+        (['customer', 'customer', 'shop'], [1, 2])
+    """
+    return type(self)(self.paths, self.labels, self.class_names, self.root, self.skipped,
+                      self.categories, role)
+
+@patch
+def count_roles(self:Catalog)->np.ndarray: # int (num_classes,)
+    "Return of how many roles each class has photos. ValueError where photos have no roles."
+    return sampling.count_sets(self.labels, self.role_ids, self.num_classes)
+
+@patch(as_prop=True)
+def role_ids(self:Catalog)->np.ndarray: # int32 (n,)
+    "The number of each photo's role, in the order of their names. ValueError where there are none."
+    if self.roles is not None: return np.unique(self.roles, return_inverse=True)[1].astype('int32')
+    raise ValueError(f'{self.name}: its photos have no roles, such as customer and shop. Give '
+                     "Catalog(..., roles=...), or put catalogs together: a.with_role('customer') "
+                     "+ b.with_role('shop')")
 
 # %% ../nbs/07_catalog.ipynb #5d5d6c60
 @patch

@@ -6,6 +6,8 @@
 __all__ = ['SupConLoss', 'MultiSimilarityLoss', 'WeightedLosslessLoss', 'CrossBatchMemory', 'AcrossSets']
 
 # %% ../nbs/02_contrastive.ipynb #55b13719
+import copy
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -311,6 +313,17 @@ class AcrossSets(BatchLoss):
                              'give np.stack([labels, roles], 1)')
         flat = tf.reshape(y_true, [-1]) if tf.is_tensor(y_true) else np.ravel(y_true)
         return tf.reshape(label_tensor(flat), (-1, 2))
+
+    def numbered(self,
+        roles # of all photos, text (n,)
+    ):
+        "Return the loss for roles by number, in the order of their names. ValueError for others."
+        names, other = np.unique(roles).tolist(), copy.copy(self)
+        if self.anchors is not None and self.anchors not in names:
+            raise ValueError(f'{self.name}: anchors={self.anchors!r} is none of the roles of the '
+                             f'photos, {", ".join(map(repr, names))}')
+        if self.anchors is not None: other.anchors = names.index(self.anchors)
+        return other
 
     @property
     def variables(self):

@@ -142,13 +142,12 @@ class Benchmark(dict):
         official=None, # dict split -> (photos, products) of the published benchmark
         pairs=None,    # dict split -> int (m, 2): positions that show one product, see the reader
         boxes=None,    # dict split -> float (n, 4): x1, y1, x2, y2 in pixels of each garment
-        shop=None,     # dict split -> bool (n,): a photo of the shop, and not of a customer
         totals=None,   # dict what -> (number here, published number) of what has no split
     ):
         super().__init__(splits)
         self.name, self.protocol = name, protocol
         self.official, self.totals = official or {}, totals or {}
-        self.pairs, self.boxes, self.shop = pairs or {}, boxes or {}, shop or {}
+        self.pairs, self.boxes = pairs or {}, boxes or {}
 
     def __getattr__(self, k):
         if k in self: return self[k]
@@ -209,14 +208,22 @@ def _by_split(names, rows):
         products.append(product)
     return columns
 
-def _splits(root, columns, kinds, lost=()):
-    "Return Catalogs with shared ids from {split: (paths, product names)} and {product: category}."
+def _splits(root, columns, kinds, lost=(), roles=None):
+    """Return Catalogs with shared ids from {split: (paths, product names)}, {product: category}.
+
+    `roles` says by split which set its photos are of, or each of them."""
     names = sorted(kinds)
     ids = {name: i for i, name in enumerate(names)}
     categories = [kinds[name] for name in names]
-    def catalog(paths, products):
-        return Catalog(paths, [ids[p] for p in products], names, root, [*lost], [*categories])
-    return {split: catalog(*column) for split, column in columns.items()}
+    def catalog(paths, products, role):
+        labels = [ids[p] for p in products]
+        return Catalog(paths, labels, names, root, [*lost], [*categories], role)
+    return {k: catalog(*column, (roles or {}).get(k)) for k, column in columns.items()}
+
+def _roles(of_the_shop):
+    "Return the role of each photo of `train`, and those of the other splits."
+    train = np.where(of_the_shop, 'shop', 'customer')
+    return dict(train=train, val='customer', val_gallery='shop', query='customer', gallery='shop')
 
 # %% ../nbs/08_datasets.ipynb #64f85cfa
 def read_inshop(
@@ -294,9 +301,9 @@ def read_consumer2shop(
                 f"{_GALLERIES[gallery]}; a hit shows the same item.")
     totals = {'photos in the list': (len(set(listed.files)), 239557),
               'items in the list': (len(listed.kinds), 33881)}
-    catalogs = _splits(os.fspath(root), columns, listed.kinds, lost)
-    shop = dict(train=pairs.of_the_shop('train'))
-    return Benchmark(name, catalogs, protocol, None, pairs.positions(), shop=shop, totals=totals)
+    roles = _roles(pairs.of_the_shop('train'))
+    catalogs = _splits(os.fspath(root), columns, listed.kinds, lost, roles)
+    return Benchmark(name, catalogs, protocol, None, pairs.positions(), totals=totals)
 
 # %% ../nbs/08_datasets.ipynb #ce65b52a
 _DF2_PROTOCOL = (
@@ -350,14 +357,15 @@ def read_deepfashion2(
     kinds = {}
     for _, g in garments: kinds.setdefault(g.product, g.category)
     columns = _by_split(parts, [(split, g.photo, g.product) for split, g in garments])
-    splits = _splits(os.fspath(crops or root), columns, kinds, train.lost + validation.lost)
     shop = files.of_the_shop(parts['train'])
+    lost = train.lost + validation.lost
+    splits = _splits(os.fspath(crops or root), columns, kinds, lost, _roles(shop))
     query, gallery = splits['query'].labels, splits['gallery'].labels
     pairs = dict(train=_across(splits['train'].labels, shop),
                  query=files.same_product_pairs(query, gallery))
     boxes = {split: files.boxes_of(garments) for split, garments in parts.items()}
     return Benchmark('DeepFashion2 retrieval', splits, _DF2_PROTOCOL, pairs=pairs,
-                     boxes={} if crops else boxes, shop=dict(train=shop), totals=totals)
+                     boxes={} if crops else boxes, totals=totals)
 
 # %% ../nbs/08_datasets.ipynb #76ebc963
 def read_sop(

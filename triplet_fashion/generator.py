@@ -185,7 +185,7 @@ def positions(self:SampledBatches):
 def dataset(self:SampledBatches):
     "Return a tf.data of (images, labels); images of triplets are (anchors, positives, negatives)."
     sampler, loader, columns = self.sampler, self.loader, self.columns
-    labels = tf.constant(sampler.labels)
+    labels = tf.constant(sampler.targets)
     def finish(batch, images):
         if self.augment:
             images = tf.ensure_shape(self.augmented(images, batch), (None, *loader.shape))
@@ -241,19 +241,19 @@ class _Products(NamedTuple):
     are_used: bool # are they, in two views of that photo?
 
     @classmethod
-    def of(cls, catalog, singles, views_differ):
+    def of(cls, catalog, singles, views_differ, roles=False):
         "Return those of a catalog. ValueError where there are no triplets."
         if singles not in _SINGLES:
             raise ValueError(f'singles={singles!r} is unknown: '
                              f"use {' or '.join(map(repr, _SINGLES))}")
         catalog = Catalog.of(catalog)
-        counts, products = catalog.counts(), catalog.products
+        counts, products = catalog.count_roles() if roles else catalog.counts(), catalog.products
         few = [catalog.class_names[c] for c in products if counts[c] < 2]
         if len(products) < 2:
             raise ValueError(f'{catalog.name} has photos of {len(products)} product: '
                              'a negative needs a second one')
         found = cls(catalog, few, views_differ and singles == 'augment')
-        if len(few) < len(products) or found.are_used: return found
+        if len(few) < len(products) or found.are_used or roles: return found
         raise ValueError(f'{catalog.name}: none of its {len(products)} products has 2 photos '
                          'or more, as an anchor and a positive need. '
                          'augment=True makes them of one photo')
@@ -350,8 +350,13 @@ def pk_dataset(
     copies=1,          # of each photo in `inputs`, (n, copies, ...): each epoch shows the next
     shard=(0, 1),      # (i, n): the i-th of n equal parts of each batch, for worker i of n
     singles='augment', # products with one photo: in two augmented views, or 'leave out'
+    roles=False,       # True: of each product photos of all its roles; labels (P*K, 2) with roles
 )->tf.data.Dataset:    # of (images float32 (P*K, h, w, 3), labels int32 (P*K,))
     """Return batches of P products with K photos each, those of a product side by side.
+
+    With `roles`, K is shared out among the roles that the catalog gives its photos, products with
+    photos of one only are left out, and a label is a class id and the number of a role, in the
+    order of their names, as `AcrossSets` takes them.
 
     Where photos are augmented, a product with one photo shows K views of it; `info` of the dataset
     names such products in `singles`. Elsewhere, and with `singles='leave out'`, they do not come,
@@ -368,10 +373,12 @@ def pk_dataset(
         >>> tuple(images.shape), np.unique(labels, return_counts=True)[1].tolist()
         ((6, 32, 32, 3), [3, 3])
     """
-    products = _Products.of(catalog, singles, bool(augment) or copies > 1)
+    views_differ = not roles and (bool(augment) or copies > 1)
+    products = _Products.of(catalog, singles, views_differ, roles)
     catalog = products.catalog
+    labels = np.stack([catalog.labels, catalog.role_ids], 1) if roles else catalog.labels
     sampler = sampling.PKSampler(
-        catalog.labels, P, K, steps, seed, categories=_categories_of(catalog, categories),
+        labels, P, K, steps, seed, categories=_categories_of(catalog, categories),
         per_category=per_category, shard=shard, ids=lambda: catalog.ids,
         singles=products.are_used)
     _begin(sampler, state, first_epoch, first_step)

@@ -45,6 +45,7 @@ class Sampler:
     "The base of samplers: a seed, a shard, and a place in the training."
     row_shape = () # of a row of positions
     epoch = step = 0 # place that a training begins at
+    targets = None # what batches say of each photo: its class id, or with its role (n, 2)
 
     def _set_up(self, seed, shard):
         "Note and check what all samplers take."
@@ -187,6 +188,7 @@ class TripletSampler(Sampler):
     ):
         check_whole(1, batch_size=batch_size, **({} if steps is None else dict(steps=steps)))
         self.labels, self.batch_size, self.ids = check_class_ids(labels), batch_size, ids
+        self.targets = self.labels
         self.counts = np.bincount(self.labels)
         self.least = 1 if singles else 2
         self.products = np.flatnonzero(self.counts >= self.least)
@@ -265,6 +267,22 @@ def positions_in_cycle(
     order = np.random.default_rng([*seed, turn//turns]).permutation(positions)
     return np.take(order, turn % turns*K + np.arange(K), mode='wrap')
 
+def parts_of_group(
+    positions, # of the photos of one product, int (m,)
+    K, # photos a turn
+    roles=None, # set that each photo is of, int (n,); None: all are of one
+)->list: # of (positions, photos a turn), a pair for each set
+    "Share out the places of a product in a batch among the sets that its photos are of."
+    parts = [positions]
+    if roles is not None:
+        own = roles[positions]
+        parts = [positions[own == role] for role in np.unique(own)]
+    if len(parts) > K:
+        raise ValueError(f'K={K}, but a product has photos of {len(parts)} sets, each of which '
+                         f'comes in a batch: give K={len(parts)} or more')
+    shares = np.array_split(np.arange(K), len(parts))
+    return [(part, len(share)) for part, share in zip(parts, shares)]
+
 # %% ../../nbs/photos/01_sampling.ipynb #e1728c63
 def class_batches(products, P, rng):
     "Yield P different products at a time, for ever, each as often as any other."
@@ -315,20 +333,36 @@ def check_per_category(n, categories, P):
     return n
 
 # %% ../../nbs/photos/01_sampling.ipynb #4fe71f6f
-def check_pk(P, K, products, least=2):
-    "Raise ValueError where `products`, those with `least` photos or more, do not fill a batch."
+def count_sets(
+    labels, # class id of each photo, int (n,)
+    roles, # number of the set that each photo is of, int (n,)
+    classes=0, # how many there are at least
+)->np.ndarray: # int (classes,)
+    "Return of how many sets each class has photos."
+    pairs = np.unique(np.stack([labels, roles]), axis=1)
+    return np.bincount(pairs[0], minlength=classes)
+
+def labels_and_roles(labels):
+    "Return class ids and the numbers of roles, int (n,) each; None for roles where there are none."
+    labels = np.asarray(labels)
+    if labels.ndim != 2 or labels.shape[1] != 2: return check_class_ids(labels), None
+    return check_class_ids(labels[:, 0]), labels[:, 1]
+
+def check_pk(P, K, products, are_of):
+    "Raise ValueError where `products`, which `are_of` describes, do not fill a batch."
     if P < 2 or K < 2:
         raise ValueError(f'P={P}, K={K}: a triplet needs 2 products and 2 photos of one')
     if P > len(products):
-        with_two = ' with 2 photos or more'*(least > 1)
-        raise ValueError(f'P={P}, but the catalog has {len(products)} products{with_two}: '
+        some = f'{len(products)} products {are_of}'.rstrip()
+        raise ValueError(f'P={P}, but the catalog has {some}: '
                          'P must not exceed that')
 
 # %% ../../nbs/photos/01_sampling.ipynb #1e49ae70
 class PKSampler(Sampler):
     """Batches of P products with K photos each; products with one photo are left out.
 
-    With `singles` they come too, their photo K times.
+    With `singles` they come too, their photo K times. With roles, K is shared out among the roles,
+    and products with photos of one role are left out.
 
     Example:
 
@@ -339,7 +373,7 @@ class PKSampler(Sampler):
         (2, 2, True)
     """
     def __init__(self,
-        labels, # class id of each photo, int (n,), 0 or more
+        labels, # class id of each photo, int (n,), 0 or more; with its role by number, (n, 2)
         P:int=8, # products a batch
         K:int=4, # photos of each, all different where the product has K
         steps:int|None=None, # batches an epoch; None: ceil(photos / (P*K)), of single ones K views
@@ -351,11 +385,17 @@ class PKSampler(Sampler):
         singles:bool=False, # products with one photo too
     ):
         check_whole(1, P=P, K=K, **({} if steps is None else dict(steps=steps)))
-        self.labels, self.ids, self.P, self.K = check_class_ids(labels), ids, P, K
+        self.targets = np.asarray(labels)
+        self.labels, self.roles = labels_and_roles(labels)
+        self.ids, self.P, self.K = ids, P, K
         self.counts, self.batch_size = np.bincount(self.labels), P*K
         self.least = 1 if singles else 2
         self.products = np.flatnonzero(self.counts >= self.least)
-        check_pk(P, K, self.products, self.least)
+        are_of = 'with 2 photos or more'*(not singles)
+        if self.roles is not None:
+            self.products = np.flatnonzero(count_sets(self.labels, self.roles) > 1)
+            are_of = 'with photos of two roles'
+        check_pk(P, K, self.products, are_of)
         self.categories = check_categories(categories, self.products)
         self.per_category = check_per_category(per_category, self.categories, P)
         self.photos = int(self.counts[self.products].sum())
@@ -363,7 +403,8 @@ class PKSampler(Sampler):
         views = int(np.where(counts == 1, K, counts).sum())
         self.steps = -(-views//(P*K)) if steps is None else steps
         by_product = np.argsort(self.labels, kind='stable')
-        self._photos = np.split(by_product, np.cumsum(self.counts)[:-1])
+        photos = np.split(by_product, np.cumsum(self.counts)[:-1])
+        self._parts = {c: parts_of_group(photos[c], K, self.roles) for c in self.products}
         self._lock = threading.Lock()
         self._set_up(seed, shard)
 
@@ -389,8 +430,8 @@ def _rows(self:PKSampler, epoch, step):
             turns = self._turns[products]
             self._turns[products] += 1
             self._next += 1
-    photos = [positions_in_cycle(self._photos[c], self.K, turn, [self.seed, 1, c])
-              for c, turn in zip(products, turns)]
+    photos = [positions_in_cycle(part, share, turn, [self.seed, 1, c])
+              for c, turn in zip(products, turns) for part, share in self._parts[c]]
     return np.concatenate(photos)
 
 # %% ../../nbs/photos/01_sampling.ipynb #a744298b
@@ -398,22 +439,24 @@ def _rows(self:PKSampler, epoch, step):
 def digest(self:PKSampler)->str:
     "The checksum of photos and settings."
     how = self.P, self.K, self.steps, self.categories, self.per_category
-    return self._checksum('pk', *how, *self._with_singles())
+    roles = () if self.roles is None else ('roles', self.roles.tolist())
+    return self._checksum('pk', *how, *self._with_singles(), *roles)
 
 # %% ../../nbs/photos/01_sampling.ipynb #9376b210
 @patch(as_prop=True)
 def coverage(self:PKSampler)->dict:
     "Within how many steps of the first every product, and every photo, has come."
-    sizes = self.counts[self.products]
+    turns = np.array([max(-(-len(part)//share) for part, share in self._parts[c])
+                      for c in self.products]) # until all photos of a product have come
     if self.categories is None:
-        turns = len(sizes)*-(-sizes.max()//self.K) # of the largest product
-        return dict(products=int(-(-len(sizes)//self.P)), photos=int(-(-turns//self.P)))
-    pools = [sizes[np.asarray(self.categories) == k] for k in set(self.categories)]
+        visits = len(turns)*turns.max()
+        return dict(products=int(-(-len(turns)//self.P)), photos=int(-(-visits//self.P)))
+    pools = [turns[np.asarray(self.categories) == k] for k in set(self.categories)]
     at_once = min(len(pools), -(-self.P//self.per_category)) # categories in a batch
     last = self.P % self.per_category or self.per_category # products of the last one of them
     drawn = [min(last, len(m)) for m in pools]
     products = max(-(-len(m)//n) for m, n in zip(pools, drawn))
-    photos = max(-(-len(m)*-(-m.max()//self.K)//n) for m, n in zip(pools, drawn))
+    photos = max(-(-len(m)*m.max()//n) for m, n in zip(pools, drawn))
     def within(visits): return int(-(-visits*len(pools)//at_once)) + 1
     return dict(products=within(products), photos=within(photos))
 

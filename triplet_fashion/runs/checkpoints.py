@@ -56,6 +56,7 @@ def _photos(catalog):
     if catalog is None: return None
     sizes = [os.path.getsize(p) for p in catalog.paths]
     said = [list(map(str, catalog.ids)), [int(o) for o in catalog.labels], sizes]
+    if catalog.roles is not None: said.append(catalog.roles.tolist())
     return f'{len(catalog)} ({hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]})'
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #8e5e808d

@@ -17,6 +17,7 @@ from fastcore.basics import patch
 import triplet_fashion.runs.diagnostics as diagnostics
 from .. import loss as losses
 from ..model import has_bounded_outputs
+import triplet_fashion.contrastive as contrastive
 from ..proxies import proxies_of
 from .diagnostics import Diagnosis
 
@@ -63,7 +64,7 @@ class Sample(NamedTuple):
             y = np.asarray(y) if hasattr(y, '__array__') else np.array(y, object)
             if _is_triplet(x): return cls.of_triplets(x, y, max(2, n//3))
             photos.append(np.asarray(x))
-            labels.append(y.ravel())
+            labels.append(y.reshape(len(y), -1)[:, 0])   # the second one would be a role
             known = np.concatenate(labels)
             at = _spread_over(known, n)
             if at is None: continue
@@ -246,6 +247,7 @@ class Probe:
     def loss_of(self, embeddings):
         "Return the model's loss of the sample, a number."
         loss, labels, rows = keras.losses.get(self.model.loss), self.sample.labels, embeddings
+        if isinstance(loss, contrastive.AcrossSets): loss = loss.loss   # the sample knows no roles
         if self.triplets is not None:
             labels = np.zeros(self.triplets.shape[1], 'int32')
             rows = tf.concat([tf.gather(embeddings, i) for i in self.triplets], 1)

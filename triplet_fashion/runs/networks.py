@@ -55,6 +55,7 @@ def choose_recipe(
     size = _photo_size(found, net, changes.get('size'))
     frozen = not found.trainable if net is None else is_frozen(net)
     singles = found.singles if frozen or found.augment else 'leave out'   # views would be equal
+    if found.needs_roles: singles = 'leave out'   # one photo is of one role
     found = found if net is None else found.for_network(net)
     return dataclasses.replace(found, size=size, singles=singles)
 

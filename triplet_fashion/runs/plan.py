@@ -37,6 +37,7 @@ def _count(weights):
 def singles_text(info, recipe, frozen):
     "Say how many products have one photo, and what is done with them."
     used, left_out = len(info['singles']), len(info['left_out'])
+    if recipe.needs_roles: return {'products with photos of one role, left out': left_out}
     views = 'features of augmented views' if frozen else 'augmented views'
     if used: return {'products with one photo': f'{used:,}, in {views} of it'}
     equal = left_out and not (frozen or recipe.augment)
