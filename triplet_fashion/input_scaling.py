@@ -124,31 +124,70 @@ def _pair(size):
     return tuple(int(s) for s in size[-2:]) if size and None not in size else None
 
 def _timm_note(note, path):
-    "Return what a `config.json` of timm says."
+    "Return what a `config.json` of timm says; None where it is one of something else."
     note = note.get('pretrained_cfg', note)
-    fit = 'crop' if note.get('crop_mode', 'center') == 'center' else 'stretch'
+    if 'mean' not in note: return None
+    fit = dict(squash='stretch', border='pad').get(note.get('crop_mode'), 'crop')
     size = _pair(note.get('input_size'))
     return Preprocessing(size, fit, note['mean'], note['std'], 1/255, source=path)
+
+def _open_clip_note(note, path):
+    "Return what an `open_clip_config.json` says."
+    pixels, network = note['preprocess_cfg'], note.get('model_cfg', {}).get('vision_cfg', {})
+    fit = dict(squash='stretch', longest='pad').get(pixels.get('resize_mode'), 'crop')
+    size = _pair(pixels.get('size') or network.get('image_size'))
+    return Preprocessing(size, fit, pixels['mean'], pixels['std'], 1/255, source=path)
+
+# %% ../nbs/03_input_scaling.ipynb #c03b7ef7
+def _size_and_fit(note):
+    "Return what a note of Hugging Face says of the size of photos, and how they come to it."
+    said = note.get('size')
+    if note.get('do_center_crop'): return _pair(note.get('crop_size', said)), 'crop'
+    if not note.get('do_resize', True): return None, 'stretch'
+    size, crops = _pair(said), isinstance(said, dict) and 'shortest_edge' in said
+    if 'crop_pct' in note: crops = size[0] < 384   # ConvNeXt takes all of larger photos
+    return size, 'crop' if crops else 'stretch'
 
 def _transformers_note(note, path):
     "Return what a `preprocessor_config.json` of Hugging Face says."
     mean, std = 0, 1
     if note.get('do_normalize', True): mean, std = note['image_mean'], note['image_std']
     scale = note.get('rescale_factor', 1/255) if note.get('do_rescale', True) else 1
-    crops = note.get('do_center_crop', False)
-    size, fit = _pair(note.get('crop_size' if crops else 'size')), 'crop' if crops else 'stretch'
     order = 'bgr' if note.get('do_flip_channel_order', False) else 'rgb'
-    return Preprocessing(size, fit, mean, std, scale, order, path)
+    return Preprocessing(*_size_and_fit(note), mean, std, scale, order, path)
+
+def _processor_note(note, path):
+    "Return what a `processor_config.json` says of photos; None where it speaks of words alone."
+    photos = note.get('image_processor')
+    return None if photos is None else _transformers_note(photos, path)
 
 # %% ../nbs/03_input_scaling.ipynb #33063075
-_NOTES = {'preprocessor_config.json': _transformers_note, 'config.json': _timm_note}
+_NOTES = {
+    'preprocessor_config.json': _transformers_note,
+    'processor_config.json': _processor_note,
+    'open_clip_config.json': _open_clip_note,
+    'config.json': _timm_note}
 
+def _notes_beside(path):
+    "Yield (file, function that reads it) of the notes that lie beside a network."
+    folder = os.path.abspath(path if os.path.isdir(path) else os.path.dirname(path))
+    folders = [folder]
+    # models on the Hugging Face hub have their ONNX files in a folder of this name
+    if os.path.basename(folder) == 'onnx': folders.append(os.path.dirname(folder))
+    for folder in folders:
+        for name, read in _NOTES.items():
+            file = os.path.join(folder, name)
+            if os.path.isfile(file): yield file, read
+
+# %% ../nbs/03_input_scaling.ipynb #dfdc010b
 def read_preprocessing(
     path, # of a network, or of the folder that it lies in
 )->Preprocessing|None: # None where no note lies there
     """Read what the note beside a network says of its photos.
 
-    ValueError where it lies there and does not say it.
+    `size` and `fit` are for whoever reads photos. How much of a photo is cut off at its rim
+    (`crop_pct`), and the filter it is made smaller with, are passed over. ValueError where a note
+    lies there and does not say how pixels are scaled.
 
     Example:
 
@@ -159,14 +198,11 @@ def read_preprocessing(
         >>> read_preprocessing('.').size
         (384, 384)
     """
-    folder = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
-    for name, read in _NOTES.items():
-        file = os.path.join(folder, name)
-        if not os.path.isfile(file): continue
+    for file, read in _notes_beside(path):
         note = read_json(file)
-        if name == 'config.json' and not {'mean', 'pretrained_cfg'} & set(note): continue
-        try: return read(note, file)
+        try: said = read(note, file)
         except (KeyError, TypeError, ValueError, AttributeError) as e:
-            said = f'{type(e).__name__} {e}'
-            raise NotOpened(f'{file} does not say how pixels are scaled: {said}') from e
+            problem = f'{type(e).__name__} {e}'
+            raise NotOpened(f'{file} does not say how pixels are scaled: {problem}') from e
+        if said is not None: return said
     return None
