@@ -196,8 +196,8 @@ def test_notes_of_other_things_are_passed_over(write):
         (HF, {k: v for k, v in OLD_VIT.items() if k != 'image_std'}),
         (HF, dict(OLD_VIT, size='large')),
         (TIMM, of_timm(HALF, std=None)),
-        (OPEN, dict(model_cfg={})),
-        (OPEN, dict(preprocess_cfg=[])),
+        (OPEN, of_open_clip(HALF, std=None)),
+        ('processor_config.json', dict(image_processor=dict(size=SQUARE))),
         (HF, []),
     ],
 )

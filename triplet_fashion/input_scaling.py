@@ -123,20 +123,16 @@ def _pair(size):
     if isinstance(size, int): size = size, size
     return tuple(int(s) for s in size[-2:]) if size and None not in size else None
 
-def _timm_note(note, path):
-    "Return what a `config.json` of timm says; None where it is one of something else."
-    note = note.get('pretrained_cfg', note)
-    if 'mean' not in note: return None
-    fit = dict(squash='stretch', border='pad').get(note.get('crop_mode'), 'crop')
-    size = _pair(note.get('input_size'))
-    return Preprocessing(size, fit, note['mean'], note['std'], 1/255, source=path)
+_FITS = dict(squash='stretch', border='pad', longest='pad')   # all others crop
 
-def _open_clip_note(note, path):
-    "Return what an `open_clip_config.json` says."
-    pixels, network = note['preprocess_cfg'], note.get('model_cfg', {}).get('vision_cfg', {})
-    fit = dict(squash='stretch', longest='pad').get(pixels.get('resize_mode'), 'crop')
-    size = _pair(pixels.get('size') or network.get('image_size'))
-    return Preprocessing(size, fit, pixels['mean'], pixels['std'], 1/255, source=path)
+def _torch_note(note, path):
+    "Return what a note of timm or OpenCLIP says; None where it is one of something else."
+    said = note.get('pretrained_cfg') or note.get('preprocess_cfg') or note
+    if 'mean' not in said: return None
+    network = note.get('model_cfg', {}).get('vision_cfg', {})
+    size = said.get('input_size') or said.get('size') or network.get('image_size')
+    fit = _FITS.get(said.get('crop_mode') or said.get('resize_mode'), 'crop')
+    return Preprocessing(_pair(size), fit, said['mean'], said['std'], 1/255, source=path)
 
 # %% ../nbs/03_input_scaling.ipynb #c03b7ef7
 def _size_and_fit(note):
@@ -156,30 +152,14 @@ def _transformers_note(note, path):
     order = 'bgr' if note.get('do_flip_channel_order', False) else 'rgb'
     return Preprocessing(*_size_and_fit(note), mean, std, scale, order, path)
 
-def _processor_note(note, path):
-    "Return what a `processor_config.json` says of photos; None where it speaks of words alone."
-    photos = note.get('image_processor')
-    return None if photos is None else _transformers_note(photos, path)
-
 # %% ../nbs/03_input_scaling.ipynb #33063075
 _NOTES = {
     'preprocessor_config.json': _transformers_note,
-    'processor_config.json': _processor_note,
-    'open_clip_config.json': _open_clip_note,
-    'config.json': _timm_note}
+    'processor_config.json':
+        lambda o, path: 'image_processor' in o and _transformers_note(o['image_processor'], path),
+    'open_clip_config.json': _torch_note,
+    'config.json': _torch_note}
 
-def _notes_beside(path):
-    "Yield (file, function that reads it) of the notes that lie beside a network."
-    folder = os.path.abspath(path if os.path.isdir(path) else os.path.dirname(path))
-    folders = [folder]
-    # models on the Hugging Face hub have their ONNX files in a folder of this name
-    if os.path.basename(folder) == 'onnx': folders.append(os.path.dirname(folder))
-    for folder in folders:
-        for name, read in _NOTES.items():
-            file = os.path.join(folder, name)
-            if os.path.isfile(file): yield file, read
-
-# %% ../nbs/03_input_scaling.ipynb #dfdc010b
 def read_preprocessing(
     path, # of a network, or of the folder that it lies in
 )->Preprocessing|None: # None where no note lies there
@@ -198,11 +178,15 @@ def read_preprocessing(
         >>> read_preprocessing('.').size
         (384, 384)
     """
-    for file, read in _notes_beside(path):
+    folder = os.path.abspath(path if os.path.isdir(path) else os.path.dirname(path))
+    # models on the Hugging Face hub have their ONNX files in a folder of this name
+    above = [os.path.dirname(folder)]*(os.path.basename(folder) == 'onnx')
+    for file, name in ((os.path.join(o, name), name) for o in [folder, *above] for name in _NOTES):
+        if not os.path.isfile(file): continue
         note = read_json(file)
-        try: said = read(note, file)
+        try: said = _NOTES[name](note, file)
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             problem = f'{type(e).__name__} {e}'
             raise NotOpened(f'{file} does not say how pixels are scaled: {problem}') from e
-        if said is not None: return said
+        if said: return said
     return None
