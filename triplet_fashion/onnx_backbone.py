@@ -20,7 +20,7 @@ from .input_scaling import InputScaling, read_preprocessing
 from .outside import OutsideLayer
 from .photos.loading import Preprocessing
 from .pooling import check_pooling, pool_features
-from .storage.untrusted import NotOpened, door
+from .storage import untrusted
 
 # %% ../nbs/03_onnx_backbone.ipynb #70439116
 _FOLDER = ContextVar('folder of ONNX files', default=None)
@@ -108,11 +108,12 @@ class OnnxBackbone(OutsideLayer):
         try:
             content = self._content_beside() if self.file else np.asarray(store['onnx']).tobytes()
             if hashlib.sha256(content).hexdigest() != self.sha256:
-                raise NotOpened(f'the ONNX file of {self.name} is not the one it was made of')
+                raise untrusted.NotOpened(
+                    f'the ONNX file of {self.name} is not the one it was made of')
             onnx_files.parse_onnx(content, self.name)
-        except (NotOpened, FileNotFoundError) as e:
+        except (untrusted.NotOpened, FileNotFoundError) as e:
             self.refusal = str(e)
-            raise NotOpened(self.refusal) from e
+            raise untrusted.NotOpened(self.refusal) from e
         self.content, self._made = content, None
 
     def _content_beside(self):
@@ -120,8 +121,8 @@ class OnnxBackbone(OutsideLayer):
         folder = _FOLDER.get() or os.getcwd()
         path = os.path.join(folder, self.file)
         if not os.path.isfile(path):
-            raise NotOpened(f'{self.name} is computed by {self.file}, which does not lie in '
-                            f'{folder}: put it there')
+            raise untrusted.NotOpened(f'{self.name} is computed by {self.file}, which does not lie '
+                                      f'in {folder}: put it there')
         proto, names = onnx_files.read_onnx(path), list(self.outputs)
         part = onnx_files.part_of_network(proto, self.source, names, path)
         return part.SerializeToString(deterministic=True)
@@ -189,7 +190,7 @@ def open_onnx(
         raise ValueError(f"open_onnx: keep is {keep!r}, not 'file' or 'name'")
     onnx_engines.choose_onnx_engine(engine)
     path = os.fspath(path)
-    with door('open_onnx'):
+    with untrusted.door('open_onnx'):
         proto = onnx_files.read_onnx(path)
         source = onnx_files.photo_input(proto, path)
         names = [outputs] if isinstance(outputs, str) else outputs

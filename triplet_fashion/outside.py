@@ -103,3 +103,16 @@ class FunctionBackbone(OutsideLayer):
     def from_config(cls, config):
         function = keras.saving.deserialize_keras_object(config['function'])
         return cls(**config | dict(function=function))
+
+# %% ../nbs/internals/01_outside.ipynb #3a7ac5d2
+def functions_of(
+    net, # Keras model; a function asks none but itself
+)->dict: # {name: function}
+    "Return what a network asks for features, to be sent elsewhere. ValueError for a lambda."
+    inside = net._flatten_layers() if isinstance(net, keras.Model) else []
+    asked = [layer.function for layer in inside if isinstance(layer, FunctionBackbone)]
+    found = {function.__name__: function for function in asked}
+    if '<lambda>' in found:
+        raise ValueError(f'{net.name} cannot be sent to a cluster: its backbone is a lambda, which '
+                         'has no name. Define a function with def')
+    return found
