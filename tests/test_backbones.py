@@ -1,5 +1,8 @@
 "Backbones of any kind: tokens, inner layers, keras-hub, functions, files; all works on each."
 
+import os
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from triplet_fashion.base_network import (
     unfreeze,
 )
 from triplet_fashion.cli import triplet_train
-from triplet_fashion.encoder import Encoder, FeatureCache
+from triplet_fashion.encoder import Encoder, FeatureCache, encode
 from triplet_fashion.evaluation import scoreboard
 from triplet_fashion.engines import in_precision, make_engine, uses_half_precision
 from triplet_fashion.export import FORMATS, export, load_export
@@ -176,6 +179,40 @@ def test_features_of_functions_of_one_name_are_kept_apart(drawn, tmp_path):
     one, two = (backbone_of(base_network((32, 32, 3), 4, made(f), hidden=())) for f in (1, 2))
     a, b = (np.asarray(cache.get(net, drawn)) for net in (one, two))
     np.testing.assert_allclose(b, 2 * a, rtol=1e-5)
+
+
+def test_a_function_goes_to_the_workers_of_a_cluster(drawn, tmp_path):
+    "As the backbone of a network and alone, with what it holds; or it is said why it cannot."
+    ray = pytest.importorskip('ray', reason="pip install 'triplet_fashion[cluster]'")
+    factor, lock = np.array([1, 2, 3]), threading.Lock()
+
+    def weighted(photos):
+        return photos.mean(axis=(1, 2)) * factor
+
+    def locked(photos):
+        with lock:
+            return photos.mean(axis=(1, 2))
+
+    def cluster(model, name, **how):
+        how |= dict(size=(32, 32), part_size=24, cluster='auto', workers=1)
+        return encode(drawn, model, out=tmp_path / name, **how)
+
+    where = dict(_temp_dir=f'/tmp/ray_{os.getpid()}', object_store_memory=10**8)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, **where)
+    try:
+        net = base_network((32, 32, 3), 4, weighted, hidden=(8,), activation='l2')
+        weighted.__qualname__ = 'weighted'  # as if defined outside of others
+        for name, model in dict(network=net, function=weighted).items():
+            found = cluster(model, name)
+            np.testing.assert_allclose(found, encode(drawn, model, size=(32, 32)), atol=1e-5)
+        with pytest.raises(ValueError, match='model cannot be sent to a cluster.*what it holds'):
+            cluster(base_network((32, 32, 3), 4, locked), 'locked')
+        nameless = base_network((32, 32, 3), 4, lambda photos: photos.mean(axis=(1, 2)))
+        with pytest.raises(ValueError, match='lambda, which has no name. Define a function with'):
+            cluster(nameless, 'nameless')
+        assert not (tmp_path / 'nameless').exists()
+    finally:
+        ray.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
 "Backbones in ONNX files: against ONNX Runtime alone, in every shape that files come in, and files from anybody."
 
 import hashlib
+import importlib.util
 import json
 import shutil
+import sys
+import types
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -23,7 +27,9 @@ from triplet_fashion.evaluation import baselines, scoreboard  # noqa: E402
 from triplet_fashion.export import FORMATS, export, load_export  # noqa: E402
 from triplet_fashion.input_scaling import read_preprocessing  # noqa: E402
 from triplet_fashion.onnx_backbone import IMAGENET, OnnxBackbone, open_onnx  # noqa: E402
+from triplet_fashion.onnx_engines import OnnxComputation, choose_onnx_engine  # noqa: E402
 from triplet_fashion.onnx_files import photo_input  # noqa: E402
+from triplet_fashion.outside import computed_outside  # noqa: E402
 from triplet_fashion.persistence import (  # noqa: E402
     load_bundle,
     load_model,
@@ -262,6 +268,120 @@ def test_sizes_that_contradict_each_other_are_named(tmp_path):
     path = convolution(tmp_path / 'net.onnx')
     with pytest.raises(ValueError, match=r'size says \(8, 8\), .*net.onnx says \(16, 16\)'):
         open_onnx(path, size=(8, 8), preprocessing=AS_IT_IS)
+
+
+# ---- engines
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    "Return a function that hides all engines but those named."
+    find = importlib.util.find_spec
+
+    def only(*names):
+        hidden = {'openvino', 'onnxruntime'} - {*names}
+        monkeypatch.setattr('importlib.util.find_spec', lambda o: None if o in hidden else find(o))
+        for name in hidden:
+            monkeypatch.setitem(sys.modules, name, None)
+
+    return only
+
+
+def engine_of(net):
+    "Return the engine that computes the ONNX file of a network."
+    return computed_outside(net).computation.engine
+
+
+@pytest.mark.parametrize('dtype', TYPES)
+@pytest.mark.parametrize('engine', ['openvino', 'onnxruntime'])
+def test_either_engine_gives_the_same(tmp_path, photos, dtype, engine):
+    path = convolution(tmp_path / 'net.onnx', dtype=dtype)
+    net = open_onnx(path, preprocessing=AS_IT_IS, engine=engine)
+    assert engine_of(net) == engine
+    found = net.predict(photos, verbose=0)
+    rtol = 5e-3 if dtype == 'float16' else 1e-4
+    np.testing.assert_allclose(found, alone(path, photos), rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize('engine', ['openvino', 'onnxruntime'])
+def test_one_engine_is_enough(tmp_path, photos, installed, engine):
+    path = convolution(tmp_path / 'net.onnx')
+    expected = alone(path, photos)
+    installed(engine)
+    net = open_onnx(path, preprocessing=AS_IT_IS)
+    assert engine_of(net) == engine
+    np.testing.assert_allclose(net.predict(photos, verbose=0), expected, rtol=1e-4)
+    other = dict(openvino='onnxruntime', onnxruntime='openvino')[engine]
+    with pytest.raises(ImportError, match=f"needs {other}: pip install 'triplet_fashion.export.'"):
+        open_onnx(path, preprocessing=AS_IT_IS, engine=other)
+
+
+def test_without_an_engine_it_says_what_to_install(tmp_path, installed):
+    path = convolution(tmp_path / 'net.onnx')
+    installed()
+    with pytest.raises(ImportError, match='needs openvino or onnxruntime: pip install'):
+        open_onnx(path, preprocessing=AS_IT_IS)
+    with pytest.raises(ValueError, match="engine is 'tensorrt', not 'auto', 'openvino' or"):
+        open_onnx(path, preprocessing=AS_IT_IS, engine='tensorrt')
+
+
+def test_the_engine_asked_for_is_that_of_the_bundle(tmp_path, photos):
+    for engine in 'auto', 'openvino', 'onnxruntime':
+        path = convolution(tmp_path / 'net.onnx')
+        backbone = open_onnx(path, preprocessing=IMAGENET, engine=engine)
+        net = base_network((16, 16, 3), 4, backbone, trainable=False, hidden=())
+        save_bundle(tmp_path / f'{engine}.tfz', net)
+        again = load_bundle(tmp_path / f'{engine}.tfz')[0]
+        np.testing.assert_allclose(
+            again.predict(photos, verbose=0), net.predict(photos, verbose=0), atol=1e-6
+        )
+        assert computed_outside(again).engine == engine
+        assert engine_of(again) == choose_onnx_engine(engine)
+
+
+@pytest.mark.parametrize(
+    'answer, said',
+    [
+        (lambda x: 1.01 * x, 'differs from ONNX Runtime by 1.0e-02 of the largest number'),
+        (lambda x: np.full_like(x, np.nan), 'differs from ONNX Runtime by nan'),
+        (lambda x: x[:, :1], r'gives \(5, 1\), ONNX Runtime gives \(5, 8\)'),
+        (lambda x: 1 / 0, 'fails: division by zero'),
+    ],
+)
+def test_an_engine_that_is_wrong_is_not_used(tmp_path, photos, monkeypatch, answer, said):
+    path = convolution(tmp_path / 'net.onnx')
+    rows = np.ascontiguousarray(photos.transpose(0, 3, 1, 2), 'float32')
+    expected = alone(path, photos)
+
+    class Wrong:
+        "Stands for OpenVINO."
+
+        def __getattr__(self, name):
+            return lambda *args: self
+
+        def infer(self, given):
+            return dict(features=answer(expected))
+
+    wrong = types.SimpleNamespace(Core=Wrong, __spec__=importlib.util.find_spec('openvino'))
+    monkeypatch.setitem(sys.modules, 'openvino', wrong)
+    content = path.read_bytes()
+    with pytest.warns(UserWarning, match=f'OpenVINO {said}.* ONNX Runtime computes'):
+        computation = OnnxComputation(content, ['features'])
+        np.testing.assert_array_equal(computation(rows)[0], expected)
+    assert computation.engine == 'onnxruntime'
+    with pytest.raises(RuntimeError, match=f"engine 'openvino' {said}"):
+        OnnxComputation(content, ['features'], 'openvino')(rows)
+
+
+@pytest.mark.parametrize('engine', ['openvino', 'onnxruntime'])
+def test_threads_share_an_engine(tmp_path, engine):
+    path = convolution(tmp_path / 'net.onnx')
+    computation = OnnxComputation(path.read_bytes(), ['features'], engine)
+    x = np.random.default_rng(0).normal(size=(24, 3, 16, 16)).astype('float32')
+    with ThreadPoolExecutor(8) as pool:
+        found = np.concatenate([o[0] for o in pool.map(computation, np.split(x, 24))])
+    expected = alone(path, x.transpose(0, 2, 3, 1))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 # ---- the package works on it

@@ -15,7 +15,7 @@ from . import onnx_files
 from .input_scaling import application_scaling, read_preprocessing
 from .onnx_backbone import open_onnx
 from .outside import FunctionBackbone, computed_outside
-from .storage.untrusted import NotOpened, checked_weights, door, load_keras_file
+from .storage import untrusted
 
 # %% ../nbs/04_backbones.ipynb #950301c2
 def _named(name, in_dims, weights, **kw):
@@ -35,10 +35,10 @@ def _application(name, in_dims, weights, **kw):
                 "weights='FILE.h5' (a copy of the weights without top), "
                 "backbone='FILE.keras' (a network you have), or backbone='small' "
                 f'(made to be trained from scratch). Keras says: {e}') from e
-    with door('base_network'), checked_weights(weights) as file:
+    with untrusted.door('base_network'), untrusted.checked_weights(weights) as file:
         try: return _named(name, in_dims, file, **kw)
         except Exception as e:
-            raise NotOpened(f'{weights} does not fit {name} without top: {e}') from e
+            raise untrusted.NotOpened(f'{weights} does not fit {name} without top: {e}') from e
 
 # %% ../nbs/04_backbones.ipynb #cd1b84f5
 def small_cnn(
@@ -74,11 +74,12 @@ def open_backbone(
                          'backbone')
     if not os.path.isfile(path): raise FileNotFoundError(f'base_network: no backbone file {path}')
     if path.endswith('.onnx'): return open_onnx(path, **how)
-    with door('base_network'):
-        try: return load_keras_file(path)
-        except NotOpened as e:
-            raise NotOpened(f'{path} cannot be opened as a Keras model: {e}. A network that '
-                            'load_model opened can be given as backbone too') from e
+    with untrusted.door('base_network'):
+        try: return untrusted.load_keras_file(path)
+        except untrusted.NotOpened as e:
+            said = 'A network that load_model opened can be given as backbone too'
+            raise untrusted.NotOpened(
+                f'{path} cannot be opened as a Keras model: {e}. {said}') from e
 
 # %% ../nbs/04_backbones.ipynb #920fa2d4
 def _checked(model, in_dims):
@@ -161,9 +162,10 @@ def _own_weights(model, weights):
     "Put the weights in a file into a model that is not one of `keras.applications`."
     # ImageNet weights are there for keras.applications only
     if weights in (None, 'imagenet'): return model
-    with door('base_network'), checked_weights(weights) as file:
+    with untrusted.door('base_network'), untrusted.checked_weights(weights) as file:
         try: model.load_weights(file)
-        except Exception as e: raise NotOpened(f'{weights} does not fit {model.name}: {e}') from e
+        except Exception as e:
+            raise untrusted.NotOpened(f'{weights} does not fit {model.name}: {e}') from e
     return model
 
 def _of_function(function, in_dims):
@@ -217,7 +219,7 @@ def backbone_size(
 )->tuple|None: # (height, width); None where photos of any size will do
     "Return the size of the photos that a backbone takes."
     if str(backbone).endswith('.onnx'):
-        with door('base_network'):
+        with untrusted.door('base_network'):
             size = onnx_files.photo_input(onnx_files.read_onnx(backbone), backbone).size
             said = read_preprocessing(backbone)
         if None not in size: return size

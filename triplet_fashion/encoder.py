@@ -25,13 +25,14 @@ from .engines import (
     InferenceEngine, LazyEngine, check_engine, choose_engine)
 from .graphs import fingerprint
 from .generator import image_dataset
+from .outside import functions_of
 from .photos.augmentation import as_augmentation
 from .photos.decoding import decode_photos, no_autograph
 from .photos.image import PhotoError, map_threads, photo_problem, track
 from .photos.loading import ImageLoader, Preprocessing
 from .storage.arrays import read_array, sweep_unused, write_array
 from .storage.files import digest_of
-from .storage.parts import EmbeddingParts, read_encodings
+from .storage.parts import EmbeddingParts, read_encodings, regrouped
 
 # %% ../nbs/16_encoder.ipynb #7c7e9931
 def _input_size(model):
@@ -193,16 +194,6 @@ def _without(lost, rows, photos):
     "Return rows that are NaN where a photo is lost."
     gone = [os.fspath(p) in lost for p in photos]
     return np.where(np.array(gone)[:, None], np.float32(np.nan), rows) if any(gone) else rows
-
-def _regrouped(batches, sizes):
-    "Yield rows that come in batches, so many at a time."
-    have = []
-    for n in sizes:
-        while sum(map(len, have)) < n: have.append(next(batches))
-        rows = np.concatenate(have)
-        yield rows[:n]
-        have = [rows[n:]]
-    for _ in batches: pass   # lets the progress come to its end
 
 # %% ../nbs/16_encoder.ipynb #dfe04fa8
 def _ids_of(images, photos):
@@ -370,7 +361,7 @@ class Encoder:
         want = [*itertools.chain(*spans)]
         some = [photos[i] for i in want] if of_files else photos[want]
         found = self._rows(some, run, lost if gaps else None, progress)
-        for rows, k, span in zip(_regrouped(found, map(len, spans)), todo, spans):
+        for rows, k, span in zip(regrouped(found, map(len, spans)), todo, spans):
             problems = [None]*len(span)
             if of_files: problems = [lost.get(os.fspath(photos[i])) for i in span]
             parts.write(k, rows, problems)
@@ -601,8 +592,9 @@ _all_ = ['read_encodings']
 # %% ../nbs/16_encoder.ipynb #9f43da02
 @dataclass
 class _ClusterWork:
-    "What a worker of the cluster needs to know."
-    model: bytes # of a .keras file
+    "What a worker of the cluster needs to know. Ray sends functions along, what they hold too."
+    model: object # bytes of a .keras file, or a function from photos to rows
+    functions: dict # {name: function} that the model asks for features
     settings: dict # of the `Encoder`
     parts: EmbeddingParts
     photos: list # paths
@@ -610,19 +602,22 @@ class _ClusterWork:
     @classmethod
     def of(cls, encoder, parts, photos):
         "Pack a network, how it encodes, and what."
-        with tempfile.TemporaryDirectory() as folder:
-            encoder.net.save(Path(folder)/'model.keras')
-            model = (Path(folder)/'model.keras').read_bytes()
-        settings = dict(engine=encoder.engine, batch_size=encoder.batch_size,
-                        precision=encoder.precision, size=encoder.size, fit=encoder.fit)
-        return cls(model, settings, parts, [os.path.abspath(p) for p in photos])
+        model, functions = encoder.net, functions_of(encoder.net)
+        if isinstance(model, keras.Model):
+            with tempfile.TemporaryDirectory() as folder:
+                model.save(Path(folder)/'model.keras')
+                model = (Path(folder)/'model.keras').read_bytes()
+        settings = {o: getattr(encoder, o) for o in 'engine batch_size precision size fit'.split()}
+        return cls(model, functions, settings, parts, [os.path.abspath(p) for p in photos])
 
     def encoder(self):
         "Return an encoder of the network."
+        if callable(self.model): return Encoder(self.model, **self.settings)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)/'model.keras'
             path.write_bytes(self.model)
-            return Encoder(keras.models.load_model(path, compile=False), **self.settings)
+            net = keras.models.load_model(path, self.functions, compile=False)
+        return Encoder(net, **self.settings)
 
 # %% ../nbs/16_encoder.ipynb #d4dd037f
 class _Worker:
@@ -644,7 +639,7 @@ class _Worker:
 # %% ../nbs/16_encoder.ipynb #922c4f7e
 def encode_cluster(
     images, # files, a `Catalog` or its folder, on a disk that every machine sees
-    model, # base network, a Keras model
+    model, # base network; or a function with a name from RGB 0..255 (n, h, w, 3) to rows
     out, # folder for the parts, on such a disk too
     cluster='auto', # address of the Ray cluster; 'auto': the one this machine is part of
     workers=None, # processes that hold the network; None: as many as the cluster has processors for
@@ -673,10 +668,14 @@ def encode_cluster(
     if not isinstance(photos, list):
         raise ValueError('a cluster encodes files: give a Catalog or a list of paths, not an array')
     parts = EmbeddingParts(Path(out).resolve(), _ids_of(images, photos), part_size)
+    work = _ClusterWork.of(encoder, parts, photos)
     parts.begin(**encoder._about(photos))
     todo = parts.missing()
     if not ray.is_initialized(): ray.init(cluster, log_to_driver=False)
-    work = ray.put(_ClusterWork.of(encoder, parts, photos))
+    try: work = ray.put(work)
+    except TypeError as e:   # of a function, which may hold anything
+        raise ValueError('model cannot be sent to a cluster, because of what it holds: let it open '
+                         f'that where it is called. {str(e).splitlines()[0]}') from e
     workers = workers or max(1, int(ray.cluster_resources().get('CPU', 1))//cores)
     if todo: _map_on_cluster(ray, todo, work, min(workers, len(todo)), cores, progress)
     return parts.folder

@@ -318,7 +318,7 @@ def choose_engine(
 
     | network | photos | engine |
     |---|---|---|
-    | whose backbone is an ONNX file | any | 'tf', which hands it to ONNX Runtime |
+    | whose backbone is an ONNX file | any | 'tf', which hands it on, see `open_onnx` |
     | on a GPU | any | 'tf'; with half precision 'tf-bf16' |
     | any | few | 'tf'; with half precision 'tf-bf16' |
     | with depthwise convolutions | many | 'litert' |

@@ -123,32 +123,51 @@ def _pair(size):
     if isinstance(size, int): size = size, size
     return tuple(int(s) for s in size[-2:]) if size and None not in size else None
 
-def _timm_note(note, path):
-    "Return what a `config.json` of timm says."
-    note = note.get('pretrained_cfg', note)
-    fit = 'crop' if note.get('crop_mode', 'center') == 'center' else 'stretch'
-    size = _pair(note.get('input_size'))
-    return Preprocessing(size, fit, note['mean'], note['std'], 1/255, source=path)
+_FITS = dict(squash='stretch', border='pad', longest='pad')   # all others crop
+
+def _torch_note(note, path):
+    "Return what a note of timm or OpenCLIP says; None where it is one of something else."
+    said = note.get('pretrained_cfg') or note.get('preprocess_cfg') or note
+    if 'mean' not in said: return None
+    network = note.get('model_cfg', {}).get('vision_cfg', {})
+    size = said.get('input_size') or said.get('size') or network.get('image_size')
+    fit = _FITS.get(said.get('crop_mode') or said.get('resize_mode'), 'crop')
+    return Preprocessing(_pair(size), fit, said['mean'], said['std'], 1/255, source=path)
+
+# %% ../nbs/03_input_scaling.ipynb #c03b7ef7
+def _size_and_fit(note):
+    "Return what a note of Hugging Face says of the size of photos, and how they come to it."
+    said = note.get('size')
+    if note.get('do_center_crop'): return _pair(note.get('crop_size', said)), 'crop'
+    if not note.get('do_resize', True): return None, 'stretch'
+    size, crops = _pair(said), isinstance(said, dict) and 'shortest_edge' in said
+    if 'crop_pct' in note: crops = size[0] < 384   # ConvNeXt takes all of larger photos
+    return size, 'crop' if crops else 'stretch'
 
 def _transformers_note(note, path):
     "Return what a `preprocessor_config.json` of Hugging Face says."
     mean, std = 0, 1
     if note.get('do_normalize', True): mean, std = note['image_mean'], note['image_std']
     scale = note.get('rescale_factor', 1/255) if note.get('do_rescale', True) else 1
-    crops = note.get('do_center_crop', False)
-    size, fit = _pair(note.get('crop_size' if crops else 'size')), 'crop' if crops else 'stretch'
     order = 'bgr' if note.get('do_flip_channel_order', False) else 'rgb'
-    return Preprocessing(size, fit, mean, std, scale, order, path)
+    return Preprocessing(*_size_and_fit(note), mean, std, scale, order, path)
 
 # %% ../nbs/03_input_scaling.ipynb #33063075
-_NOTES = {'preprocessor_config.json': _transformers_note, 'config.json': _timm_note}
+_NOTES = {
+    'preprocessor_config.json': _transformers_note,
+    'processor_config.json':
+        lambda o, path: 'image_processor' in o and _transformers_note(o['image_processor'], path),
+    'open_clip_config.json': _torch_note,
+    'config.json': _torch_note}
 
 def read_preprocessing(
     path, # of a network, or of the folder that it lies in
 )->Preprocessing|None: # None where no note lies there
     """Read what the note beside a network says of its photos.
 
-    ValueError where it lies there and does not say it.
+    `size` and `fit` are for whoever reads photos. How much of a photo is cut off at its rim
+    (`crop_pct`), and the filter it is made smaller with, are passed over. ValueError where a note
+    lies there and does not say how pixels are scaled.
 
     Example:
 
@@ -159,14 +178,15 @@ def read_preprocessing(
         >>> read_preprocessing('.').size
         (384, 384)
     """
-    folder = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
-    for name, read in _NOTES.items():
-        file = os.path.join(folder, name)
+    folder = os.path.abspath(path if os.path.isdir(path) else os.path.dirname(path))
+    # models on the Hugging Face hub have their ONNX files in a folder of this name
+    above = [os.path.dirname(folder)]*(os.path.basename(folder) == 'onnx')
+    for file, name in ((os.path.join(o, name), name) for o in [folder, *above] for name in _NOTES):
         if not os.path.isfile(file): continue
         note = read_json(file)
-        if name == 'config.json' and not {'mean', 'pretrained_cfg'} & set(note): continue
-        try: return read(note, file)
+        try: said = _NOTES[name](note, file)
         except (KeyError, TypeError, ValueError, AttributeError) as e:
-            said = f'{type(e).__name__} {e}'
-            raise NotOpened(f'{file} does not say how pixels are scaled: {said}') from e
+            problem = f'{type(e).__name__} {e}'
+            raise NotOpened(f'{file} does not say how pixels are scaled: {problem}') from e
+        if said: return said
     return None

@@ -15,13 +15,12 @@ import keras
 import numpy as np
 from keras import layers
 
-from . import onnx_files
+from . import onnx_engines, onnx_files
 from .input_scaling import InputScaling, read_preprocessing
 from .outside import OutsideLayer
-from .cores import cpu_count
 from .photos.loading import Preprocessing
 from .pooling import check_pooling, pool_features
-from .storage.untrusted import NotOpened, door
+from .storage import untrusted
 
 # %% ../nbs/03_onnx_backbone.ipynb #70439116
 _FOLDER = ContextVar('folder of ONNX files', default=None)
@@ -43,7 +42,7 @@ def files_beside(
 # %% ../nbs/03_onnx_backbone.ipynb #b30f4078
 @keras.saving.register_keras_serializable(package='triplet_fashion')
 class OnnxBackbone(OutsideLayer):
-    """Compute features of photos (n, h, w, 3) by ONNX Runtime; frozen, and without gradients.
+    """Compute features of photos (n, h, w, 3) outside of TensorFlow; frozen, without gradients.
 
     The file itself is kept among the weights of a network: `save_weights` writes it, `load_weights`
     brings it back. With a `file`, its name is kept instead, and the file has to lie beside."""
@@ -53,30 +52,28 @@ class OnnxBackbone(OutsideLayer):
         sha256, # of the bytes of the part that is computed
         content=None, # these bytes; None: they come with the weights
         file=None, # name of the ONNX file, without folder; None: the bytes are kept
+        engine='auto', # 'onnxruntime' or 'openvino'; 'auto': by the rule of `open_onnx`
         **kwargs
     ):
         super().__init__(outputs, **kwargs)
         self.source, self.sha256, self.content = onnx_files.OnnxInput(*source), sha256, content
         self.file = file and os.path.basename(file)   # never a folder that a config names
-        self._session, self._opening = None, threading.Lock()
+        self.engine, self._made, self._making = engine, None, threading.Lock()
         self.refusal = None # why the file that came with the weights was not taken
 
     @property
-    def session(self):
-        "Return the session of ONNX Runtime. ValueError where the file has not come yet."
-        with self._opening:
-            if self._session is None: self._session = self._open()
-            return self._session
+    def computation(self)->onnx_engines.OnnxComputation:
+        "Return what computes. ValueError where the file has not come yet."
+        with self._making:
+            if self._made is None: self._made = self._make()
+            return self._made
 
-    def _open(self):
-        "Make a session that works on all cores."
+    def _make(self):
+        "Return an engine that works on all cores."
         if self.content is None:
             raise ValueError(f'{self.name} has no ONNX file yet: it comes with the weights, '
                              'load_weights of what save_weights wrote')
-        _, onnxruntime = onnx_files.import_onnx()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = cpu_count(), 3
-        return onnxruntime.InferenceSession(self.content, options, ['CPUExecutionProvider'])
+        return onnx_engines.OnnxComputation(self.content, self.outputs, self.engine)
 
     def compute(self,
         photos, # scaled as the network wants them, (n, h, w, 3)
@@ -92,18 +89,18 @@ class OnnxBackbone(OutsideLayer):
         return [np.concatenate(found)[:len(rows)] for found in zip(*parts)]
 
     def _run(self, rows):
-        "Let ONNX Runtime compute a batch."
-        found = self.session.run(list(self.outputs), {self.source.name: rows})
+        "Let the engine compute a batch."
+        found = self.computation(rows)
         is_map = [self.source.channels_first and o.ndim == 4 for o in found]
         found = [o.transpose(0, 2, 3, 1) if m else o for o, m in zip(found, is_map)]
         return [np.ascontiguousarray(o, 'float32') for o in found]
 
     def get_config(self):
         return super().get_config() | dict(
-            source=list(self.source), sha256=self.sha256, file=self.file)
+            source=list(self.source), sha256=self.sha256, file=self.file, engine=self.engine)
 
     def save_own_variables(self, store):
-        if self.content is None: self._open()   # raises its error
+        if self.content is None: self._make()   # raises its error
         kept = b'' if self.file else self.content
         store['onnx'] = np.frombuffer(kept, 'uint8')
 
@@ -111,20 +108,21 @@ class OnnxBackbone(OutsideLayer):
         try:
             content = self._content_beside() if self.file else np.asarray(store['onnx']).tobytes()
             if hashlib.sha256(content).hexdigest() != self.sha256:
-                raise NotOpened(f'the ONNX file of {self.name} is not the one it was made of')
+                raise untrusted.NotOpened(
+                    f'the ONNX file of {self.name} is not the one it was made of')
             onnx_files.parse_onnx(content, self.name)
-        except (NotOpened, FileNotFoundError) as e:
+        except (untrusted.NotOpened, FileNotFoundError) as e:
             self.refusal = str(e)
-            raise NotOpened(self.refusal) from e
-        self.content, self._session = content, None
+            raise untrusted.NotOpened(self.refusal) from e
+        self.content, self._made = content, None
 
     def _content_beside(self):
         "Return the part of the file that is named, which lies beside what is being opened."
         folder = _FOLDER.get() or os.getcwd()
         path = os.path.join(folder, self.file)
         if not os.path.isfile(path):
-            raise NotOpened(f'{self.name} is computed by {self.file}, which does not lie in '
-                            f'{folder}: put it there')
+            raise untrusted.NotOpened(f'{self.name} is computed by {self.file}, which does not lie '
+                                      f'in {folder}: put it there')
         proto, names = onnx_files.read_onnx(path), list(self.outputs)
         part = onnx_files.part_of_network(proto, self.source, names, path)
         return part.SerializeToString(deterministic=True)
@@ -140,14 +138,14 @@ def _size_of(source, said, size, path):
         raise ValueError('open_onnx: ' + ', '.join(f'{who} says {s}' for who, s in sizes.items()))
     return next(iter(sizes.values()))
 
-def _layer_of(part, source, outputs, size, file):
-    "Return the layer of a part of a network; the shapes of its outputs are found on a black photo."
+def _layer_of(part, outputs, photo, **how):
+    "Return the layer of a part of a network; the shapes of its outputs are found on a photo."
     content = part.SerializeToString(deterministic=True)
     sha256 = hashlib.sha256(content).hexdigest()
-    black = np.zeros((1, *size, 3), 'float32')
-    found = OnnxBackbone(source, dict.fromkeys(outputs, ()), sha256, content).compute(black)
-    shapes = {name: (None, *o.shape[1:]) for name, o in zip(outputs, found)}
-    return OnnxBackbone(source, shapes, sha256, content, file, name='onnx')
+    layer = OnnxBackbone(outputs=dict.fromkeys(outputs, ()), sha256=sha256, content=content, **how)
+    shapes = [(None, *o.shape[1:]) for o in layer.compute(photo)]
+    layer.outputs = dict(zip(outputs, shapes))
+    return layer
 
 # %% ../nbs/03_onnx_backbone.ipynb #1829960b
 IMAGENET = Preprocessing(mean=(.485, .456, .406), std=(.229, .224, .225), scale=1/255)
@@ -179,16 +177,20 @@ def open_onnx(
     preprocessing=None, # `Preprocessing`; None: of the note beside the file, else a guess, said so
     pooling='auto', # of tokens (n, t, d) and maps (n, h, w, d), see `base_network`
     keep='file', # in what is saved: the 'file' itself, or its 'name', which has to lie beside
+    engine='auto', # 'openvino' or 'onnxruntime'; 'auto': the first of these that is installed
 )->keras.Model: # RGB 0..255 (n, h, w, 3) to features, float32 (n, d); frozen
     """Open an ONNX file as a backbone for `base_network`.
 
-    Raises ValueError for a file that cannot be opened or is no network of photos, and for sizes
-    that contradict each other, FileNotFoundError, and ImportError that says what to install."""
+    With both engines installed OpenVINO is checked: where it gives other numbers than ONNX Runtime,
+    that computes, with a warning; RuntimeError where OpenVINO was asked for. Raises ValueError for
+    a file that cannot be opened or is no network of photos, and for sizes that contradict each
+    other, FileNotFoundError, and ImportError that says what to install."""
     check_pooling(pooling, 'open_onnx')
     if keep not in ('file', 'name'):
         raise ValueError(f"open_onnx: keep is {keep!r}, not 'file' or 'name'")
+    onnx_engines.choose_onnx_engine(engine)
     path = os.fspath(path)
-    with door('open_onnx'):
+    with untrusted.door('open_onnx'):
         proto = onnx_files.read_onnx(path)
         source = onnx_files.photo_input(proto, path)
         names = [outputs] if isinstance(outputs, str) else outputs
@@ -196,9 +198,11 @@ def open_onnx(
         part = onnx_files.part_of_network(proto, source, names, path)
         said = _said_of(path, preprocessing)
     size = _size_of(source, said, size, path)
-    photo = keras.Input((*size, 3))
-    layer = _layer_of(part, source, names, size, Path(path).name if keep == 'name' else None)
-    found = layer(InputScaling(said, name='pixels')(photo))
+    photo, scaling = keras.Input((*size, 3)), InputScaling(said, name='pixels')
+    noise = scaling(np.random.default_rng(0).integers(0, 256, (1, *size, 3))).numpy()
+    layer = _layer_of(part, names, noise, source=source, engine=engine, name='onnx',
+                      file=Path(path).name if keep == 'name' else None)
+    found = layer(scaling(photo))
     pooled = [pool_features(x, pooling) for x in (found if len(names) > 1 else [found])]
     features = layers.Concatenate(name='tensors')(pooled) if len(pooled) > 1 else pooled[0]
     return keras.Model(photo, features, name=re.sub(r'\W+', '_', Path(path).stem))

@@ -15,13 +15,12 @@ from .storage.untrusted import NotOpened
 
 # %% ../nbs/internals/00_onnx_files.ipynb #021f8baa
 def import_onnx():
-    "Return `onnx` and `onnxruntime`. ImportError says what to install."
-    try:
-        import onnx, onnxruntime
-        return onnx, onnxruntime
+    "Return the module `onnx`. ImportError says what to install."
+    try: import onnx
     except ImportError as e:
         said = f"an ONNX backbone needs {e.name}: pip install 'triplet_fashion[export]'"
         raise ImportError(said) from e
+    return onnx
 
 # %% ../nbs/internals/00_onnx_files.ipynb #c1da62d5
 def read_onnx(
@@ -30,7 +29,7 @@ def read_onnx(
     """Return the network in an ONNX file, checked.
 
     NotOpened or FileNotFoundError names the file."""
-    onnx, _ = import_onnx()
+    onnx = import_onnx()
     if not os.path.isfile(path): raise FileNotFoundError(f'no ONNX file {path}')
     try:
         proto = onnx.load(os.fspath(path))   # refuses weights outside of the folder
@@ -53,7 +52,7 @@ def parse_onnx(
     path, # file they are from, for messages
 ): # `onnx.ModelProto`
     "Return the network in bytes, which may name no other file. NotOpened names the file."
-    onnx, _ = import_onnx()
+    onnx = import_onnx()
     try: proto = onnx.load_model_from_string(content)
     except Exception as e: raise NotOpened(f'{path} is no ONNX file: {e}') from e
     graphs = [proto.graph, *proto.functions]
@@ -78,7 +77,7 @@ def photo_input(
     path='the ONNX file', # for messages
 )->OnnxInput:
     "Find the input that takes photos. NotOpened where there is none, or more than one."
-    onnx, _ = import_onnx()
+    onnx = import_onnx()
     constants = {t.name for t in proto.graph.initializer}
     inputs = [v for v in proto.graph.input if v.name not in constants]
     fits = [v for v in inputs if len(_dims(v)) == 4 and 3 in _dims(v)[1::2]]
@@ -132,7 +131,7 @@ def part_of_network(
     path='the ONNX file', # for messages
 ): # `onnx.ModelProto`
     "Return the part of a network from its photos to some tensors, as the image tower of CLIP."
-    onnx, _ = import_onnx()
+    onnx = import_onnx()
     _check_tensors(proto, source, outputs, path)
     whole = onnx.shape_inference.infer_shapes(proto)
     shown = {v.name for v in (*whole.graph.value_info, *whole.graph.output)}
@@ -150,7 +149,7 @@ def without_erfc(
     proto, # `onnx.ModelProto`, changed
 ): # the same
     "Put 1 - Erf(x) in the place of each Erfc(x)."
-    onnx, _ = import_onnx()
+    onnx = import_onnx()
     nodes = []
     for node in proto.graph.node:
         if node.op_type != 'Erfc':
@@ -174,7 +173,7 @@ def opset_of(
 
 def _at_opset(proto, version):
     "Return a network with the operations of a version."
-    onnx, _ = import_onnx()
+    onnx = import_onnx()
     if opset_of(proto) == version: return proto
     return onnx.version_converter.convert_version(proto, version)
 
@@ -185,7 +184,7 @@ class Links:
 
     def add(self, kind, given, wanted, **how):
         "Add an operation from tensor `given` to tensor `wanted`."
-        onnx, _ = import_onnx()
+        onnx = import_onnx()
         self.nodes.append(onnx.helper.make_node(kind, [given], [wanted], **how))
 
     def turned(self, given, wanted, order):
@@ -195,7 +194,7 @@ class Links:
 
     def cast(self, given, wanted, dtype):
         "Hand on a tensor as another type."
-        onnx, _ = import_onnx()
+        onnx = import_onnx()
         kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self.add('Cast', given, wanted, to=kind)
 
@@ -228,7 +227,7 @@ def join_networks(
     joint:Joint,
 ): # `onnx.ModelProto`, from photos, float32, channels last, to embeddings
     "Return one network made of three."
-    onnx, _ = import_onnx()
+    onnx = import_onnx()
     version = max(map(opset_of, joint[:3]))
     parts = zip(('before', 'middle', 'after'), joint[:3])
     parts = [onnx.compose.add_prefix(_at_opset(p, version), f'{name}/') for name, p in parts]

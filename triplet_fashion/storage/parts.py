@@ -204,6 +204,20 @@ class Encodings(NamedTuple):
     embeddings: np.ndarray # float32 (n, d), NaN for unreadable photos
     problems: dict # {id: problem} of those
 
+# %% ../../nbs/storage/05_parts.ipynb #45874cfb
+def regrouped(
+    batches, # of rows, any number in each
+    sizes, # rows that are wanted, one number a part
+): # generator of arrays with so many rows
+    "Yield rows that come in batches, so many at a time."
+    have = []
+    for n in sizes:
+        while sum(map(len, have)) < n: have.append(next(batches))
+        rows = np.concatenate(have)
+        yield rows[:n]
+        have = [rows[n:]]
+    for _ in batches: pass   # lets the progress come to its end
+
 # %% ../../nbs/storage/05_parts.ipynb #3f2b59e4
 def read_encodings(
     folder, # of `EmbeddingParts`; `out` of `encode`
