@@ -21,6 +21,7 @@ class Hit(NamedTuple):
     name: str # name of its product, '' where that is not known
     distance: float # from the query, in the index's metric
     path: str # where the photo lies
+    columns: dict|None = None # what else the index holds of it, by name
 
 # %% ../nbs/internals/10_hits.ipynb #49cdd1e8
 class Hits(list):
@@ -40,10 +41,11 @@ class Hits(list):
         name='', # what the query is called
         metric='cosine', # of the distances
         problem=None, # why the query could not be searched with
+        note='', # what is to be said of the search, such as that the query is not in the catalog
     ):
         super().__init__(hits)
         self.query, self.label, self.name, self.metric = query, label, name, metric
-        self.problem = problem
+        self.problem, self.note = problem, note
 
     def _frame(self, hit):
         "Return the frame of a hit; None where a product is not known."
@@ -56,7 +58,7 @@ class Hits(list):
 
         Frames say same product or not where the query's is known.
         """
-        note = 'cannot be read' if self.problem else 'query'
+        note = 'cannot be read' if self.problem else self.note or 'query'
         title = '' if self.name == 'query' else self.name
         tiles = [] if self.query is None else [Tile(self.query, title, note, 'query')]
         for hit in self:
@@ -67,13 +69,22 @@ class Hits(list):
     def __repr__(self): return str(self)
 
 # %% ../nbs/internals/10_hits.ipynb #419032e8
+def _table(hits):
+    "Return the rows and the names of the columns of a table of hits."
+    if not hits: return [], []
+    names = list(hits[0].columns or ())
+    rows = [[hit.rank, hit.distance, hit.name or '-', *(hit.columns[n] for n in names), hit.id]
+            for hit in hits]
+    return rows, ['rank', 'distance', 'product', *names, 'photo']
+
 @patch
 def __str__(self:Hits):
     name = self.name or 'query'
     if self.problem: return f'{name}: {self.problem}'
-    rows = [[hit.rank, hit.distance, hit.name or '-', hit.id] for hit in self]
-    columns = ['rank', 'distance', 'product', 'photo'] if rows else []
+    if not self and self.note: return f'{name}: {self.note}'
+    rows, columns = _table(self)
     title = f'{name}: {len(self)} nearest, {self.metric} distance'
+    if self.note: title += f'; {self.note}'
     return repr(Table(rows, columns, title=title, max_rows=len(rows), digits=4))
 
 @patch

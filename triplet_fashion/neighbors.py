@@ -64,6 +64,17 @@ def check_metric(
         raise ValueError(f'metric {metric!r} is not one of {", ".join(METRICS)}')
     return metric
 
+def check_allowed(
+    allowed, # photos that may be found
+    m, # photos there are
+)->np.ndarray: # positions, int
+    "Return the positions of photos that may be found. Raise ValueError unless bool (m,)."
+    allowed = np.asarray(allowed)
+    if allowed.shape != (m,) or allowed.dtype != bool:
+        raise ValueError(f'allowed must be true or false for each of {m} photos; it is '
+                         f'{allowed.dtype} of shape {allowed.shape}')
+    return np.flatnonzero(allowed)
+
 # %% ../nbs/internals/03_neighbors.ipynb #b2901267
 def _scales(x, metric):
     "Return the factor of each row, float64 (n,): 1, or for cosine 1/length, 0 for a zero row."
@@ -170,12 +181,20 @@ class NeighborSearch:
         query, # embeddings, (n, d)
         k=10, # neighbours to find for each query
         chunk=None, # queries at a time; None: as many as make a block of 3 million scores
+        allowed=None, # photos that may be found, bool (m,); None: all
     )->tuple: # distances (n, k) float32, rising, and gallery indices (n, k) int64
         """Find the `k` nearest of each query, exactly; equal distances in order of index.
 
         Distance inf and index -1 stand where the gallery has fewer than `k` photos.
         Raises ValueError for input that cannot be searched."""
-        return self.queries(query).nearest_filled(k, chunk, verbose=False)
+        places = None if allowed is None else check_allowed(allowed, len(self))
+        if places is None or len(places)*8 > len(self):
+            queries = Queries(self, query, allowed=allowed)
+            return queries.nearest_filled(k, chunk, verbose=False)
+        if not len(places): return Queries(self, query).nothing(k)
+        few = NeighborSearch(self.x[places], self.metric)
+        distances, found = few.nearest(query, k, chunk)
+        return distances, np.where(found < 0, -1, places[found])
 
 # %% ../nbs/internals/03_neighbors.ipynb #ac254ba1
 class _Excluded(NamedTuple):
@@ -277,8 +296,9 @@ def _lanes():
 # %% ../nbs/internals/03_neighbors.ipynb #45f26961
 class _Measured:
     "Queries and a gallery, checked, with their distances and scores."
-    def __init__(self, search, query=None, exclude_self=None, query_ids=None, gallery_ids=None):
-        self.search, self.metric = search, search.metric
+    def __init__(self, search, query=None, exclude_self=None, query_ids=None, gallery_ids=None,
+                 allowed=None):
+        self.search, self.metric, self.allowed = search, search.metric, allowed
         own = query is None
         self.x = search.x if own else check_embeddings(query, 'query')
         if self.x.shape[1] != search.x.shape[1]:
@@ -325,6 +345,12 @@ class _Measured:
         usual = self.metric == 'cosine' or 1e-9 < high < 1e9
         return self.search.blocks(self.has_zeros, 1. if usual else 1/(high or 1.))
 
+    @cached_property
+    def penalty(self): # 0 for photos that may be found, -inf for others, as long as all blocks
+        out = np.zeros(len(self.blocks.blocks)*self.blocks.width, np.float32)
+        out[:len(self.search)][~self.allowed] = -np.inf
+        return out
+
     def block(self, idx):
         "Return queries `idx` ready for the product."
         frame = self.blocks.frame
@@ -341,6 +367,7 @@ class _Measured:
             s = np.matmul(block.rows, gallery, out=buffer[:len(block.idx)])
             mine = (cols >= start) & (cols < start + width)
             s[rows[mine],cols[mine]-start] = -np.inf
+            if self.allowed is not None: s += self.penalty[start:start+width]
             yield start, s
 
     def scores_at(self, norms, distance):
@@ -419,6 +446,7 @@ class _Nearest(_Measured):
         for start, gallery in made.blocks:
             np.matmul(block.rows, gallery, out=s[:,start:start+made.width])
         s[0,self.excluded.pairs(idx)[1]] = -np.inf
+        if self.allowed is not None: s += self.penalty
         best = s.reshape(_group_size(s.size, k), -1).max(axis=0)
         floor = _LOWEST
         if len(best) >= k:
@@ -468,6 +496,7 @@ class Queries(_Nearest):
 
     @property
     def choices(self): # gallery photos that each query may find, int (n,)
+        if self.allowed is not None: return np.full(len(self), np.count_nonzero(self.allowed))
         return len(self.search) - self.excluded.groups.count[self.excluded.group]
 
     def nearest(self,
@@ -496,15 +525,19 @@ class Queries(_Nearest):
         verbose=None, # print the estimate of size and memory; None: from 2e9 distances
     )->tuple: # distances (n, k) float32, rising, and gallery indices (n, k) int64
         "Find the `k` nearest of each query; distance inf and index -1 where there are fewer."
-        k = whole_number(k, 'k')
-        distances = np.full((len(self), k), np.inf, np.float32)
-        indices = np.full((len(self), k), -1)
+        distances, indices = self.nothing(k)
+        k = distances.shape[1]
         for count in np.unique(np.minimum(self.choices, k)):
             idx = np.flatnonzero(np.minimum(self.choices, k) == count)
             if not count: continue
             found = self.nearest(count, idx, chunk, verbose)
             distances[idx,:count], indices[idx,:count] = found
         return distances, indices
+
+    def nothing(self, k):
+        "Return what is found where there is nothing: distances inf and indices -1, (n, k)."
+        shape = len(self), whole_number(k, 'k')
+        return np.full(shape, np.inf, np.float32), np.full(shape, -1)
 
     def rank_of(self,
         i, # positions of queries, int (pairs,)

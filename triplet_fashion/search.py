@@ -6,25 +6,27 @@
 __all__ = ['ImageIndex', 'Hit', 'Hits', 'HitsList']
 
 # %% ../nbs/24_search.ipynb #dc5cfb0d
-import copy, itertools, json, os, warnings
+import copy, itertools, os, warnings
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import NamedTuple
 
 import numpy as np
 from fastcore.basics import patch
-from PIL import Image
 
 from .catalog import Catalog
 from .checks import is_count
+from .columns import Columns
 from .display import as_photo
 from .hits import Hit, Hits, HitsList
-from .index_data import (
-    FORMAT, IndexData, checked_array, checked_meta, id_text, read_arrays, stamps_of)
+from .index_data import NO_STAMP, IndexData, NewPhotos, id_text, stamps_of
+from .index_file import (
+    ChangeLog, count_changes, digest_of_file, entry_of, open_index, save_archive)
 from .labels import composed
 from .photos.image import PhotoError
-from .photos.loading import load_images
-from .storage.files import atomic_write
+from .queries import (
+    Limit, Query, Wanted, check_queries, in_boxes, is_open_photo, is_several, to_pixels)
+from .storage.files import check_target
 
 # %% ../nbs/24_search.ipynb #40fcdb84
 _all_ = ['Hit', 'Hits', 'HitsList'] # of the module `hits`
@@ -58,9 +60,12 @@ class ImageIndex:
         root=None, # folder that the ids start from
         metric='cosine', # 'cosine', 'euclidean' or 'sqeuclidean'
         size=None, # (height, width) of photos for a net that takes any; otherwise the net's own
+        # what else is known of the photos: {name: values}, a DataFrame, or a CSV or Parquet file;
+        # matched by its column `id` or `file_name`, else in their order
+        columns=None,
     ):
-        self._lock = Lock()
-        self._held = IndexData(embeddings, ids, labels, class_names, metric)
+        self._lock, self._file, self._source = RLock(), None, None
+        self._held = IndexData(embeddings, ids, labels, class_names, metric, columns=columns)
         self.root, self.size, self.skipped = None if root is None else os.fspath(root), size, []
         self._probe, self._encoder = None, None
         if net is not None: self.net = net
@@ -73,8 +78,8 @@ class ImageIndex:
     @net.setter
     def net(self, net): self.attach(net)
     def __len__(self): return len(self.ids)
-    def __getstate__(self): return self.__dict__ | dict(_lock=None)
-    def __setstate__(self, state): self.__dict__.update(state, _lock=Lock())
+    def __getstate__(self): return self.__dict__ | dict(_lock=None, _file=None, _source=None)
+    def __setstate__(self, state): self.__dict__.update(state, _lock=RLock())
 
 # %% ../nbs/24_search.ipynb #315d33e5
 @patch(as_prop=True)
@@ -98,9 +103,14 @@ def class_names(self:ImageIndex)->dict: # {class id: name}
     return self._held.class_names
 
 @patch(as_prop=True)
+def columns(self:ImageIndex): # mapping of names to arrays (n,), not to be written to
+    "What else is known of the photos."
+    return self._held.columns
+
+@patch(as_prop=True)
 def metric(self:ImageIndex)->str: # 'cosine', 'euclidean' or 'sqeuclidean'
     "The distance that is searched by."
-    return self._held.neighbors.metric
+    return self._held.metric
 
 @patch(as_prop=True)
 def dims(self:ImageIndex)->int:
@@ -198,6 +208,7 @@ def build(cls:ImageIndex,
     progress=False, # show progress, see `track`
     # folder for the embeddings, in parts: after a kill the same call goes on, see `encode`
     out=None,
+    columns=None, # what else is known of the photos, see `ImageIndex`
 )->ImageIndex: # with `skipped`, a list of (path, problem)
     """Encode every photo of a catalog, and index what can be read.
 
@@ -214,31 +225,12 @@ def build(cls:ImageIndex,
     if bad:
         warnings.warn(f'{len(bad)} of {len(catalog.paths)} photos cannot be read and are left out '
                       f'(see .skipped); the first: {bad[0][1]}')
-    ids = catalog.ids
+    ids, columns = catalog.ids, Columns(columns, catalog.ids).take(good)
     self = cls(x, [ids[i] for i in good], catalog.labels[good], catalog.class_names, None,
-               catalog.root, metric, size)
+               catalog.root, metric, size, columns)
     self._attach(encoder)
     self._held.stamps, self.skipped = stamps[good], bad
     return self
-
-# %% ../nbs/24_search.ipynb #7792e6ff
-class _Query(NamedTuple):
-    "One query, in whatever form it was given."
-    photo: object = None # to be shown, and encoded where there is no embedding
-    x: object = None # embedding (d,)
-    at: int|None = None # place in the index, where the query is one of its photos
-    label: int|None = None
-    name: str = ''
-    problem: Exception|None = None # why it cannot be searched with
-
-def _is_several(query):
-    "Tell whether a list or tuple holds queries, and not the numbers of one embedding."
-    if not isinstance(query, (list, tuple)): return False
-    return not query or not all(np.isscalar(q) and not isinstance(q, (str, bytes)) for q in query)
-
-def _is_open_photo(query):
-    "Tell whether a query is the bytes of a photo, an open file or a PIL image."
-    return isinstance(query, (bytes, bytearray, memoryview, Image.Image)) or hasattr(query, 'read')
 
 # %% ../nbs/24_search.ipynb #d96ac1e0
 @patch
@@ -247,20 +239,20 @@ def _from_path(self:ImageIndex, path):
     path = os.fspath(path)
     at, name = self._held.at(path, self.root), os.path.basename(path)
     if at is None:
-        if os.path.isfile(path): return _Query(path, name=name)
+        if os.path.isfile(path): return Query(path, name=name)
         raise FileNotFoundError(f'{path!r} is neither a photo on disk nor an id in this index')
     file = path if os.path.isfile(path) else os.path.join(self.root or '', self.ids[at])
     keep = self.net is None or file != path # an id, or no network to look at the file again
     label = self._held.label(at)
     x = self.embeddings[at] if keep else None
-    return _Query(file, x, at, label, self.class_names.get(label, name))
+    return Query(file, x, at, label, self.class_names.get(label, name))
 
 @patch
 def _from_path_if_there(self:ImageIndex, path):
     """Return the same for one of several queries:
     a photo that is gone does not end the search with the others."""
     try: return self._from_path(path)
-    except FileNotFoundError as e: return _Query(path, name=os.path.basename(path), problem=e)
+    except FileNotFoundError as e: return Query(path, name=os.path.basename(path), problem=e)
 
 # %% ../nbs/24_search.ipynb #42258587
 @patch
@@ -273,10 +265,10 @@ def _from_array(self:ImageIndex, a):
     except ValueError: a = np.zeros(0)
     if a.ndim in (1, 2) and a.shape[-1] == self.dims:
         rows = np.atleast_2d(a)
-        return [_Query(x=x, name=f'query {i}') for i, x in enumerate(rows)], a.ndim == 1
+        return [Query(x=x, name=f'query {i}') for i, x in enumerate(rows)], a.ndim == 1
     if a.ndim in (3, 4) and a.shape[-1] == 3:
         photos = a.reshape(-1, *a.shape[-3:])
-        return [_Query(photo, name=f'query {i}') for i, photo in enumerate(photos)], a.ndim == 3
+        return [Query(photo, name=f'query {i}') for i, photo in enumerate(photos)], a.ndim == 3
     raise ValueError(f'a query of shape {a.shape} is neither an embedding of {self.dims} numbers '
                      'nor an RGB image (h, w, 3)')
 
@@ -313,19 +305,14 @@ def _queries(self:ImageIndex, query):
         if os.path.isdir(query) and os.fspath(query) not in self._held.place:
             return self._from_catalog(Catalog.of(query)), False
         return [self._from_path(query)], True
-    if _is_open_photo(query): return [_Query(as_photo(query), name='query')], True
+    if is_open_photo(query): return [Query(as_photo(query), name='query')], True
     if hasattr(query, 'paths') and hasattr(query, 'class_names'):
         return self._from_catalog(query), False
-    if _is_several(query): return self._from_list(query), False
+    if is_several(query): return self._from_list(query), False
     queries, is_one = self._from_array(query)
     return [queries[0]._replace(name='query')] if is_one else queries, is_one
 
 # %% ../nbs/24_search.ipynb #7ee805d1
-def _to_pixels(photo, size):
-    "Return the pixels of a query, (h, w, 3); an array of the right size as it is."
-    if isinstance(photo, np.ndarray) and photo.shape[:2] == tuple(size): return photo
-    return load_images([as_photo(photo)], size)[0]
-
 @patch
 def _encoded(self:ImageIndex, queries, batch_size):
     """Return the same queries, photos among them with the embedding that the network gives,
@@ -335,7 +322,7 @@ def _encoded(self:ImageIndex, queries, batch_size):
     for i in range(0, len(todo), step := 8*batch_size):
         images, at = [], []
         for j in todo[i:i + step]:
-            try: images.append(_to_pixels(out[j].photo, size))
+            try: images.append(to_pixels(out[j].photo, size))
             except (OSError, PhotoError) as e: out[j] = out[j]._replace(problem=e)
             else: at.append(j)
         if not at: continue
@@ -344,17 +331,6 @@ def _encoded(self:ImageIndex, queries, batch_size):
     return out
 
 # %% ../nbs/24_search.ipynb #1e4545b8
-def _check_queries(queries):
-    "Raise where no query can be read, or an embedding is not finite; warn of those that cannot."
-    bad = [q.problem for q in queries if q.problem]
-    if len(bad) == len(queries): raise bad[0]
-    if bad:
-        warnings.warn(f'{len(bad)} of {len(queries)} queries cannot be read and find nothing; the '
-                      f'first: {bad[0]}')
-    for i, q in enumerate(queries):
-        if not q.problem and not np.isfinite(np.asarray(q.x, 'float32')).all():
-            raise ValueError(f'the embedding of query {i} is not finite')
-
 @patch
 def _embed(self:ImageIndex, queries, batch_size):
     "Return the same queries, each with an embedding or a problem."
@@ -363,26 +339,72 @@ def _embed(self:ImageIndex, queries, batch_size):
             raise ValueError('this index has no network, so it takes embeddings and ids only: set '
                              'index.net, or ImageIndex.load(file, net=...)')
         queries = self._encoded(queries, batch_size)
-    _check_queries(queries)
+    check_queries(queries)
     return queries
 
-# %% ../nbs/24_search.ipynb #b2d42750
+# %% ../nbs/24_search.ipynb #6961f879
+@patch
+def _wanted(self:ImageIndex, k, where, group_by, limit, exclude, exclude_self):
+    "Return what a search is to find, as masks and numbers."
+    held = self._held
+    allowed = None if where is None else held.fitting(where)
+    if exclude is not None:
+        allowed = np.ones(len(held), bool) if allowed is None else allowed.copy()
+        allowed[self._places(exclude, 'exclude takes photos that it holds')] = False
+    groups = None if group_by is None else held.groups(group_by)
+    return Wanted(int(k), allowed, groups, limit, bool(exclude_self))
+
+@patch
+def _places(self:ImageIndex, photos, says):
+    "Return the places of photos given by id, by path, or as a catalog."
+    if isinstance(photos, (int, np.integer)): photos = [photos]
+    if isinstance(photos, (str, os.PathLike)):
+        photos = Catalog.of(photos) if os.path.isdir(photos) else [photos]
+    names = [id_text(p) for p in getattr(photos, 'paths', photos)]
+    at = {p: self._held.at(p, self.root) for p in names}
+    if lost := [p for p, a in at.items() if a is None]:
+        raise ValueError(f'{lost[0]!r} is not in this index ({len(lost)} such): {says}')
+    return list(dict.fromkeys(at.values()))
+
+# %% ../nbs/24_search.ipynb #5a3079ac
+@patch
+def _nearest(self:ImageIndex, queries, wanted):
+    "Return what each query finds: distances and places, nearest first."
+    n = len(self._held) if wanted.allowed is None else np.count_nonzero(wanted.allowed)
+    count = wanted.k*(1 if wanted.groups is None else 4) + wanted.exclude_self
+    out, todo = [None]*len(queries), list(range(len(queries)))
+    x = np.array([q.x for q in queries], 'float32')
+    while todo:
+        count = max(1, min(count, n))
+        found = self._held.neighbors.nearest(x[todo], count, allowed=wanted.allowed)
+        for i, dist, idx in zip(todo, *found):
+            out[i] = wanted.first_of_groups(queries[i], dist, idx)
+        if wanted.groups is None or count >= n: return out
+        todo = [i for i in todo if len(out[i][0]) < wanted.k]
+        count *= 4
+    return out
+
+# %% ../nbs/24_search.ipynb #297f9f1e
 @patch
 def _problem(self:ImageIndex, q):
     "Return the empty `Hits` of a query that cannot be read."
     return Hits((), q.photo, q.label, q.name, self.metric, f'cannot be read: {q.problem}')
 
 @patch
-def _hits(self:ImageIndex, q, dist, idx, k, exclude_self):
+def _hits(self:ImageIndex, q, dist, idx, limit):
     "Return the `Hits` of a query."
     held, folder = self._held, os.path.join(self.root or '', '')
-    found = zip(dist.tolist(), idx.tolist())
-    keep = [(d, i) for d, i in found if not (exclude_self and i == q.at)][:k]
     hits = Hits((), q.photo, q.label, q.name, self.metric)
-    for rank, (distance, i) in enumerate(keep, 1):
-        id, label = held.ids[i], held.label(i)
+    if limit is not None:
+        near = dist < limit.distance
+        if not near.any(): hits.note = limit.says(dist.min(initial=np.inf))
+        dist, idx = dist[near], idx[near]
+    elif not len(idx): hits.note = 'no photo fits the condition'
+    columns = held.columns.take(idx).rows() if held.columns else itertools.repeat(None)
+    for rank, (distance, i, more) in enumerate(zip(dist.tolist(), idx.tolist(), columns), 1):
+        id, label = held.id_list[i], held.label(i)
         path = id if os.path.isabs(id) else folder + id # a fifth of the time of os.path.join
-        hits.append(Hit(rank, id, label, held.class_names.get(label, ''), distance, path))
+        hits.append(Hit(rank, id, label, held.class_names.get(label, ''), distance, path, more))
     return hits
 
 # %% ../nbs/24_search.ipynb #595ac68d
@@ -391,34 +413,49 @@ def search(self:ImageIndex,
     # a photo in any form, pixels (h, w, 3), embedding (d,), id; or several: a list, an array with
     # one axis more, a `Catalog`, its folder
     query,
-    k=5, # how many photos to find (all, where there are fewer)
+    k=5, # how many photos to find, or groups (all, where there are fewer)
+    # which photos may be found: {column: value, list of values, or (least, most)}, `product` among
+    # the columns; or a function of the columns -> bool (n,)
+    where=None,
+    group_by=None, # a column, or 'product': the nearest photo of each group only
+    # distance from which on a photo is not taken for the same product; a `Threshold`; or 'bundle':
+    # the one that came with the network
+    threshold=None,
+    min_similarity=None, # the same as a cosine similarity, up to 1
+    exclude=None, # never found: an id or path, several, a `Catalog`, its folder
     exclude_self=False, # leave out the very file that is asked with, where it is in the index
+    box=None, # the part of the photo to search with, (x0, y0, x1, y1) in pixels; or several
     batch_size=32, # photos the network sees at once
 )->Hits: # of one query; a `HitsList` for several
     """Find the `k` photos nearest to a query, nearest first; equal distances in the index's order.
 
-    Raises ValueError where `k` is no number of photos, the index has no network for photos, or
+    Where nothing is nearer than a threshold, there are no hits, and `note` says so. Raises
+    ValueError for arguments that make no sense, where the index has no network for photos, or
     there is no query; what the photo raises where none can be read.
 
     Example:
 
-        >>> index = ImageIndex([[1., 0.], [0., 1.], [1., 1.]], ['a.jpg', 'b.jpg', 'c.jpg'])
+        >>> index = ImageIndex([[1., 0.], [0., 1.], [1., 1.]], ['a.jpg', 'b.jpg', 'c.jpg'],
+        ...                    columns=dict(price=[20, 90, 40]))
         >>> [hit.id for hit in index.search('a.jpg', k=2, exclude_self=True)]
         ['c.jpg', 'b.jpg']
         >>> [[hit.id for hit in hits] for hits in index.search([[1, 0], [0, 1]], k=1)]
         [['a.jpg'], ['b.jpg']]
+        >>> index.search([1, 0], k=1, where=dict(price=(50, None)))[0].id
+        'b.jpg'
     """
-    if not is_count(k):
-        raise ValueError(f'k is {k!r}; it must be a whole number, 1 or more')
-    if not is_count(batch_size):
-        raise ValueError(f'batch_size is {batch_size!r}; it must be a whole number, 1 or more')
+    for name, count in dict(k=k, batch_size=batch_size).items():
+        if not is_count(count):
+            raise ValueError(f'{name} is {count!r}; it must be a whole number, 1 or more')
     now = copy.copy(self) # what the index holds at this moment, whatever `add` does meanwhile
     queries, is_one = now._queries(query)
     if not queries: raise ValueError('no query was given: the list is empty')
+    if box is not None: queries, is_one = in_boxes(queries, box)
+    limit = Limit.of(threshold, min_similarity, now.metric, now.net)
+    wanted = now._wanted(k, where, group_by, limit, exclude, exclude_self)
     queries = now._embed(queries, batch_size)
-    x = np.array([q.x for q in queries if not q.problem], 'float32')
-    found = zip(*now._held.neighbors.nearest(x, min(len(now), k + bool(exclude_self))))
-    out = HitsList(now._problem(q) if q.problem else now._hits(q, *next(found), k, exclude_self)
+    found = iter(now._nearest([q for q in queries if not q.problem], wanted))
+    out = HitsList(now._problem(q) if q.problem else now._hits(q, *next(found), limit)
                    for q in queries)
     return out[0] if is_one else out
 
@@ -429,40 +466,55 @@ def save(self:ImageIndex,
 )->Path: # of the file written
     """Write the index to one file, whole or not at all.
 
+    Raises BlockingIOError where the file is open for writing elsewhere.
+
     Example:
 
         >>> index = ImageIndex([[1., 0.], [0., 1.]], ['a.jpg', 'b.jpg'])
         >>> ImageIndex.load(index.save('two.npz')).ids
         ['a.jpg', 'b.jpg']
     """
-    held = self._held
-    meta = dict(format=FORMAT, version=1, ids=held.ids, class_names=list(held.class_names.items()),
-                root=self.root, metric=self.metric, size=self.size)
-    text = np.frombuffer(json.dumps(meta).encode(), 'uint8')
-    arrays = dict(embeddings=held.embeddings, meta=text)
-    if held.labels is not None: arrays['labels'] = held.labels
-    if self._probe is not None: arrays['probe'] = self._probe
-    if (held.stamps >= 0).any(): arrays['stamps'] = held.stamps
-    with atomic_write(file, need=sum(a.nbytes for a in arrays.values())) as part:
-        with open(part, 'wb') as f: np.savez(f, **arrays)
+    with self._lock:
+        if self._file is not None and self._file.is_of(file): return self._file.rewrite(self)
+        held = self._held
+    log, keep = ChangeLog(check_target(file, 'file')), True
+    try:
+        save_archive(file, held, self.root, self.size, self._probe)
+        keep = False # what was changed before is in another index now
+    finally: log.close(keep and bool(log.length()))
     return Path(file)
 
 # %% ../nbs/24_search.ipynb #d48fefa6
-def _read_index(cls, file, root):
-    "Return the index in a file; None where a newer version wrote it."
-    arrays = read_arrays(file)
-    meta = checked_meta(json.loads(arrays['meta'].tobytes()))
-    if meta['version'] > 1: return None
-    names, size = dict(meta['class_names']) or None, meta['size'] and tuple(meta['size'])
-    self = cls(arrays['embeddings'], meta['ids'], arrays.get('labels'), names, None,
-               root or meta['root'], meta['metric'], size)
-    if 'stamps' in arrays:
-        self._held.stamps = checked_array(arrays['stamps'], (len(self), 2), np.int64, 'stamps')
-    self._probe = probe = arrays.get('probe')
-    if probe is None: return self
-    if probe.shape != (self.dims,) or not np.isfinite(probe).all():
-        raise ValueError('its probe is none')
-    return self
+class _Writer:
+    "The file of an index that is open for writing."
+    def __init__(self, file, log, size): self.file, self.log, self.size = Path(file), log, size
+
+    def is_of(self, file): return os.path.realpath(file) == os.path.realpath(self.file)
+
+    def append(self, change, index):
+        "Keep a change on disk; write the whole file where the changes have outgrown it."
+        self.log.append(entry_of(change))
+        if self.log.length() > max(self.size, 1 << 20): self.rewrite(index)
+
+    def rewrite(self, index):
+        "Write the whole index; there are no changes then."
+        save_archive(self.file, index._held, index.root, index.size, index._probe)
+        self.size = os.path.getsize(self.file)
+        self.log.begin(digest_of_file(self.file))
+        return self.file
+
+def _opened(file, check):
+    "Return what is in an index file; an error that says what is wrong with it."
+    name = os.fspath(file)
+    try: state = open_index(file, check)
+    except Exception as e:
+        raise ValueError(f'{name!r} is not a whole index file: cut short, damaged or of another '
+                         f'kind ({type(e).__name__}: {str(e)[:200]}); copy it again or build a '
+                         'new index') from e
+    if state.opened is None:
+        raise ValueError(f'{name!r} was written by a newer version of triplet_fashion: '
+                         'update the package')
+    return state
 
 # %% ../nbs/24_search.ipynb #2d1efbc3
 @patch(cls_method=True)
@@ -470,61 +522,172 @@ def load(cls:ImageIndex,
     file, # written by `save`
     net=None, # the network it was made with, to search with photos
     root=None, # folder of the photos, where it has moved since
+    write=False, # keep what `add`, `remove` and `update` do in the file, before they return
+    # compare the whole file with its checksums; None: up to 32 MB, larger ones are only mapped
+    check=None,
 )->ImageIndex:
-    """Read an index back.
+    """Open an index; a large one is mapped into memory, not read.
 
     Raises ValueError where the file is cut short or something else, and where the network is
-    another one than the index was made with; FileNotFoundError where there is no file.
+    another one than the index was made with; FileNotFoundError where there is no file;
+    BlockingIOError where it is open for writing elsewhere.
     """
-    name = os.fspath(file)
-    if not os.path.isfile(file): raise FileNotFoundError(f'there is no index file {name!r}')
-    try: self = _read_index(cls, file, root)
-    except Exception as e:
-        raise ValueError(f'{name!r} is not a whole index file: cut short, damaged or of another '
-                         f'kind ({type(e).__name__}: {str(e)[:200]}); copy it again or build a '
-                         'new index') from e
-    if self is None:
-        raise ValueError(f'{name!r} was written by a newer version of triplet_fashion: '
-                         'update the package')
-    if net is not None: self.net = net
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f'there is no index file {os.fspath(file)!r}')
+    log = ChangeLog(file) if write else None
+    try:
+        opened, changes = _opened(file, check)
+        self = cls.__new__(cls)
+        self._lock, self._held, self._probe = RLock(), opened.held, opened.probe
+        self.root = opened.notes.root if root is None else os.fspath(root)
+        self.size, self.skipped, self._encoder, self._file = opened.notes.size, [], None, None
+        self._source = _Source(file, opened.digest, len(changes.entries), opened.held)
+        if net is not None: self.net = net
+        if write:
+            log.begin(opened.digest, changes.length)
+            self._file = _Writer(file, log, os.path.getsize(file))
+    except BaseException:
+        if log is not None: log.close(bool(log.length()))
+        raise
     return self
+
+# %% ../nbs/24_search.ipynb #004186fb
+class _Source(NamedTuple):
+    "The file that an index was opened from, and how far it has been read."
+    file: object
+    digest: str
+    changes: int # that are in `held`
+    held: IndexData # at that time
+
+@patch
+def refresh(self:ImageIndex,
+)->bool: # is there anything new?
+    """Take in what another process has written to the file since it was opened.
+
+    Raises ValueError where the index is not from a file, or has changes of its own."""
+    with self._lock:
+        source = self._source
+        if source is None:
+            raise ValueError('this index was not opened from a file: there is nothing to read '
+                             'again')
+        if self._file is not None: return False
+        if self._held is not source.held:
+            raise ValueError('this index has changes of its own, which reading the file again '
+                             'would lose: save it under another name, or load it with write=True')
+        now = count_changes(source.file)
+        if now == (source.digest, source.changes): return False
+        opened, changes = _opened(source.file, None)
+        self._held = opened.held
+        self._source = _Source(source.file, opened.digest, len(changes.entries), opened.held)
+    return True
+
+@patch
+def __enter__(self:ImageIndex): return self
+
+@patch
+def __exit__(self:ImageIndex, *error): self.close()
+
+@patch
+def close(self:ImageIndex):
+    "Let another process write to the file; the index can be searched as before."
+    with self._lock:
+        if self._file is not None: self._file.log.close(self._file.log.has_changes())
+        self._file = None
 
 # %% ../nbs/24_search.ipynb #b6aa43c8
 @patch
-def add(self:ImageIndex,
-    # `Catalog` with the new photos, or its folder; what the index holds as it is on disk is passed
-    # over
-    catalog,
-    batch_size=32, # photos the network sees at once
-    progress=False, # show progress, see `track`
-)->int: # photos added or replaced
-    """Encode the photos of a catalog that the index does not hold, or not as they are now.
+def _changed(self:ImageIndex, change):
+    "Take in new photos, or leave out ids; in the file first, where the index is open for writing."
+    held = self._held
+    is_new = isinstance(change, NewPhotos)
+    self._held = now = held.grown(change) if is_new else held.without(change)
+    try:
+        if self._file is not None: self._file.append(change, self)
+    except BaseException:
+        self._held = held
+        raise
+    return now
 
-    Unreadable ones go to `skipped`. Raises ValueError where the index has no network or no labels.
-    """
-    catalog = Catalog.of(catalog)
+# %% ../nbs/24_search.ipynb #5c8406e2
+@patch
+def _add_photos(self:ImageIndex, catalog, columns, batch_size, progress):
+    "Encode the photos of a catalog that are not held as they are now, and take them in."
     if self.net is None:
         raise ValueError('this index has no network to encode new photos with: set index.net first')
     if self.labels is None:
         raise ValueError('this index has no labels: build a new one from a catalog to add '
                          'catalogs to it')
+    columns = Columns(columns, catalog.ids)
     paths = list(map(os.path.realpath, catalog.paths))
-    stamps = stamps_of(paths)
-    new = self._held.to_add(paths, stamps, self.root)
+    new = self._held.to_add(paths, self.root)
+    stamps = stamps_of([paths[i] for i in new])
     files = [paths[i] for i in new]
     x, good, bad = _encode_files(files, self._encoder, progress, None, batch_size)
     with self._lock:
         self.skipped = self.skipped + bad
         if x is not None:
             chosen = [new[i] for i in good]
-            classes = catalog.labels[chosen]
-            names = [None if c < 0 else str(catalog.class_names[c]) for c in classes]
-            files = [paths[i] for i in chosen]
-            self._held = self._held.grown(x, files, names, stamps[chosen], self.root)
-    if bad:
-        warnings.warn(f'{len(bad)} of {len(new)} new photos cannot be read and are left out '
-                      f'(see .skipped); the first: {bad[0][1]}')
+            names = [None if c < 0 else str(catalog.class_names[c]) for c in catalog.labels[chosen]]
+            ids = [self._held.id_of(paths[i], self.root) for i in chosen]
+            self._changed(NewPhotos(x, ids, names, stamps[good], columns.take(chosen)))
+    _warn_of(bad, len(new), 'new photos')
     return len(good)
+
+def _warn_of(bad, n, what):
+    "Warn of photos that could not be read."
+    if bad:
+        warnings.warn(f'{len(bad)} of {n} {what} cannot be read and are left out '
+                      f'(see .skipped); the first: {bad[0][1]}')
+
+# %% ../nbs/24_search.ipynb #c3bf0092
+@patch
+def _add_embeddings(self:ImageIndex, embeddings, ids, labels, columns):
+    "Take in embeddings that were made elsewhere."
+    new = IndexData(embeddings, ids, labels, None, self.metric, columns=columns)
+    if new.embeddings.shape[1] != self.dims:
+        raise ValueError(f'embeddings have {new.embeddings.shape[1]} numbers, this index holds '
+                         f'{self.dims}: use the network it was made with')
+    if labels is not None and self.labels is None:
+        raise ValueError('this index has no labels: leave labels away, or build a new index')
+    known, names = self.class_names, [None]*len(new)
+    if labels is not None:
+        classes = new.labels.tolist()
+        is_text = isinstance(next((v for v in labels if v is not None), None), str)
+        named = new.class_names if is_text else new.class_names | known
+        names = [named.get(c) for c in classes]
+    stamps = np.tile(NO_STAMP, (len(new), 1))
+    with self._lock:
+        self._changed(NewPhotos(new.embeddings, new.ids, names, stamps, new.columns))
+    return len(new)
+
+# %% ../nbs/24_search.ipynb #e4d0b4c7
+@patch
+def add(self:ImageIndex,
+    # `Catalog` with new photos, or its folder; what the index holds as it is on disk is passed
+    # over. Or embeddings (m, d), with `ids`
+    photos,
+    ids=None, # of the embeddings, m; one that is held already gets the new embedding
+    labels=None, # of the embeddings, (m,): class ids or names, None where not known
+    columns=None, # what else is known of the new photos, see `ImageIndex`
+    batch_size=32, # photos the network sees at once
+    progress=False, # show progress, see `track`
+)->int: # photos added or replaced
+    """Add photos, or embeddings with their ids.
+
+    Unreadable photos go to `skipped`. Raises ValueError where photos are to be added and the index
+    has no network or no labels, and for embeddings that cannot be taken.
+
+    Example:
+
+        >>> index = ImageIndex([[1., 0.]], ['a.jpg'], ['coat'])
+        >>> index.add([[0., 1.]], ids=['b.jpg'], labels=['hat']), index.class_names
+        (1, {0: 'coat', 1: 'hat'})
+    """
+    if ids is not None: return self._add_embeddings(photos, ids, labels, columns)
+    if isinstance(photos, (np.ndarray, list, tuple)):
+        raise ValueError('embeddings need ids: add(embeddings, ids=...); photos come as a Catalog '
+                         'or a folder')
+    return self._add_photos(Catalog.of(photos), columns, batch_size, progress)
 
 # %% ../nbs/24_search.ipynb #364ed05c
 @patch
@@ -541,19 +704,46 @@ def remove(self:ImageIndex,
         >>> index.remove('a.jpg'), index.ids
         (1, ['b.jpg'])
     """
-    if isinstance(photos, (int, np.integer)): photos = [photos]
-    if isinstance(photos, (str, os.PathLike)):
-        photos = Catalog.of(photos) if os.path.isdir(photos) else [photos]
-    photos = getattr(photos, 'paths', photos)
     with self._lock:
         held = self._held
-        at = {id_text(p): held.at(id_text(p), self.root) for p in photos}
-        if lost := [p for p, a in at.items() if a is None]:
-            raise ValueError(f'{lost[0]!r} is not in this index ({len(lost)} such): nothing was '
-                             'removed')
-        keep = np.setdiff1d(np.arange(len(held.ids)), list(at.values()))
-        if not len(keep):
+        ids = [held.ids[at] for at in self._places(photos, 'nothing was removed')]
+        if len(ids) == len(held):
             raise ValueError('photos names all that this index holds, and an index needs one: '
                              'delete it instead')
-        self._held = held.kept(keep)
-    return len(held.ids) - len(keep)
+        if ids: self._changed(ids)
+    return len(ids)
+
+# %% ../nbs/24_search.ipynb #3e426642
+@patch
+def _changed_files(self:ImageIndex):
+    "Return the places of files that have changed, and of those that are gone."
+    held, paths = self._held, self.paths
+    known = np.flatnonzero(held.stamps[:,0] >= 0).tolist()
+    gone = [i for i in known if not os.path.exists(paths[i])]
+    return [i for i in known if held.has_changed(i, paths[i])], gone
+
+@patch
+def update(self:ImageIndex,
+    batch_size=32, # photos the network sees at once
+    progress=False, # show progress, see `track`
+)->int: # photos that were encoded anew
+    """Encode anew the photos whose files have changed on disk.
+
+    Files that are gone or cannot be read go to `skipped`, and keep their old embedding. Raises
+    ValueError where the index has no network."""
+    if self.net is None:
+        raise ValueError('this index has no network to encode photos with: set index.net first')
+    held, (changed, gone) = self._held, self._changed_files()
+    files = [self.paths[i] for i in changed]
+    stamps = stamps_of(files)
+    x, good, bad = _encode_files(files, self._encoder, progress, None, batch_size)
+    bad = [*((self.paths[i], f'{self.paths[i]}: no such file') for i in gone), *bad]
+    with self._lock:
+        self.skipped = self.skipped + bad
+        if x is not None:
+            chosen = [changed[i] for i in good]
+            names = [held.class_names.get(held.label(i)) for i in chosen]
+            ids = [held.ids[i] for i in chosen]
+            self._changed(NewPhotos(x, ids, names, stamps[good], Columns()))
+    _warn_of(bad, len(held), 'files')
+    return len(good)

@@ -226,6 +226,7 @@ def file_lock(
     wait=False, # wait for the other one instead
 ):
     """Hold a lock for the time of a `with` block; the system frees it when the process ends.
+    The block is given the open file.
 
     Raises BlockingIOError with `message`.
 
@@ -240,7 +241,7 @@ def file_lock(
             if fcntl: fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError: raise BlockingIOError(errno.EWOULDBLOCK, message) from None
         except OSError: pass   # a disk that knows no locks
-        yield
+        yield handle
     finally: os.close(handle)
 
 # %% ../../nbs/storage/00_files.ipynb #ea976434
