@@ -27,7 +27,8 @@ from triplet_fashion.runs.state import (
 from triplet_fashion.contrastive import SupConLoss
 from triplet_fashion.runs.diagnostics import Diagnosis
 from triplet_fashion.runs.monitor import CollapseMonitor
-from triplet_fashion.generator import Augment, pk_dataset
+from triplet_fashion.generator import pk_dataset
+from triplet_fashion.photos.augmentation import Augment
 from triplet_fashion.training import fit
 
 
@@ -42,7 +43,7 @@ from triplet_fashion.catalog import Catalog
 from triplet_fashion.runs.checkpoints import RunFolder
 from triplet_fashion.runs.state import read_state, training_variables
 from triplet_fashion.contrastive import CrossBatchMemory, SupConLoss
-from triplet_fashion.generator import Augment
+from triplet_fashion.photos.augmentation import Augment
 from triplet_fashion.training import fit
 
 mode, photos, out, most, seed = sys.argv[1:]
