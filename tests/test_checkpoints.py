@@ -5,6 +5,7 @@ import json, os, resource, sys
 import keras
 import numpy as np
 import pytest
+from learning import Strike
 import tensorflow as tf
 
 from triplet_fashion.base_network import base_network
@@ -174,17 +175,6 @@ def batches_of(catalog, **kw):
         first_step=step,
         **kw,
     )
-
-
-class Strike(keras.callbacks.Callback):
-    def __init__(self, at):
-        super().__init__()
-        self.at = at
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.at -= 1
-        if not self.at:
-            raise KeyboardInterrupt
 
 
 def equal(a, b):

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from triplet_fashion import evaluation
-from triplet_fashion.encoder import Encoder, FeatureCache
+from triplet_fashion.encoder import Encoder
+from triplet_fashion.features import FeatureCache
 from triplet_fashion.failures import failures
 from triplet_fashion.scores import real_paths
 from triplet_fashion.verification import Verification, fit_threshold, pair_distances
@@ -116,7 +117,7 @@ def baselines_for(
     more = evaluation.BASELINES
     if not quick: more = evaluation.baselines(run.net, feature_cache)
     left_out = {*before, 'its backbone alone'} # which has been trained too
-    return before | {name: way for name, way in more.items() if name not in left_out}
+    return before | {name: o for name, o in more.items() if name not in left_out}
 
 # %% ../../nbs/commands/01_judging.ipynb #ae28ebb2
 def judge_trained(
@@ -129,8 +130,8 @@ def judge_trained(
     "Judge a trained network beside others."
     gallery, protocol = training_protocol(queries, train)
     trained = embedder(net, feature_cache, queries, gallery)
-    ways = {'trained network': trained, **others}
-    rows = evaluation.scoreboard(ways, queries, gallery, feature_cache, seen=train)
+    embedders = {'trained network': trained, **others}
+    rows = evaluation.scoreboard(embedders, queries, gallery, feature_cache, seen=train)
     found = [trained(c) for c in (queries, gallery) if c is not None]
     return Judged(queries, gallery, protocol + rows.missing, rows, found)
 
@@ -159,11 +160,11 @@ def judge_stored(
     if seen is not None:
         protocol += f' By name, {len(seen):,} of the products were seen in training.'
     features = FeatureCache()
-    way = embedder(net, features, queries, searched)
+    stored = embedder(net, features, queries, searched)
     baselines = evaluation.BASELINES if quick else evaluation.baselines(net, features)
-    ways = {'this network': way, **baselines}
-    rows = evaluation.scoreboard(ways, queries, searched, seen=seen)
-    found = [way(c) for c in (queries, searched) if c is not None]
+    embedders = {'this network': stored, **baselines}
+    rows = evaluation.scoreboard(embedders, queries, searched, seen=seen)
+    found = [stored(c) for c in (queries, searched) if c is not None]
     return Judged(queries, searched, protocol + rows.missing, rows, found)
 
 # %% ../../nbs/commands/01_judging.ipynb #a67a547d

@@ -21,7 +21,7 @@ from triplet_fashion.base_network import (
     backbone_of, head_of, is_frozen, separate, standardize, unfreeze)
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.cutting import cut_network
-from triplet_fashion.encoder import FeatureCache
+from triplet_fashion.features import FeatureCache
 from triplet_fashion.model import build_optimizer, compile_triplet, triplet_model
 from triplet_fashion.photos.augmentation import ViewAugmentation
 from triplet_fashion.photos.unreadable import (
@@ -344,15 +344,15 @@ class FrozenPart:
 
     def features(self,
         catalog, # `Catalog`
-        *ways, # arguments of `FeatureCache.get`, a dictionary for each array that is wanted
-    )->ReadablePhotos: # `value`: an array (n, copies, ...) for each of `ways`
+        *wanted, # arguments of `FeatureCache.get`, a dictionary for each array
+    )->ReadablePhotos: # `value`: an array (n, copies, ...) for each of `wanted`
         "Compute what the frozen part gives of photos, the chief first."
         names = ['auto', *ENGINES]
         def make(chiefs_engine):
             engine = names[chiefs_engine] if chiefs_engine else self.engine
             def compute(photos):
                 how = dict(engine=engine, progress=self.progress)
-                return [self.cache.get(self.model, photos, **how, **way) for way in ways]
+                return [self.cache.get(self.model, photos, **how, **one) for one in wanted]
             return without_unreadable(compute, catalog)
         return self.runner.on_chief_first(make, lambda: names.index(self.engine.name))
 
