@@ -30,7 +30,8 @@ import numpy as np
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.datasets import draw_catalog
-from triplet_fashion.encoder import Encoder, features
+from triplet_fashion.encoder import Encoder
+from triplet_fashion.features import features
 from triplet_fashion.evaluation import BASELINES
 from triplet_fashion.metrics import retrieval_metrics
 from triplet_fashion.training import fit

@@ -32,7 +32,8 @@ from triplet_fashion.contrastive import (
 )
 from triplet_fashion.metrics import knn_accuracy, retrieval_metrics
 from triplet_fashion.mining import BatchTripletLoss
-from triplet_fashion.encoder import Encoder, features
+from triplet_fashion.encoder import Encoder
+from triplet_fashion.features import features
 from triplet_fashion.training import Recipe, fit
 
 ROWS = {  # name: loss, activation of the head

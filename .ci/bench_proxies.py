@@ -36,7 +36,8 @@ from triplet_fashion.base_network import base_network, separate, standardize
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.contrastive import MultiSimilarityLoss, SupConLoss
 from triplet_fashion.datasets import draw_catalog
-from triplet_fashion.encoder import Encoder, features
+from triplet_fashion.encoder import Encoder
+from triplet_fashion.features import features
 from triplet_fashion.metrics import retrieval_metrics
 from triplet_fashion.proxies import ProxyAnchorLoss, SubCenterArcFaceLoss
 from triplet_fashion.training import Recipe, fit

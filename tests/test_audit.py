@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 import numpy as np
 import pytest
+from common import tree
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
@@ -39,14 +40,6 @@ def photos(root, *names):
             np.random.default_rng(i).integers(0, 256, (24, 24, 3)).astype(np.uint8)
         ).save(p)
     return root
-
-
-def tree(root):
-    return {
-        p.relative_to(root).as_posix(): p.read_bytes()
-        for p in sorted(root.rglob('*'))
-        if p.is_file()
-    }
 
 
 def resave(source, target, size=None, **save):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from common import tree
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
@@ -22,14 +23,6 @@ def fill(root, *names, content=None):
         p.parent.mkdir(parents=True, exist_ok=True)
         p.write_bytes(content if content is not None else n.encode())
     return root
-
-
-def tree(root):
-    return {
-        p.relative_to(root).as_posix(): p.read_bytes()
-        for p in sorted(root.rglob('*'))
-        if p.is_file()
-    }
 
 
 # listing

@@ -5,6 +5,7 @@ import json, os, resource, sys
 import keras
 import numpy as np
 import pytest
+from learning import Strike
 import tensorflow as tf
 
 from triplet_fashion.base_network import base_network
@@ -27,7 +28,8 @@ from triplet_fashion.runs.state import (
 from triplet_fashion.contrastive import SupConLoss
 from triplet_fashion.runs.diagnostics import Diagnosis
 from triplet_fashion.runs.monitor import CollapseMonitor
-from triplet_fashion.generator import Augment, pk_dataset
+from triplet_fashion.generator import pk_dataset
+from triplet_fashion.photos.augmentation import Augment
 from triplet_fashion.training import fit
 
 
@@ -42,7 +44,7 @@ from triplet_fashion.catalog import Catalog
 from triplet_fashion.runs.checkpoints import RunFolder
 from triplet_fashion.runs.state import read_state, training_variables
 from triplet_fashion.contrastive import CrossBatchMemory, SupConLoss
-from triplet_fashion.generator import Augment
+from triplet_fashion.photos.augmentation import Augment
 from triplet_fashion.training import fit
 
 mode, photos, out, most, seed = sys.argv[1:]
@@ -182,17 +184,6 @@ def batches_of(catalog, **kw):
         first_step=step,
         **kw,
     )
-
-
-class Strike(keras.callbacks.Callback):
-    def __init__(self, at):
-        super().__init__()
-        self.at = at
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.at -= 1
-        if not self.at:
-            raise KeyboardInterrupt
 
 
 def equal(a, b):

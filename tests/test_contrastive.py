@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 import tensorflow as tf, keras
+from learning import with_gradient
 from triplet_fashion.contrastive import (
     AcrossSets,
     CrossBatchMemory,
@@ -23,14 +24,6 @@ LOSSES = dict(
     mined=lambda **kw: MultiSimilarityLoss(mining=0.1, **kw),
     lossless=WeightedLosslessLoss,
 )
-
-
-def with_gradient(loss, labels, x):
-    x = tf.convert_to_tensor(x)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        value = loss(labels, x)
-    return float(value), tape.gradient(value, x).numpy()
 
 
 def by_formula(kind, x, labels):

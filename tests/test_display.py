@@ -6,11 +6,11 @@ import re
 import subprocess
 import sys
 import warnings
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from common import Page
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
@@ -44,30 +44,6 @@ def closed():
     import matplotlib.pyplot as plt
 
     plt.close('all')
-
-
-class Page(HTMLParser):
-    "Reads HTML, checking that every tag that opens closes again."
-
-    void = {'meta', 'img', 'br', 'hr', 'link', 'input'}
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.words = [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open, f'left open: {self.open}'
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.void:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 # --- text

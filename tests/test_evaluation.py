@@ -18,7 +18,8 @@ from triplet_fashion.evaluation import (
     scoreboard,
 )
 from triplet_fashion.discriminant import discriminant
-from triplet_fashion.encoder import Encoder, FeatureCache, features
+from triplet_fashion.encoder import Encoder
+from triplet_fashion.features import FeatureCache, features
 from triplet_fashion.metrics import knn_accuracy, retrieval_metrics
 from triplet_fashion.verification import Verification, pair_distances
 from triplet_fashion.photos.loading import load_images

@@ -6,10 +6,10 @@ import re
 import shutil
 import subprocess
 import warnings
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from common import Page
 from hypothesis import given, settings, strategies as st
 
 from triplet_fashion.display import Table, Tile
@@ -277,34 +277,6 @@ def test_maps(drawn, drawn_x):
 
 
 # --- reports
-
-
-class Page(HTMLParser):
-    "Reads a page, checking that every tag that opens closes again."
-
-    void = {'meta', 'img', 'br', 'hr', 'link', 'input'}
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.words = [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open, f'left open: {self.open}'
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.void:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if 'style' not in self.open:
-            self.words.append(data.strip())
-
-    def all(self, tag):
-        return [a for t, a in self.tags if t == tag]
 
 
 def sample(drawn, x, path):

@@ -11,11 +11,12 @@ import pytest
 
 keras = pytest.importorskip('keras')
 import tensorflow as tf
-from triplet_fashion import encoder as room
+from triplet_fashion import features as room
 from triplet_fashion.base_network import backbone_of, base_network, freeze, head_of, unfreeze
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.cutting import cut_network
-from triplet_fashion.encoder import Encoder, FeatureCache, compute_features, encode, features
+from triplet_fashion.encoder import Encoder, encode
+from triplet_fashion.features import FeatureCache, compute_features, features
 from triplet_fashion.photos.unreadable import without_unreadable
 from triplet_fashion.generator import augmentation, image_dataset, pk_dataset
 from triplet_fashion.photos.image import PhotoError

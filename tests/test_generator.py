@@ -11,7 +11,6 @@ import keras
 import tensorflow as tf
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.generator import (
-    Augment,
     augmentation,
     bad_report,
     image_dataset,
@@ -21,6 +20,7 @@ from triplet_fashion.generator import (
     show_batch,
     triplet_dataset,
 )
+from triplet_fashion.photos.augmentation import Augment
 from triplet_fashion.photos.image import PhotoError, read_image
 from triplet_fashion.photos.keras_generator import transform_images
 from triplet_fashion.photos.loading import ImageLoader, Preprocessing, load_images, plan_decode

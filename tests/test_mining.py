@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 import tensorflow as tf, keras
+from learning import with_gradient
 from triplet_fashion.contrastive import SupConLoss
 from triplet_fashion.mining import BatchTripletLoss, mined_triplets, pairwise_distances
 
@@ -56,14 +57,6 @@ def brute_force(
                 else:
                     total += np.log1p(np.exp(gap)) if soft else max(0, gap + margin)
     return (total / count if count else 0.0), count
-
-
-def with_gradient(loss, labels, x):
-    x = tf.convert_to_tensor(x)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        value = loss(labels, x)
-    return float(value), tape.gradient(value, x).numpy()
 
 
 @quick

@@ -5,6 +5,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from learning import Strike
 import tensorflow as tf
 
 from triplet_fashion.base_network import base_network
@@ -326,19 +327,6 @@ def test_proxies_of_a_frozen_network_begin_at_their_photos(drawn):
     means = np.stack([own[drawn.labels == c].mean(0) for c in range(12)])
     cosines = (centers * means).sum(1) / np.linalg.norm(centers, axis=1)
     assert (cosines / np.linalg.norm(means, axis=1) > 0.99).all()
-
-
-class Strike(keras.callbacks.Callback):
-    "The power fails in a step."
-
-    def __init__(self, at):
-        super().__init__()
-        self.at = at
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.at -= 1
-        if not self.at:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize('at', [2, 5, 8])

@@ -10,7 +10,8 @@ from triplet_fashion.base_network import MeanAndDeviation, backbone_of, backbone
 from triplet_fashion.base_network import base_network, freeze, head_of, standardize
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.cutting import cut_network
-from triplet_fashion.encoder import encode, features
+from triplet_fashion.encoder import encode
+from triplet_fashion.features import features
 from triplet_fashion.persistence import load_bundle, save_bundle
 from triplet_fashion.engines import make_engine
 from triplet_fashion.evaluation import before_training

@@ -266,7 +266,7 @@ def standardize(
     return refinalize_normalization(net)
 
 # %% ../nbs/05_base_network.ipynb #14b95f90
-def _beside_colors(found, shares, labels, dims, weight=.5, shrinkage=1.):
+def _beside_colors(found, shares, labels, dims, weight, shrinkage=1.):
     """Return (kernel, bias) of a discriminant and of one of colours, each for columns of its own.
 
     Colours that tell nothing, as those of grey photos, get zeros."""
@@ -285,6 +285,7 @@ def separate(
     features, # of the photos to learn from, as `backbone_of(net)` gives them, (n, d)
     labels, # product of each, (n,)
     shrinkage=.1, # see `discriminant`
+    color_weight=.5, # of the numbers for the colours, beside those of the other features
 )->keras.Model: # the net itself
     """Compute the linear discriminant in the head of `net`; a net without one stays as it is.
 
@@ -297,7 +298,7 @@ def separate(
     n = rows.shape[1] - _n_colors(net)
     half = layer.units//2 if n < rows.shape[1] else 0   # of the numbers, for the colours
     found = discriminant_map(rows[:, :n], labels, layer.units - half, shrinkage)
-    if half: found = _beside_colors(found, rows[:, n:], labels, half)
+    if half: found = _beside_colors(found, rows[:, n:], labels, half, color_weight)
     layer.set_weights(found)
     return net
 

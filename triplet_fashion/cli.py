@@ -248,7 +248,7 @@ def triplet_demo(
     catalog, audit = _audited(folder)
     train, unseen = catalog.split(valid=1/3, by='product', seed=seed)
     import triplet_fashion.commands.judging as judging
-    from triplet_fashion.encoder import FeatureCache
+    from triplet_fashion.features import FeatureCache
     from triplet_fashion.training import fit
     run = fit(train, valid=_watched(unseen), size=(size, size), epochs=epochs, seed=seed,
               show_plan=_print_plan, verbose=_verbosity(quiet))

@@ -18,7 +18,8 @@ from .catalog import Catalog
 from .checks import is_count
 from .discriminant import discriminant, principal_basis
 from .display import Table
-from .encoder import Encoder, features
+from .encoder import Encoder
+from .features import features
 from .outside import computed_outside
 from .metrics import parse_metric, retrieval_metrics
 from .photos.image import PhotoError
@@ -487,7 +488,7 @@ class RetrievalCallback(keras.callbacks.Callback):
         verbose=0, # 1: print what a look costs, once
         seed=0, # of the choice of photos
         embedder=None, # function `Catalog` -> embeddings, to take in place of an `Encoder` of `net`
-                       # where there is a faster way
+                       # where a faster one is at hand
         after=None, # the `RetrievalCallback` of an earlier stage, whose best epoch counts on
     ):
         super().__init__()

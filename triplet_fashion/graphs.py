@@ -6,12 +6,13 @@
 __all__ = []
 
 # %% ../nbs/internals/11_graphs.ipynb #3de9d614
-import contextlib, hashlib, io, logging, re, sys, tempfile, threading, warnings
+import contextlib, hashlib, io, logging, re, tempfile, threading, warnings
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from .onnx_engines import import_openvino
 from .onnx_files import without_erfc
 
 # %% ../nbs/internals/11_graphs.ipynb #36255373
@@ -101,17 +102,6 @@ def litert_function(
         engine.invoke()
         return engine.get_tensor(index_out)
     return run
-
-# %% ../nbs/internals/11_graphs.ipynb #6d2f9a14
-def import_openvino():
-    "Return the module `openvino`, imported without its telemetry."
-    alone = 'openvino' not in sys.modules and 'openvino_telemetry' not in sys.modules
-    if alone: sys.modules['openvino_telemetry'] = None   # cannot be imported: OpenVINO does without
-    try:
-        import openvino
-        return openvino
-    finally:
-        if alone: del sys.modules['openvino_telemetry']
 
 # %% ../nbs/internals/11_graphs.ipynb #9aa1e005
 @contextlib.contextmanager

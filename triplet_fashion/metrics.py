@@ -99,27 +99,7 @@ class RandomOrder(NamedTuple):
         if kind == 'MRR': return (-np.diff(self.none)/np.arange(1, len(self.none))).sum()
         return self.average_precision(k or (self.R if kind == 'MAP@R' else self.m))
 
-# %% ../nbs/11_metrics.ipynb #280e85e7
-def percentile_interval(
-    values, # of the resamples, (n,)
-    level, # share of them inside the interval
-)->tuple: # lower and upper end, floats
-    "Return the interval that holds the middle of resampled values."
-    if not 0 < level < 1:
-        raise ValueError(f'level={level}: give the share of redraws inside the interval, '
-                         'such as 0.95')
-    low, high = np.quantile(values, ((1 - level)/2, (1 + level)/2))
-    return float(low), float(high)
-
 # %% ../nbs/11_metrics.ipynb #fe404b91
-class Difference(NamedTuple):
-    "How much a score is above another one, with its interval."
-    value: float
-    low: float
-    high: float
-
-    def __str__(self): return f'{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})'
-
 def _usual_names(ks):
     "Return the metrics that stand in a table unless others are asked for."
     at_k = [f'{kind}@{k}' for kind in ('R', 'P', 'nDCG') for k in ks]
@@ -197,61 +177,83 @@ class RetrievalMetrics(dict):
         if metric.kind == 'R-precision': return ranks.r_precision
         return 1/ranks.first if metric.kind == 'MRR' else ranks.full_average_precision
 
-    def where(self,
-        queries, # which, bool (n,) or positions
-    )->'RetrievalMetrics': # of those queries alone; their gallery stays the same
-        "Return the metrics of some of the queries, such as those of held-out products."
-        return RetrievalMetrics(self.ranks.where(queries), self.ks, self.names)
+# %% ../nbs/11_metrics.ipynb #m0000011
+@patch(as_prop=True)
+def chance(self:RetrievalMetrics)->dict: # metric by name; {}: the size of the gallery is unknown
+    "Return what a random order of the gallery scores on average."
+    if self._counted.choices is None: return {}
+    both = np.stack([self._counted.relevant, self._counted.choices])
+    pairs, which = np.unique(both, axis=1, return_inverse=True)
+    orders, expected = [RandomOrder(*pair) for pair in pairs.T.tolist()], {}
+    for name in self.names:
+        kind, k, _ = parse_metric(name)
+        values = np.array([order.expect(kind, k) for order in orders])
+        expected[name] = self._mean(name, values[which.reshape(-1)])
+    return expected
 
-    @property
-    def chance(self): # what a random order of the gallery scores, by name; {}: its size is unknown
-        if self._counted.choices is None: return {}
-        both = np.stack([self._counted.relevant, self._counted.choices])
-        pairs, which = np.unique(both, axis=1, return_inverse=True)
-        orders, expected = [RandomOrder(*pair) for pair in pairs.T.tolist()], {}
-        for name in self.names:
-            kind, k, _ = parse_metric(name)
-            values = np.array([order.expect(kind, k) for order in orders])
-            expected[name] = self._mean(name, values[which.reshape(-1)])
-        return expected
+# %% ../nbs/11_metrics.ipynb #280e85e7
+def percentile_interval(
+    values, # of the resamples, (n,)
+    level, # share of them inside the interval
+)->tuple: # lower and upper end, floats
+    "Return the interval that holds the middle of resampled values."
+    if not 0 < level < 1:
+        raise ValueError(f'level={level}: give the share of redraws inside the interval, '
+                         'such as 0.95')
+    low, high = np.quantile(values, ((1 - level)/2, (1 + level)/2))
+    return float(low), float(high)
 
-    def interval(self,
-        name='R@1', # a metric of the table, or R@K for another K
-        level=0.95, # share of the resampled values inside the interval
-        n=1000, # times to resample
-        seed=0, # of the resampling
-    )->tuple: # lower and upper end, floats
-        "Return the bootstrap interval of a metric; whole classes are resampled."
-        return percentile_interval(self._resampled(name, self.per_query(name), n, seed), level)
+# %% ../nbs/11_metrics.ipynb #m0000013
+@patch
+def _resampled(self:RetrievalMetrics, name, values, n, seed):
+    "Return the mean of a metric in `n` resamples of the classes, float (n,)."
+    classes = len(self._sizes)
+    if (n, seed) not in self._draws:
+        rng = np.random.default_rng(seed)
+        draws = rng.multinomial(classes, np.full(classes, 1/classes), n)
+        self._draws = {(n, seed): draws}
+    times, sums = self._draws[n, seed], np.bincount(self._classes, values)
+    if parse_metric(name).is_macro: return times@(sums/self._sizes)/classes
+    return times@sums/(times@self._sizes)
 
-    def minus(self,
-        other:'RetrievalMetrics', # of other embeddings of the same queries
-        name='R@1', # a metric that both have
-        level=0.95, # share of the resampled differences inside the interval
-        n=1000, # times to resample
-        seed=0, # of the resampling
-    )->Difference: # value, low, high: above 0 where this one is better
-        """Compare with other embeddings, query by query; whole classes are resampled.
+@patch
+def interval(self:RetrievalMetrics,
+    name='R@1', # a metric of the table, or R@K for another K
+    level=0.95, # share of the resampled values inside the interval
+    n=1000, # times to resample
+    seed=0, # of the resampling
+)->tuple: # lower and upper end, floats
+    "Return the bootstrap interval of a metric; whole classes are resampled."
+    return percentile_interval(self._resampled(name, self.per_query(name), n, seed), level)
 
-        Raises ValueError where the queries are not the same."""
-        mine, others = self._counted.labels, other._counted.labels
-        if mine.shape != others.shape or (mine != others).any():
-            raise ValueError('other: its queries are of other classes, or in another order; '
-                             'compare embeddings of the same photos')
-        gain = self.per_query(name) - other.per_query(name)
-        ends = percentile_interval(self._resampled(name, gain, n, seed), level)
-        return Difference(self._mean(name, gain), *ends)
+# %% ../nbs/11_metrics.ipynb #m0000015
+class Difference(NamedTuple):
+    "How much a score is above another one, with its interval."
+    value: float
+    low: float
+    high: float
 
-    def _resampled(self, name, values, n, seed):
-        "Return the mean of a metric in `n` resamples of the classes, float (n,)."
-        classes = len(self._sizes)
-        if (n, seed) not in self._draws:
-            rng = np.random.default_rng(seed)
-            draws = rng.multinomial(classes, np.full(classes, 1/classes), n)
-            self._draws = {(n, seed): draws}
-        times, sums = self._draws[n, seed], np.bincount(self._classes, values)
-        if parse_metric(name).is_macro: return times@(sums/self._sizes)/classes
-        return times@sums/(times@self._sizes)
+    def __str__(self): return f'{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})'
+
+# %% ../nbs/11_metrics.ipynb #m0000016
+@patch
+def minus(self:RetrievalMetrics,
+    other:'RetrievalMetrics', # of other embeddings of the same queries
+    name='R@1', # a metric that both have
+    level=0.95, # share of the resampled differences inside the interval
+    n=1000, # times to resample
+    seed=0, # of the resampling
+)->Difference: # value, low, high: above 0 where this one is better
+    """Compare with other embeddings, query by query; whole classes are resampled.
+
+    Raises ValueError where the queries are not the same."""
+    mine, others = self._counted.labels, other._counted.labels
+    if mine.shape != others.shape or (mine != others).any():
+        raise ValueError('other: its queries are of other classes, or in another order; '
+                         'compare embeddings of the same photos')
+    gain = self.per_query(name) - other.per_query(name)
+    ends = percentile_interval(self._resampled(name, gain, n, seed), level)
+    return Difference(self._mean(name, gain), *ends)
 
 # %% ../nbs/11_metrics.ipynb #88f77d17
 @patch
@@ -290,6 +292,14 @@ def by_class(self:RetrievalMetrics,
         skipped = int(asked[c] - count[c])
         rows.append([names[c], int(count[c]), skipped, *scores])
     return Table(rows, ['class', 'queries', 'skipped', *metrics], 'The weakest classes first.')
+
+# %% ../nbs/11_metrics.ipynb #m0000017
+@patch
+def where(self:RetrievalMetrics,
+    queries, # which, bool (n,) or positions
+)->'RetrievalMetrics': # of those queries alone; their gallery stays the same
+    "Return the metrics of some of the queries, such as those of held-out products."
+    return RetrievalMetrics(self.ranks.where(queries), self.ks, self.names)
 
 # %% ../nbs/11_metrics.ipynb #7ad0e113
 def _searches_itself(gallery, gallery_labels):

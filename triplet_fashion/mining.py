@@ -12,6 +12,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from fastcore.basics import patch
 
 from .labels import Labels
 from .loss import OutputLoss, check_beta, check_number, log_term
@@ -482,29 +483,6 @@ class BatchTripletLoss(BatchLoss):
         d = tf.cast(squared, dtype)
         return d if self.squared else safe_sqrt(d)
 
-    def choose(self,
-        squared, # squared distances, float64 (b, b)
-        dtype, # of the embeddings
-        pairs, # `PairMask`
-    )->np.ndarray: # anchors, positives, negatives, int (n, 3)
-        "Return the triplets that are chosen, one by one."
-        return _positions(self._rule, self._distances(squared, dtype), pairs)
-
-    def costs(self,
-        embeddings, # float (b, d)
-        squared, # squared distances, float64 (b, b)
-        near, # positions of anchors and positives, int (n, 2)
-        far, # positions of anchors and negatives, int (n, 2)
-    )->tf.Tensor: # float (n,)
-        "Compute what triplets cost, one by one."
-        if self.kind == 'classic':
-            d = self._distances(squared, embeddings.dtype)
-            return self._rule.cost(tf.gather_nd(d, near) - tf.gather_nd(d, far))
-        distances = bounded_distances(embeddings, squared, self.N, self.name)
-        scale = check_beta(distances.N, self.beta, self.epsilon), self.epsilon
-        pull, push = distances.pull(*scale), distances.push(*scale)
-        return tf.gather_nd(pull, near) + tf.gather_nd(push, far)
-
     def _lossless(self, distances, sums):
         "Compute the sum of W+ f + W- g of each anchor."
         beta = check_beta(distances.N, self.beta, self.epsilon)
@@ -549,6 +527,32 @@ def _positions(rule, d, pairs):
     rows = tf.gather(d, pair[:, 0]), tf.gather(pairs.negative, pair[:, 0])
     chosen = tf.where(rule.negatives(rows[0], d_ap, rows[1])).numpy()
     return np.concatenate([pair.numpy()[chosen[:, 0]], chosen[:, 1:]], axis=1)
+
+@patch
+def choose(self:BatchTripletLoss,
+    squared, # squared distances, float64 (b, b)
+    dtype, # of the embeddings
+    pairs, # `PairMask`
+)->np.ndarray: # anchors, positives, negatives, int (n, 3)
+    "Return the triplets that are chosen, one by one."
+    return _positions(self._rule, self._distances(squared, dtype), pairs)
+
+# %% ../nbs/01_mining.ipynb #c0570002
+@patch
+def costs(self:BatchTripletLoss,
+    embeddings, # float (b, d)
+    squared, # squared distances, float64 (b, b)
+    positives, # positions of anchors and positives, int (n, 2)
+    negatives, # positions of anchors and negatives, int (n, 2)
+)->tf.Tensor: # float (n,)
+    "Compute what triplets cost, one by one."
+    if self.kind == 'classic':
+        d = self._distances(squared, embeddings.dtype)
+        return self._rule.cost(tf.gather_nd(d, positives) - tf.gather_nd(d, negatives))
+    distances = bounded_distances(embeddings, squared, self.N, self.name)
+    scale = check_beta(distances.N, self.beta, self.epsilon), self.epsilon
+    pull, push = distances.pull(*scale), distances.push(*scale)
+    return tf.gather_nd(pull, positives) + tf.gather_nd(push, negatives)
 
 # %% ../nbs/01_mining.ipynb #b10808ac
 def mined_triplets(

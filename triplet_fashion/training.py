@@ -18,7 +18,7 @@ import triplet_fashion.runs.stages as stages
 from . import evaluation
 from .base_network import is_frozen
 from .catalog import Catalog
-from .encoder import FeatureCache
+from .features import FeatureCache
 from .photos.unreadable import left_out_report
 from .runs.checkpoints import EpochWeights, RunFolder, StepRunner, check_resumable
 from .runs.distributed import step_runner

@@ -138,10 +138,7 @@ def _check_loss(recipe):
     "Raise where the loss is unknown."
     names, loss = (*_OF_BATCHES, *_MINED), recipe.loss
     if recipe.batches == 'triplet': names = ('lossless',)
-    if isinstance(loss, AcrossSets):
-        raise ValueError(f'loss={loss.name}: batches of fit hold no roles of photos. Compile the '
-                         'network with it, and give Keras\' fit labels and roles')
-    if isinstance(loss, ProxyLoss) and recipe.batches == 'triplet':
+    if isinstance(loss, (ProxyLoss, AcrossSets)) and recipe.batches == 'triplet':
         raise ValueError(f"loss={loss.name} takes labelled photos: give batches='pk'")
     if loss in names if isinstance(loss, str) else callable(loss): return
     raise ValueError(f'loss={loss!r}: with batches={recipe.batches!r} use '
@@ -221,6 +218,11 @@ class Recipe:
     def described(self)->str:
         "Return the name, and why it is this recipe."
         return f'{self.name}, {self.reason}' if self.reason else self.name
+
+    @property
+    def needs_roles(self)->bool:
+        "Tell whether the loss compares photos of one role with those of another."
+        return isinstance(self.loss, AcrossSets)
 
     @property
     def has_schedule(self)->bool:
@@ -418,9 +420,13 @@ def named(cls:Recipe,
     return dataclasses.replace(recipe, stages='last')
 
 # %% ../../nbs/runs/01_recipes.ipynb #ce3ad2b2
-def _counts(catalog, singles):
+def _counts(catalog, singles, loss=None):
     "Return the numbers of photos of those products that are learned from, int (n,)."
     counts = catalog.counts()
+    if isinstance(loss, AcrossSets):
+        counts = counts[catalog.count_roles() > 1]
+        loss.numbered(catalog.roles)   # raises for a role that there is not
+        return counts
     return counts[counts > (0 if singles == 'augment' else 1)]
 
 def _look_like(photos, products):
@@ -478,7 +484,8 @@ def fitted_to(self:Recipe,
     """Return the recipe with P, K and steps as they fit the photos.
 
     Raises ValueError where replicas cannot share a batch."""
-    counts, loss = _counts(catalog, self.singles), self.make_loss()
+    loss = self.make_loss()
+    counts = _counts(catalog, self.singles, loss)
     if isinstance(loss, ProxyLoss): loss.check_products(counts)
     if self.batches == 'triplet': return self.shared_by(replicas, int(counts.sum()))
     K = self.K if self.P or not len(counts) else max(2, min(self.K, _photos_of_half(counts)))

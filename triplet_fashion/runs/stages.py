@@ -22,7 +22,7 @@ from triplet_fashion.base_network import (
     backbone_of, head_of, interpolate_weights, is_frozen, separate, standardize, unfreeze)
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.cutting import cut_network
-from triplet_fashion.encoder import FeatureCache
+from triplet_fashion.features import FeatureCache
 from triplet_fashion.model import build_optimizer, compile_triplet, triplet_model
 from triplet_fashion.photos.augmentation import ViewAugmentation
 from triplet_fashion.photos.unreadable import (
@@ -62,7 +62,8 @@ class TrainingSet:
         else: how |= dict(inputs=self.features, copies=self.copies)
         if recipe.batches == 'triplet':
             return generator.triplet_dataset(self.rows, batch_size=recipe.batch_size, **how)
-        return generator.pk_dataset(self.rows, P=recipe.P, K=recipe.K, **how)
+        how |= dict(P=recipe.P, K=recipe.K, roles=recipe.needs_roles)
+        return generator.pk_dataset(self.rows, **how)
 
     def same_batches(self,
         recipe, # `Recipe` fitted to the photos
@@ -283,6 +284,7 @@ def compile_model(
 )->keras.Model: # three inputs for triplets, the network itself for labelled batches; with proxies
     "Return the Keras model that is trained."
     optimizer, loss = recipe.optimizer(steps), recipe.make_loss()
+    if recipe.needs_roles: loss = loss.numbered(train.catalog.roles)
     if recipe.batches == 'triplet':
         return compile_triplet(triplet_model(learner), loss=loss, optimizer=optimizer)
     model = _with_proxies(learner, loss, train, seed) if isinstance(loss, ProxyLoss) else learner
@@ -349,15 +351,15 @@ class FrozenPart:
 
     def features(self,
         catalog, # `Catalog`
-        *ways, # arguments of `FeatureCache.get`, a dictionary for each array that is wanted
-    )->ReadablePhotos: # `value`: an array (n, copies, ...) for each of `ways`
+        *wanted, # arguments of `FeatureCache.get`, a dictionary for each array
+    )->ReadablePhotos: # `value`: an array (n, copies, ...) for each of `wanted`
         "Compute what the frozen part gives of photos, the chief first."
         names = ['auto', *ENGINES]
         def make(chiefs_engine):
             engine = names[chiefs_engine] if chiefs_engine else self.engine
             def compute(photos):
                 how = dict(engine=engine, progress=self.progress)
-                return [self.cache.get(self.model, photos, **how, **way) for way in ways]
+                return [self.cache.get(self.model, photos, **how, **one) for one in wanted]
             return without_unreadable(compute, catalog)
         return self.runner.on_chief_first(make, lambda: names.index(self.engine.name))
 
@@ -402,13 +404,18 @@ def head_features(
     return StagePhotos(train, watched, unreadable + unseen + more)
 
 # %% ../../nbs/runs/08_stages.ipynb #2d293994
-def _prepare_head(net, features, labels):
+# views of one photo say less of what varies within a product than other photos do; colours stay
+_COLOR_WEIGHT, _COLOR_WEIGHT_OF_VIEWS = .5, .75
+
+def _prepare_head(net, train):
     "Set the parts of a head that are computed of features, unless they were set before."
     zero_at_first = {'standardize': 0, 'discriminant': 1}   # its mean, its bias
     for layer in head_of(net).layers:
         place = zero_at_first.get(layer.name)
         if place is not None and np.any(layer.get_weights()[place]): return
-    separate(standardize(net, features), features, labels)
+    features, alone = train.features, train.catalog.counts().max() < 2
+    weight = _COLOR_WEIGHT_OF_VIEWS if alone else _COLOR_WEIGHT
+    separate(standardize(net, features), features, train.rows.labels, color_weight=weight)
 
 # %% ../../nbs/runs/08_stages.ipynb #70d15617
 def head_stage(
@@ -421,7 +428,7 @@ def head_stage(
 )->Stage:
     "Return the stage in which the head of a frozen backbone learns, from features."
     head, labels = head_of(net), train.rows.labels
-    _prepare_head(net, train.features, labels)
+    _prepare_head(net, train)
     model = compile_model(head, recipe, steps, train, seed)
     _begin_at_photos(model, head, train)
     def embedder(photos): return np.asarray(head(valid.features, training=False))
