@@ -9,11 +9,9 @@ R@1: share of queries whose nearest photo is of their product; MAP@R as in metri
 of the last stage and to those that the recipe gives its head.
 """
 
-import argparse
-import os
 import tempfile
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+from bench_head import arguments  # first: it makes TensorFlow quiet
 from triplet_fashion.base_network import base_network
 from triplet_fashion.catalog import Catalog
 from triplet_fashion.encoder import Encoder
@@ -34,15 +32,7 @@ def line(name, row):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument('train')
-    p.add_argument('validation')
-    p.add_argument('--backbone', required=True)
-    p.add_argument('--recipe', default='strong')
-    p.add_argument('--seeds', type=int, default=3)
-    args = p.parse_args()
+    args = arguments(__doc__, recipe='strong', seeds=3)
     train, valid = Catalog.of(args.train), Catalog.of(args.validation)
     same = set(valid.class_names) <= set(train.class_names)
     gallery = train if same else None

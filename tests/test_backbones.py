@@ -21,9 +21,11 @@ from triplet_fashion.encoder import Encoder, FeatureCache, encode
 from triplet_fashion.evaluation import scoreboard
 from triplet_fashion.engines import in_precision, make_engine, uses_half_precision
 from triplet_fashion.export import FORMATS, export, load_export
+from triplet_fashion.graphs import onnx_model
 from triplet_fashion.input_scaling import InputScaling
+from triplet_fashion.onnx_files import read_onnx
 from triplet_fashion.persistence import load_bundle, save_bundle
-from triplet_fashion.photos.loading import Preprocessing
+from triplet_fashion.photos.loading import Preprocessing, load_images
 from triplet_fashion.pooling import ClassToken, GeneralizedMean
 from triplet_fashion.search import ImageIndex
 from triplet_fashion.training import fit
@@ -357,6 +359,22 @@ def shop_file(folder):
     return folder / 'shop.onnx'
 
 
+def lite0_file(path, folder):
+    "Write a file of Keras as an ONNX file for photos of 96 x 96."
+    pytest.importorskip('onnx', reason="pip install 'triplet_fashion[export]'")
+    model = keras.models.load_model(path, compile=False)
+    made = onnx_model(model, (None, 96, 96, 3))
+    (folder / 'lite0.onnx').write_bytes(made.SerializeToString())
+    return folder / 'lite0.onnx'
+
+
+def inner_tensors(path):
+    "Return the names of two maps inside an ONNX file and of its output."
+    graph = read_onnx(path).graph
+    sums = [node.output[0] for node in graph.node if node.op_type == 'Add']
+    return [*sums[-2:], graph.output[0].name]
+
+
 def test_fit_takes_an_onnx_file_and_reads_photos_at_its_size(drawn, tmp_path):
     "Recipe, features, evaluation, index and bundle on a backbone that is a file."
     pytest.importorskip('onnx', reason="pip install 'triplet_fashion[export]'")
@@ -394,6 +412,53 @@ def test_the_command_trains_on_an_onnx_file(drawn, tmp_path):
     with pytest.warns(UserWarning, match='says how its pixels are scaled'):
         triplet_train(str(drawn.root), out=str(out), backbone=str(file), epochs=1)
     assert load_bundle(out / 'network')[0].input_shape == (None, 24, 24, 3)
+
+
+# ---- from photos to what is shipped
+
+
+def small_model():
+    "Return a Keras model of random weights, for photos of 32 x 32."
+    return keras.Sequential(
+        [keras.Input((32, 32, 3)), layers.Conv2D(8, 5, strides=4), layers.GlobalMaxPooling2D()],
+        name='mine',
+    )
+
+
+@pytest.mark.parametrize('kind', ['model', 'hub', 'file', 'function', 'tensors of a file'])
+def test_a_backbone_of_any_kind_goes_the_whole_way(drawn, tmp_path, request, kind):
+    "Trained, judged, kept in a bundle, opened again, encoded, searched, exported."
+    keras.utils.set_random_seed(0)
+    train, valid = drawn.split(valid=0.25, by='product', seed=0)
+    backbone, how = mean_color, dict(size=32)
+    given = dict(custom_objects=dict(mean_color=mean_color)) if kind == 'function' else {}
+    if kind == 'model':
+        backbone = small_model()
+    elif kind == 'hub':
+        backbone = hub_backbones()['vit']()
+    elif kind != 'function':
+        backbone = lite0_file(request.getfixturevalue('lite0'), tmp_path)
+        how = dict(rescale=Preprocessing())
+        if kind != 'file':
+            how['stages'] = inner_tensors(backbone)
+    run = fit(train, recipe='strong', backbone=backbone, epochs=1, out_dims=8, verbose=0, **how)
+    assert is_frozen(run.net)
+    board = scoreboard({'it': run.net}, valid, ks=(1,))
+    assert 0 <= board[0]['R@1'] <= 1
+    bundle = save_bundle(tmp_path / 'b.tfz', run.net, data=train)
+    again = load_bundle(bundle, **given)[0]
+    expected = Encoder(run.net).encode(valid)
+    np.testing.assert_allclose(Encoder(again).encode(valid), expected, atol=1e-5)
+    hit = ImageIndex.build(valid, again).search(valid.paths[0], 1)[0]
+    assert valid.paths[0].endswith(hit.id)
+    if kind == 'function':
+        with pytest.raises(ValueError, match='is a function, which no file can hold'):
+            export(again, tmp_path / 'out', 'onnx')
+        return
+    made = load_export(export(again, tmp_path / 'out', 'onnx', sample=valid))
+    side = again.input_shape[1]
+    photos = load_images(valid.paths, (side, side))
+    np.testing.assert_allclose(made(photos), expected, atol=2e-3)
 
 
 # ---- keras-hub

@@ -30,6 +30,9 @@ from .photos.loading import ImageLoader, Preprocessing
 from .storage.files import digest_of
 from .storage.parts import EmbeddingParts, read_encodings, regrouped
 
+# %% ../nbs/16_encoder.ipynb #0dadf5ff
+_all_ = ['read_encodings', 'FeatureCache']
+
 # %% ../nbs/16_encoder.ipynb #7c7e9931
 def _input_size(model):
     """Return (height, width) that `model` wants, None where it does not say.
@@ -191,93 +194,6 @@ def _without(lost, rows, photos):
     gone = [os.fspath(p) in lost for p in photos]
     return np.where(np.array(gone)[:, None], np.float32(np.nan), rows) if any(gone) else rows
 
-# %% ../nbs/16_encoder.ipynb #dfe04fa8
-def _ids_of(images, photos):
-    "Return an id for each photo: of the catalog, the path, or the number of the row."
-    if isinstance(images, Catalog): return list(images.ids)
-    if isinstance(photos, list): return [os.fspath(p) for p in photos]
-    return [str(i) for i in range(len(photos))]
-
-def _state(photos):
-    "Return a digest of photos: files by name, size and time of change, arrays by their bytes."
-    def one(path):
-        try: s = os.stat(path)
-        except OSError: return os.fspath(path), None, None   # it is gone
-        return os.fspath(path), s.st_size, s.st_mtime_ns
-    if isinstance(photos, list): return digest_of([one(p) for p in photos])
-    return hashlib.sha256(np.ascontiguousarray(photos)).hexdigest()[:32]
-
-def _model_state(model):
-    "Return a digest of a model; of a function, its name and code."
-    if isinstance(model, keras.Model): return fingerprint(model)
-    name, code = getattr(model, '__qualname__', '<'), getattr(model, '__code__', None)
-    if '<' in name or inspect.ismethod(model):
-        raise ValueError('rows in parts belong to one model, and this one cannot be told from '
-                         'others: give a Keras model, or a function with a name, '
-                         'defined with def outside of others')
-    said = digest_of([code.co_code.hex(), repr(code.co_consts), code.co_names]) if code else ''
-    return f'{model.__module__}.{name} {said}'
-
-# %% ../nbs/16_encoder.ipynb #e0b00003
-@dataclass
-class PartsJob:
-    "Photos to encode into a folder, part by part."
-    encoder: Encoder
-    photos: object # list of files, or pixels (n, h, w, 3)
-    parts: EmbeddingParts
-    gaps: bool = True # unreadable photos get rows of NaN; else they are errors
-
-    @classmethod
-    def of(cls, encoder, folder, photos, part_size, gaps=True):
-        "Return the job for photos as `Encoder.encode` takes them."
-        listed = _listed(photos)
-        photos = check_photos(listed, lost_too=gaps)
-        parts = EmbeddingParts(folder, _ids_of(listed, photos), part_size)
-        return cls(encoder, photos, parts, gaps)
-
-    def __post_init__(self):
-        self.run = self.encoder._function(self.photos, len(self.photos))
-
-    def begin(self)->list: # the numbers of parts that are missing
-        "Claim the folder for these photos and this network. ValueError where it holds others."
-        encoder = self.encoder
-        engine = getattr(encoder.engine, 'asked', getattr(encoder.engine, 'name', encoder.engine))
-        self.parts.begin(
-            photos=_state(self.photos), model=_model_state(encoder.net), engine=engine,
-            size=[int(side) for side in encoder._size_of(self.photos)],
-            precision=encoder.precision, fit=encoder.fit)
-        return self.parts.missing()
-
-    def make(self,
-        todo, # numbers of parts
-        progress=False, # show progress, see `track`
-    ):
-        "Encode and write parts."
-        if not todo: return
-        spans, lost = [self.parts.span(k) for k in todo], {}
-        want, of_files = [*itertools.chain(*spans)], isinstance(self.photos, list)
-        some = [self.photos[i] for i in want] if of_files else self.photos[want]
-        found = self.encoder._rows(some, self.run, lost if self.gaps else None, progress)
-        for rows, k, span in zip(regrouped(found, map(len, spans)), todo, spans):
-            problems = [None]*len(span)
-            if of_files: problems = [lost.get(os.fspath(self.photos[i])) for i in span]
-            self.parts.write(k, rows, problems)
-
-# %% ../nbs/16_encoder.ipynb #e0b00004
-@patch
-def encode_to(self:Encoder,
-    folder, # for the embeddings, in parts: the same call goes on after a kill
-    photos, # as in `encode`
-    part_size=1024, # photos in a part
-    on_error='nan', # unreadable photos: 'nan' for a row of NaN, or 'raise'
-    progress=False, # show progress, see `track`
-)->Path: # the folder, for `read_encodings`
-    "Write the embeddings of photos into a folder. ValueError where it holds others."
-    check_whole(1, part_size=part_size)
-    job = PartsJob.of(self, folder, photos, part_size, _fills_gaps(on_error))
-    job.make(job.begin(), progress)
-    return job.parts.folder
-
 # %% ../nbs/16_encoder.ipynb #f06f8cd6
 class Encoder:
     """Compute the embeddings of photos by one network, whose engine is made once and kept.
@@ -388,8 +304,92 @@ def _by_features(self:Encoder, catalog, progress, batch_size):
     step = batch_size or self.batch_size
     return self.feature_cache.embeddings(self.net, catalog, batch_size=step, **how)
 
-# %% ../nbs/16_encoder.ipynb #0dadf5ff
-_all_ = ['read_encodings', 'FeatureCache']
+# %% ../nbs/16_encoder.ipynb #dfe04fa8
+def _ids_of(images, photos):
+    "Return an id for each photo: of the catalog, the path, or the number of the row."
+    if isinstance(images, Catalog): return list(images.ids)
+    if isinstance(photos, list): return [os.fspath(p) for p in photos]
+    return [str(i) for i in range(len(photos))]
+
+def _state(photos):
+    "Return a digest of photos: files by name, size and time of change, arrays by their bytes."
+    def one(path):
+        try: s = os.stat(path)
+        except OSError: return os.fspath(path), None, None   # it is gone
+        return os.fspath(path), s.st_size, s.st_mtime_ns
+    if isinstance(photos, list): return digest_of([one(p) for p in photos])
+    return hashlib.sha256(np.ascontiguousarray(photos)).hexdigest()[:32]
+
+def _model_state(model):
+    "Return a digest of a model; of a function, its name and code."
+    if isinstance(model, keras.Model): return fingerprint(model)
+    name, code = getattr(model, '__qualname__', '<'), getattr(model, '__code__', None)
+    if '<' in name or inspect.ismethod(model):
+        raise ValueError('rows in parts belong to one model, and this one cannot be told from '
+                         'others: give a Keras model, or a function with a name, '
+                         'defined with def outside of others')
+    said = digest_of([code.co_code.hex(), repr(code.co_consts), code.co_names]) if code else ''
+    return f'{model.__module__}.{name} {said}'
+
+# %% ../nbs/16_encoder.ipynb #e0b00003
+@dataclass
+class PartsJob:
+    "Photos to encode into a folder, part by part."
+    encoder: Encoder
+    photos: object # list of files, or pixels (n, h, w, 3)
+    parts: EmbeddingParts
+    gaps: bool = True # unreadable photos get rows of NaN; else they are errors
+
+    @classmethod
+    def of(cls, encoder, folder, photos, part_size, gaps=True):
+        "Return the job for photos as `Encoder.encode` takes them."
+        listed = _listed(photos)
+        photos = check_photos(listed, lost_too=gaps)
+        parts = EmbeddingParts(folder, _ids_of(listed, photos), part_size)
+        return cls(encoder, photos, parts, gaps)
+
+    def __post_init__(self):
+        self.run = self.encoder._function(self.photos, len(self.photos))
+
+    def begin(self)->list: # the numbers of parts that are missing
+        "Claim the folder for these photos and this network. ValueError where it holds others."
+        encoder = self.encoder
+        engine = getattr(encoder.engine, 'asked', getattr(encoder.engine, 'name', encoder.engine))
+        self.parts.begin(
+            photos=_state(self.photos), model=_model_state(encoder.net), engine=engine,
+            size=[int(side) for side in encoder._size_of(self.photos)],
+            precision=encoder.precision, fit=encoder.fit)
+        return self.parts.missing()
+
+    def make(self,
+        todo, # numbers of parts
+        progress=False, # show progress, see `track`
+    ):
+        "Encode and write parts."
+        if not todo: return
+        spans, lost = [self.parts.span(k) for k in todo], {}
+        want, of_files = [*itertools.chain(*spans)], isinstance(self.photos, list)
+        some = [self.photos[i] for i in want] if of_files else self.photos[want]
+        found = self.encoder._rows(some, self.run, lost if self.gaps else None, progress)
+        for rows, k, span in zip(regrouped(found, map(len, spans)), todo, spans):
+            problems = [None]*len(span)
+            if of_files: problems = [lost.get(os.fspath(self.photos[i])) for i in span]
+            self.parts.write(k, rows, problems)
+
+# %% ../nbs/16_encoder.ipynb #e0b00004
+@patch
+def encode_to(self:Encoder,
+    folder, # for the embeddings, in parts: the same call goes on after a kill
+    photos, # as in `encode`
+    part_size=1024, # photos in a part
+    on_error='nan', # unreadable photos: 'nan' for a row of NaN, or 'raise'
+    progress=False, # show progress, see `track`
+)->Path: # the folder, for `read_encodings`
+    "Write the embeddings of photos into a folder. ValueError where it holds others."
+    check_whole(1, part_size=part_size)
+    job = PartsJob.of(self, folder, photos, part_size, _fills_gaps(on_error))
+    job.make(job.begin(), progress)
+    return job.parts.folder
 
 # %% ../nbs/16_encoder.ipynb #9f43da02
 @dataclass
