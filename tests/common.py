@@ -27,6 +27,9 @@ class Page(HTMLParser):
         if 'style' not in self.open:
             self.words.append(data.strip())
 
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
 
 def tree(root):
     "Return {path: bytes} of all files below a folder."

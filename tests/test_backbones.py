@@ -458,7 +458,7 @@ def test_a_backbone_of_any_kind_goes_the_whole_way(drawn, tmp_path, request, kin
     made = load_export(export(again, tmp_path / 'out', 'onnx', sample=valid))
     side = again.input_shape[1]
     photos = load_images(valid.paths, (side, side))
-    np.testing.assert_allclose(made(photos), expected, atol=2e-3)
+    np.testing.assert_allclose(made(photos), Encoder(again).encode(photos), atol=1e-4)
 
 
 # ---- keras-hub

@@ -1250,7 +1250,7 @@ def test_callbacks_that_would_go_wrong_are_refused_with_the_way_on(drawn, tmp_pa
         (calls.EarlyStopping('val_map'), "no figure 'val_map'"),
         (calls.ModelCheckpoint(tmp_path / 'm.keras', save_best_only=True), "no figure 'val_loss'"),
         (calls.BackupAndRestore(tmp_path), 'give run_dir=FOLDER'),
-        (calls.SwapEMAWeights(), 'no average of the weights'),
+        (calls.SwapEMAWeights(), 'give ema=0.97 instead'),
         (calls.EarlyStopping('d+'), "mode='max' or mode='min'"),
     ):
         with pytest.raises(ValueError, match=words):

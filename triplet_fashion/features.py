@@ -125,8 +125,8 @@ class FeatureCache:
     Example:
 
         >>> cache = FeatureCache('features')
-        >>> Encoder(lambda photos: photos.mean((1, 2)), feature_cache=cache).feature_cache is cache
-        True
+        >>> cache.folder.name, FeatureCache().folder # the second keeps them in memory
+        ('features', None)
     """
     def __init__(self,
         folder=None, # of the files; None: memory, for as long as this object lives
